@@ -1,0 +1,1 @@
+"""The runner: the only package that knows Hydra, files, clocks, hashes and tables."""

@@ -1,0 +1,180 @@
+"""One cell of a grid: a composed configuration, the objects it describes and the names it goes by."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from benchmark.models import build
+from benchmark.records import run_id
+from benchmark.reproducibility import resolve_compute
+from benchmark.store import content_hash, file_sha256
+from datasets.base import ForgetSplit, ImageDataset
+from datasets.loading import Preprocessing, channel_statistics
+from datasets.splits import stratified_subset
+from methods.base import UnlearningMethod
+from methods.training import Compute, Recipe
+
+PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint says what it is
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A composed configuration; everything else follows from it, on first use."""
+
+    config: DictConfig
+
+    def __post_init__(self) -> None:
+        missing = sorted(OmegaConf.missing_keys(self.config))
+        if missing:
+            raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")
+
+    @cached_property
+    def compute(self) -> Compute:
+        return resolve_compute(self.config.compute)
+
+    @cached_property
+    def dataset(self) -> ImageDataset:
+        return load_dataset(content(self.config.dataset.load), content(self.config.dataset.subset), self.compute)
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        split: ForgetSplit = instantiate(self.config.task.split)(self.dataset)
+        return split
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        node = self.config.preprocessing
+        mean, std = node.mean, node.std
+        if mean is None or std is None:
+            mean, std = channel_statistics(self.dataset.train)
+        return Preprocessing(tuple(mean), tuple(std), node.size)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        recipe: Recipe = instantiate(self.config.original.recipe)
+        return recipe
+
+    @cached_property
+    def method(self) -> UnlearningMethod:
+        method: UnlearningMethod = instantiate(self.config.method)
+        return method
+
+    @cached_property
+    def reference_method(self) -> UnlearningMethod | None:
+        method: UnlearningMethod | None = instantiate(self.config.get("reference"))
+        return method
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this cell's method is the retrained model that the others are compared with."""
+        return content(self.config.method) == content(self.config.get("reference"))
+
+    def build_model(self, seed: int) -> nn.Module:
+        """Return a freshly initialised model on the device."""
+        builder = instantiate(self.config.model.build, _partial_=True)
+        return self.compute.place(build(builder, len(self.dataset.class_names), seed))
+
+    @cached_property
+    def original_key(self) -> dict[str, Any]:
+        """What the original model depends on."""
+        science = self.science
+        return {name: science[name] for name in ("dataset", "model", "preprocessing", "original", "train_seed")} | {
+            "data_fingerprint": self.dataset.fingerprint
+        }
+
+    @cached_property
+    def reference_key(self) -> dict[str, Any]:
+        """What the retrained model's outputs depend on."""
+        science = self.science
+        return {name: science[name] for name in ("reference", "task", "method_seed")} | {
+            "original": content_hash(self.original_key)
+        }
+
+    @cached_property
+    def science(self) -> dict[str, Any]:
+        """The part of the configuration that decides the numbers: no paths, labels, launcher or device."""
+        config = self.config
+        load = {name: value for name, value in content(config.dataset.load).items() if name not in PATHS}
+        model = content(config.model.build)
+        if model.get("weights"):
+            path = Path(model["weights"])
+            model["weights"] = file_sha256(path) if path.is_file() else str(path)
+        return {
+            "dataset": load | content(config.dataset.subset),
+            "model": model,
+            "preprocessing": content(config.preprocessing),
+            "original": content(config.original),
+            "task": content(config.task.split),
+            "method": content(config.method),
+            "reference": content(config.get("reference")),
+            "metric": content(config.metric),
+            **self.seeds,
+        }
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        return {name: int(self.config[name]) for name in ("train_seed", "split_seed", "method_seed")}
+
+    @cached_property
+    def config_hash(self) -> str:
+        return content_hash(self.science)
+
+    @cached_property
+    def run_id(self) -> str:
+        return run_id(self.config_hash, self.dataset.fingerprint)
+
+    @property
+    def record_path(self) -> Path:
+        return Path(self.config.output_dir) / "records" / f"{self.run_id}.json"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Names for people: of data set, model, task, target, method, protocol and profile."""
+        config = self.config
+        names = {part: str(config[part].name) for part in ("dataset", "model", "task", "protocol", "profile")}
+        return names | {"target": str(config.task.target), "method": method_name(config)}
+
+    def __str__(self) -> str:
+        names = self.identity
+        order = ("dataset", "model", "task", "target", "method")
+        return " ".join(names[part] for part in order) + f" seed {self.seeds['method_seed']}"
+
+
+def method_name(config: DictConfig) -> str:
+    """Return the method's name: the last part of the module that its `_target_` names."""
+    return str(config.method._target_).split(".")[-2]
+
+
+def content(node: Any) -> Any:
+    """Return a configuration node as plain, resolved Python values."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def load_dataset(load: dict[str, Any], subset: dict[str, Any], compute: Compute) -> ImageDataset:
+    """Return the subset of a data set on the device; consecutive cells of a grid share it."""
+    return _load_dataset(_Hashable(load, subset), compute)
+
+
+@dataclass(frozen=True, eq=False)
+class _Hashable:
+    """Configuration as a dictionary key."""
+
+    load: dict[str, Any]
+    subset: dict[str, Any]
+
+    def __hash__(self) -> int:
+        return hash(content_hash([self.load, self.subset]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable) and (self.load, self.subset) == (other.load, other.subset)
+
+
+@lru_cache(maxsize=2)
+def _load_dataset(config: _Hashable, compute: Compute) -> ImageDataset:
+    dataset: ImageDataset = instantiate(config.load)
+    return stratified_subset(dataset, **config.subset).to(compute.device)

@@ -1,0 +1,164 @@
+"""Originals, retrained models and importances: trained or computed once, then loaded."""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from benchmark.cell import Cell
+from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
+from benchmark.provenance import provenance
+from benchmark.store import ArtefactStore, Card, content_hash
+from datasets.seeding import generator
+from methods.base import Memo, MethodContext, UnlearningMethod
+from methods.timing import Stopwatch
+from methods.training import train
+from metrics.accuracy import top1_accuracy
+from metrics.base import EvalOutputs
+from metrics.weights import share_changed
+
+log = logging.getLogger(__name__)
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def store_of(cell: Cell) -> ArtefactStore:
+    return ArtefactStore(Path(cell.config.output_dir) / "artefacts")
+
+
+def load_original(cell: Cell) -> tuple[nn.Module, Card]:
+    """Return the original model in eval mode, trained where it is not there yet, and its card."""
+    state, card = store_of(cell).get("original", cell.original_key, lambda: train_original(cell))
+    model = cell.build_model(seed=0)
+    model.load_state_dict(state)
+    return model.eval(), card
+
+
+def train_original(cell: Cell) -> tuple[dict[str, Tensor], Card]:
+    """Train the original model; return its state and what its card says.
+
+    `original.checkpoint` decides which epoch is kept: the `last`, or the first with the `best_test` accuracy.
+    """
+    data, selection, seed = cell.dataset, cell.config.original.checkpoint, cell.seeds["train_seed"]
+    if selection not in ("last", "best_test"):
+        raise ValueError(f"Expected original.checkpoint to be last or best_test, but got {selection!r}.")
+    model = cell.build_model(seed)
+    best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0, "state": {}}
+    report = epoch_reporter(f"original {cell.identity['model']} on {cell.identity['dataset']}", cell.recipe.epochs)
+
+    def test_accuracy() -> float:
+        logits = predict(model, data.test, cell.preprocessing, cell.config.compute.eval_batch_size)
+        return top1_accuracy(logits, data.test.labels.cpu(), averaging="per_sample", batch_size=len(logits))
+
+    def after_epoch(epoch: int) -> None:
+        report(epoch)
+        if selection == "best_test" and (accuracy := test_accuracy()) > best["accuracy"]:
+            best.update(accuracy=accuracy, epoch=epoch, state=copy.deepcopy(model.state_dict()))
+
+    stopwatch = Stopwatch(cell.compute.device)
+    random = generator("original", seed, device=cell.compute.device)
+    with stopwatch.phase("original"):
+        train(
+            model, data.train, cell.recipe, preprocessing=cell.preprocessing, random=random, compute=cell.compute,
+            after_epoch=after_epoch,
+        )  # fmt: skip
+    if selection == "last":
+        best.update(accuracy=test_accuracy(), epoch=cell.recipe.epochs, state=model.state_dict())
+    card = {
+        "test_accuracy": best["accuracy"],
+        "kept_epoch": best["epoch"],
+        "epochs": cell.recipe.epochs,
+        "seconds": stopwatch.seconds["original"],
+        "provenance": provenance(cell.compute),
+    }
+    return best["state"], card
+
+
+def epoch_reporter(what: str, epochs: int) -> Callable[[int], None]:
+    """Return a function that logs the progress of a training, at most one line every ten seconds."""
+    start = last = time.monotonic()
+
+    def report(epoch: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - start) / epoch * (epochs - epoch)
+            log.info("  training the %s: epoch %d of %d, %.0f s left", what, epoch, epochs, left)
+
+    return report
+
+
+def unlearn(cell: Cell, method: UnlearningMethod, original: nn.Module) -> tuple[EvalOutputs, dict[str, float]]:
+    """Run `method` on a copy of the original and look once at every split; return outputs and seconds by phase."""
+    stopwatch = Stopwatch(cell.compute.device)
+    context = MethodContext(
+        seed=cell.seeds["method_seed"],
+        compute=cell.compute,
+        preprocessing=cell.preprocessing,
+        recipe=cell.recipe,
+        build_model=cell.build_model,
+        stopwatch=stopwatch,
+        memo=importance_memo(cell, stopwatch),
+    )
+    before = {name: value.detach().clone() for name, value in original.named_parameters()}
+    model = copy.deepcopy(original)
+    with stopwatch.phase("wall"):
+        model = method(model, cell.split, context)
+    with stopwatch.phase("evaluation"):
+        outputs = evaluate(
+            model, cell.split, cell.preprocessing, batch_size=cell.config.compute.eval_batch_size,
+            changed_fraction=share_changed(before, model),
+        )  # fmt: skip
+    return outputs, method_seconds(stopwatch.seconds)
+
+
+def method_seconds(measured: Mapping[str, float]) -> dict[str, float]:
+    """Split the method's wall-clock time: importances as first computed, the rest without any caching."""
+    parts = {name: measured.get(name, 0.0) for name in ("importance_full", "importance_forget")}
+    rest = measured["wall"] - measured.get("importance_forget", 0.0) - measured.get("memo", 0.0)
+    parts["rest"] = max(rest, 0.0)
+    return {**parts, "method": sum(parts.values()), "evaluation": measured["evaluation"]}
+
+
+def importance_memo(cell: Cell, stopwatch: Stopwatch) -> Memo:
+    """Return the context's memo: tensors kept beside the original model, their seconds booked as first measured."""
+
+    def memo(
+        phase: str, options: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        def timed() -> tuple[dict[str, Tensor], Card]:
+            inner = Stopwatch(cell.compute.device)
+            with inner.phase(phase):
+                tensors = compute()
+            return tensors, {"seconds": inner.seconds[phase], "provenance": provenance(cell.compute)}
+
+        key = {"original": content_hash(cell.original_key), **options}
+        with stopwatch.phase("memo"):
+            tensors, card = store_of(cell).get(phase, key, timed)
+            on_device = {name: value.to(cell.compute.device) for name, value in tensors.items()}
+        stopwatch.add(phase, card["seconds"])
+        return on_device
+
+    return memo
+
+
+def load_reference(cell: Cell, original: nn.Module) -> tuple[EvalOutputs, Card] | None:
+    """Return the retrained model's outputs and card, computed where they are not there; None without a reference."""
+    method = cell.reference_method
+    if method is None:
+        return None
+
+    def compute() -> tuple[dict[str, Tensor], Card]:
+        log.info("  retraining without the forget set (%s)", cell.split.forget_target)
+        outputs, seconds = unlearn(cell, method, original)
+        card = {"changed_fraction": outputs.changed_fraction, "seconds": seconds}
+        return to_tensors(outputs), card | {"provenance": provenance(cell.compute)}
+
+    tensors, card = store_of(cell).get("retrained", cell.reference_key, compute)
+    return from_tensors(tensors, cell.split, card["changed_fraction"]), card
+
+

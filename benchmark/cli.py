@@ -1,0 +1,51 @@
+"""What every command line of the suite shares: plain log lines, and one line for an error."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+
+
+def run_cli(command: Callable[[], Any]) -> None:
+    """Run `command`; an error ends it with one line and exit code 1, or a traceback under HYDRA_FULL_ERROR=1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("hydra").setLevel(logging.WARNING)
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        command()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
+    try:
+        command()
+    except KeyboardInterrupt:
+        sys.exit("stopped; run the same command again to continue.")
+    except Exception as error:
+        sys.exit(f"error: {describe(error)}")
+
+
+def describe(error: BaseException) -> str:
+    """Return one line that says what went wrong; the cause where Hydra wrapped it."""
+    while isinstance(error, HydraException) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
+        known = [str(name) for name in error.parent_node]
+        hint = nearest(str(error.key), known)
+        return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {', '.join(known)}."
+    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    if not isinstance(error, EXPECTED):
+        text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"
+    return text
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return the closest of the known words as a hint, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}" if close else ""

@@ -1,0 +1,125 @@
+"""The cells of a sweep, expanded as Hydra expands them, and what they will cost on this device."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from benchmark.cell import Cell
+from benchmark.checkpoints import store_of
+from benchmark.store import content_hash
+from datasets.seeding import generator
+from methods.base import image_passes, skip_reason
+from methods.timing import Stopwatch
+from methods.training import train
+
+FORWARD = 1 / 3  # a forward pass costs about a third of a training pass
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each cell of a sweep, an experiment's own parameters included, in Hydra's order.
+
+    Hydra must be initialised, as it is inside `hydra.main` or `initialize_config_dir`.
+    """
+    parser = OverridesParser.create()
+    single = [str(o.input_line) for o in parser.parse_overrides(list(overrides)) if not o.is_sweep_override()]
+    params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
+    own = [f"{name}={value}" for name, value in params.items()]
+    batches = BasicSweeper.split_arguments(parser.parse_overrides([*own, *overrides]), None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def cells_of(overrides: Sequence[str]) -> list[Cell]:
+    """Return the composed cells of a sweep; see `expand`."""
+    return [Cell(compose("run", job)) for job in expand(overrides)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a grid has still to do: estimated seconds by the run id of each cell that has no record."""
+
+    total: int
+    seconds: dict[str, float]
+    speeds: dict[str, float]
+
+    def __str__(self) -> str:
+        done = self.total - len(self.seconds)
+        text = f"{self.total} cells: {done} done, {len(self.seconds)} to run"
+        if not self.seconds:
+            return text
+        speeds = ", ".join(f"{name} {speed:.0f} images/s" for name, speed in self.speeds.items())
+        return f"{text}, about {duration(sum(self.seconds.values()))} (measured here: {speeds})"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    >>> duration(75), duration(7300)
+    ('1 min 15 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def make_plan(cells: Sequence[Cell]) -> Plan:
+    """Return the plan for `cells`; an artefact that several cells share is counted for the first one."""
+    seconds: dict[str, float] = {}
+    speeds: dict[str, float] = {}
+    by_model: dict[str, float] = {}
+    planned: set[str] = set()
+    for cell in cells:
+        if cell.record_path.exists() or cell.run_id in seconds:
+            continue
+        model = content_hash([cell.science["model"], cell.science["dataset"], cell.science["preprocessing"]])
+        if model not in by_model:
+            by_model[model] = training_speed(cell)
+            speeds[f"{cell.identity['model']} on {cell.identity['dataset']}"] = by_model[model]
+        seconds[cell.run_id] = sum(passes(cell, planned)) / by_model[model]
+    return Plan(len(cells), seconds, speeds)
+
+
+def passes(cell: Cell, planned: set[str]) -> Iterator[float]:
+    """Yield the training passes of one image that the cell needs; `planned` remembers shared artefacts."""
+    split, recipe, store = cell.split, cell.recipe, store_of(cell)
+    evaluation = FORWARD * (split.num_train + len(cell.dataset.test))
+
+    def is_new(kind: str, key: dict[str, object]) -> bool:
+        name = str(store.path(kind, key))
+        fresh = name not in planned and not store.has(kind, key)
+        planned.add(name)
+        return fresh
+
+    if is_new("original", cell.original_key):
+        yield recipe.epochs * split.num_train
+        if cell.config.original.checkpoint == "best_test":
+            yield recipe.epochs * FORWARD * len(cell.dataset.test)
+    if cell.reference_method is not None and is_new("retrained", cell.reference_key):
+        yield evaluation + image_passes(cell.reference_method, split, recipe)
+    if not cell.is_reference and skip_reason(cell.method, split) is None:
+        yield evaluation + image_passes(cell.method, split, recipe)
+
+
+def training_speed(cell: Cell, steps: int = 3) -> float:
+    """Return the images a second that the cell's model trains on this device, from a few real steps."""
+    model = cell.build_model(seed=0)
+    recipe = cell.recipe
+    sample = cell.dataset.train.subset(
+        torch.arange(min(recipe.batch_size * steps, len(cell.dataset.train)), device=cell.compute.device)
+    )
+    one_pass = replace(recipe, epochs=1, lr=1e-6, warmup_epochs=0)
+    random = generator("speed", device=cell.compute.device)
+    seconds = 0.0
+    for _ in range(2):  # the first pass warms up
+        stopwatch = Stopwatch(cell.compute.device)
+        with stopwatch.phase("train"):
+            train(model, sample, one_pass, preprocessing=cell.preprocessing, random=random, compute=cell.compute)
+        seconds = stopwatch.seconds["train"]
+    return len(sample) / seconds
+

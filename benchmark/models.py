@@ -1,0 +1,118 @@
+"""ResNet18 in its CIFAR form and timm's vision transformers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+
+class ResNet18(nn.Module):
+    """ResNet18 for small images: 3×3 stem with stride 1, no max-pool; 11.2 M parameters at width 64, 100 classes."""
+
+    def __init__(self, num_classes: int, *, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = self._stage(width, width, stride=1)
+        self.layer2 = self._stage(width, 2 * width, stride=2)
+        self.layer3 = self._stage(2 * width, 4 * width, stride=2)
+        self.layer4 = self._stage(4 * width, 8 * width, stride=2)
+        self.fc = nn.Linear(8 * width, num_classes)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+        shortcut = None
+        if stride != 1 or inputs != outputs:
+            shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), BasicBlock(outputs, outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K) of images (B, 3, H, W)."""
+        x = torch.relu(self.bn1(self.conv1(images)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer, as timm's models do."""
+        return self.fc
+
+
+def resnet18(num_classes: int, *, width: int) -> nn.Module:
+    """Return a ResNet18 whose first stage has `width` channels (64 in the paper)."""
+    if width < 1:
+        raise ValueError(f"Expected model.width to be at least 1, but got {width}.")
+    return ResNet18(num_classes, width=width)
+
+
+def vit(
+    num_classes: int, *, name: str, image_size: int, pretrained: bool, weights: str | None
+) -> nn.Module:
+    """Return timm's model `name` for square images of `image_size` pixels with a new linear head.
+
+    Args:
+        pretrained: start from pretrained weights: `weights` where given, else timm's own download.
+        weights: a local `.safetensors`, `.npz` or `.pth` file; its position embeddings are fitted to `image_size`.
+
+    Raises:
+        ValueError: timm does not know `name`, or the file does not fit the model.
+        FileNotFoundError: there are no weights.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or ", ".join(timm.list_models("vit_*")[:5])
+        raise ValueError(f"Expected model.name to be a timm model, but got {name!r}; timm has {near}, …")
+    options: dict[str, Any] = {"num_classes": num_classes, "img_size": image_size}
+    if not pretrained:
+        model: nn.Module = timm.create_model(name, pretrained=False, **options)
+        return model
+    if weights is not None:
+        options["pretrained_cfg_overlay"] = {"state_dict": read_state_dict(Path(weights))}
+    try:
+        model = timm.create_model(name, pretrained=True, **options)
+    except (RuntimeError, KeyError) as error:
+        if weights is None and isinstance(error, RuntimeError):
+            raise missing_weights(name, error) from error
+        raise ValueError(f"Expected {weights} to hold weights of {name}, but they do not fit: {error}") from error
+    except (OSError, ValueError) as error:
+        raise missing_weights(name, error) from error
+    return model
+
+
+def missing_weights(name: str, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"Expected pretrained weights of {name}, but timm could not download them ({type(error).__name__}); set "
+        f"model.weights=FILE to a local .safetensors, .npz or .pth file, or model.pretrained=false."
+    )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name from a `.safetensors`, `.npz` or `.pth` file; no pickle is ever executed."""
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected model.weights to be a file, but there is none at {path}.")
+    try:
+        match path.suffix:
+            case ".safetensors":
+                return dict(load_file(path))
+            case ".npz":
+                with np.load(path, allow_pickle=False) as file:
+                    return {name: torch.from_numpy(file[name]) for name in file.files}
+            case ".pth" | ".pt":
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+                state = loaded.get("state_dict", loaded.get("model", loaded))
+                return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:
+        raise ValueError(f"Expected {path} to hold tensors by name, but it cannot be read: {error}") from error
+    raise ValueError(f"Expected model.weights to end in .safetensors, .npz or .pth, but got {path}.")
+
+
+def build(builder: Any, num_classes: int, seed: int) -> nn.Module:
+    """Return `builder(num_classes)` initialised from `seed`; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = builder(num_classes)
+    return model

@@ -1,0 +1,105 @@
+"""One run, one record: a JSON file whose presence says that the run is done."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from benchmark.store import content_hash, write_atomically
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What one run was, what it measured and how long it took.
+
+    Attributes:
+        run_id: hash of `config_hash` and the data's fingerprint.
+        config_hash: hash of the scientific part of the configuration (no paths, launcher or device).
+        identity: names of data set, model, task, target, method, protocol and profile.
+        hyperparameters: the method's own configuration.
+        seeds: `train_seed`, `split_seed`, `method_seed`.
+        metrics: fractions; None where a metric is not defined. Empty where the method skipped the task.
+        seconds: by phase; `method` is the sum of `importance_full`, `importance_forget` and `rest`.
+        sizes: samples per split and parameters.
+        skipped: why the method does not apply to the task.
+    """
+
+    run_id: str
+    config_hash: str
+    identity: Mapping[str, str]
+    hyperparameters: Mapping[str, Any]
+    seeds: Mapping[str, int]
+    metrics: Mapping[str, float | None]
+    seconds: Mapping[str, float]
+    sizes: Mapping[str, int]
+    provenance: Mapping[str, Any]
+    data_fingerprint: str
+    original: Mapping[str, Any]
+    skipped: str | None = None
+
+    def write(self, folder: Path) -> Path:
+        """Write the record atomically; numbers that are not finite are refused."""
+        bad = [name for name, value in self.metrics.items() if value is not None and not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(f"Expected finite metrics, but got none for {', '.join(bad)}.")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.run_id}.json"
+        write_atomically(path, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record; ValueError where the file is none."""
+        try:
+            values = json.loads(path.read_text())
+            record = cls(**values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"Expected {path} to be a run record, but it is not ({error}); delete it and run again."
+            ) from error
+        if record.run_id != path.stem:
+            raise ValueError(f"Expected {path} to hold run {path.stem}, but it holds {record.run_id}; delete it.")
+        return record
+
+    def row(self) -> dict[str, Any]:
+        """Return the record as one flat row; columns are named `part.key`, identity by its bare names."""
+        row: dict[str, Any] = dict(self.identity)
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if part.name == "identity":
+                continue
+            if isinstance(value, Mapping):
+                row |= {f"{part.name}.{name}": x for name, x in flatten(value).items()}
+            else:
+                row[part.name] = value
+        return row
+
+
+def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings as one with dotted names; lists become JSON."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= {f"{name}.{inner}": x for inner, x in flatten(item).items()}
+        else:
+            flat[name] = json.dumps(item) if isinstance(item, list) else item
+    return flat
+
+
+def run_id(config_hash: str, data_fingerprint: str) -> str:
+    """Return the name of a run: the same science on the same data has the same name."""
+    return content_hash([config_hash, data_fingerprint])
+
+
+def load_records(folder: Path) -> list[RunRecord]:
+    """Return every record below `folder`, sorted by run id."""
+    return [RunRecord.read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def to_frame(records: list[RunRecord]) -> pd.DataFrame:
+    """Return one row per record."""
+    return pd.DataFrame([record.row() for record in records])

@@ -1,0 +1,32 @@
+"""Device, precision and determinism of a run, resolved once from the configuration."""
+
+import os
+
+import torch
+from omegaconf import DictConfig
+
+from methods.training import Compute
+
+
+def resolve_compute(config: DictConfig) -> Compute:
+    """Return where and how to compute; `device: auto` takes the GPU where there is one.
+
+    Fixes the number of threads where `threads` is given and asks torch for deterministic kernels where they exist.
+    """
+    name = str(config.device)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"Expected compute.device to be auto, cpu or cuda[:i], but got {name!r}.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"Expected a CUDA device for compute.device={name}, but there is none; use compute.device=cpu.")
+    if config.precision not in ("float32", "bfloat16"):
+        raise ValueError(f"Expected compute.precision to be float32 or bfloat16, but got {config.precision!r}.")
+    if config.threads is not None:
+        torch.set_num_threads(int(config.threads))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    return Compute(device, config.precision, bool(config.channels_last))

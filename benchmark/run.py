@@ -1,0 +1,107 @@
+"""Hydra entry: one (data set, model, task, method, seeds) -> one record.
+
+    python -m benchmark.run                                   # SSD on the embedded digits
+    python -m benchmark.run -m method=ssd,retrain method_seed=0,1,2
+    python -m benchmark.run experiment=table2 profile=quick
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.exit("error: start this from the root of the repository as `python -m benchmark.run`.")
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from benchmark.cell import Cell
+from benchmark.checkpoints import load_original, load_reference, unlearn
+from benchmark.cli import describe, run_cli
+from benchmark.evaluate import with_reference
+from benchmark.progress import Failure
+from benchmark.provenance import provenance
+from benchmark.records import RunRecord
+from methods.base import skip_reason
+from methods.timing import Stopwatch
+from metrics.base import EvalOutputs
+
+log = logging.getLogger(__name__)
+CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
+
+
+def run_cell(cell: Cell) -> RunRecord:
+    """Return the cell's record, read where it is there already, else measured and written."""
+    stopwatch = Stopwatch(cell.compute.device)
+    with stopwatch.phase("load"):
+        path = cell.record_path
+        if path.exists():
+            return RunRecord.read(path)
+        split = cell.split
+    original, card = load_original(cell)
+    skipped = skip_reason(cell.method, split)
+    metrics: dict[str, float | None] = {}
+    seconds = {"load": stopwatch.seconds["load"], "original": card["seconds"]}
+    origin = provenance(cell.compute)
+    if skipped is None:
+        reference = load_reference(cell, original)
+        if cell.is_reference and reference is not None:
+            outputs, reference_card = reference
+            seconds |= reference_card["seconds"]
+            origin = reference_card["provenance"]
+        else:
+            outputs, measured = unlearn(cell, cell.method, original)
+            seconds |= measured
+        with stopwatch.phase("metrics"):
+            metrics = measure(cell, outputs, None if reference is None else reference[0])
+        seconds["evaluation"] += stopwatch.seconds["metrics"]
+    record = RunRecord(
+        run_id=cell.run_id,
+        config_hash=cell.config_hash,
+        identity=cell.identity,
+        hyperparameters=cell.science["method"],
+        seeds=cell.seeds,
+        metrics=metrics,
+        seconds=seconds,
+        sizes={
+            "forget_train": len(split.forget_train),
+            "retain_train": len(split.retain_train),
+            "forget_test": len(split.forget_test),
+            "retain_test": len(split.retain_test),
+            "parameters": sum(p.numel() for p in original.parameters()),
+        },
+        provenance=origin,
+        data_fingerprint=cell.dataset.fingerprint,
+        original={name: card[name] for name in ("test_accuracy", "kept_epoch", "epochs", "sha256")},
+        skipped=skipped,
+    )
+    record.write(path.parent)
+    return record
+
+
+def measure(cell: Cell, outputs: EvalOutputs, reference: EvalOutputs | None) -> dict[str, float | None]:
+    """Return every configured metric of the outputs."""
+    complete = with_reference(outputs, reference)
+    return {name: instantiate(node)(complete) for name, node in cell.config.metric.items()}
+
+
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")
+def main(config: DictConfig) -> RunRecord | Failure:
+    """Run one cell; Hydra calls this once for each cell of a sweep, where a failure must not stop the others."""
+    if HydraConfig.get().mode == RunMode.RUN:
+        return run_cell(Cell(config))
+    name = "cell"
+    try:
+        cell = Cell(config)
+        name = str(cell)
+        return run_cell(cell)
+    except Exception as error:
+        log.debug("%s failed", name, exc_info=True)
+        return Failure(name, describe(error))
+
+
+if __name__ == "__main__":
+    run_cli(main)

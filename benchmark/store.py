@@ -1,0 +1,114 @@
+"""Artefacts (originals, importances, outputs of retrained models) addressed by the hash of what they depend on."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+Card = dict[str, Any]
+
+
+def content_hash(value: object) -> str:
+    """Return 16 hex digits of the SHA-256 of `value` as canonical JSON; 10 and 10.0 are the same number."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def canonical(value: object) -> object:
+    """Return `value` with whole floats as integers, in nested lists and mappings too."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(name): canonical(item) for name, item in value.items()}
+    return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to another name and rename it: the file is there whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class ArtefactStore:
+    """Tensors with a JSON card each, below one folder; computed once, by one process at a time.
+
+    The card holds the SHA-256 of the tensor file and is written last: its presence says that the artefact is whole. A
+    damaged artefact is set aside as `*.damaged-<time>` and computed again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, kind: str, key: Mapping[str, object]) -> Path:
+        """Return where the card of this artefact lies."""
+        return self.folder / kind / f"{content_hash(key)}.json"
+
+    def has(self, kind: str, key: Mapping[str, object]) -> bool:
+        return self.path(kind, key).exists()
+
+    def get(
+        self,
+        kind: str,
+        key: Mapping[str, object],
+        compute: Callable[[], tuple[dict[str, Tensor], Card]],
+    ) -> tuple[dict[str, Tensor], Card]:
+        """Return (tensors, card), loaded or computed; the card holds `key` and what `compute` adds to it.
+
+        Tensors come back on the CPU. Processes that ask for the same artefact wait for the first one.
+        """
+        card_path = self.path(kind, key)
+        card_path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(card_path.with_suffix(".lock")):
+            found = self._load(card_path)
+            if found is not None:
+                return found
+            tensors, card = compute()
+            data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+            return data, self._save(card_path, data, {"kind": kind, "key": dict(key), **card})
+
+    def _save(self, card_path: Path, tensors: dict[str, Tensor], card: Card) -> Card:
+        data_path = card_path.with_suffix(".safetensors")
+        part = data_path.with_name(f"{data_path.name}.{os.getpid()}.part")
+        try:
+            save_file(tensors, part)
+            card["sha256"] = file_sha256(part)
+            part.replace(data_path)
+        finally:
+            part.unlink(missing_ok=True)
+        write_atomically(card_path, json.dumps(card, indent=1, sort_keys=True) + "\n")
+        return card
+
+    def _load(self, card_path: Path) -> tuple[dict[str, Tensor], Card] | None:
+        if not card_path.exists():
+            return None
+        data_path = card_path.with_suffix(".safetensors")
+        try:
+            card = json.loads(card_path.read_text())
+            if file_sha256(data_path) != card["sha256"]:
+                raise ValueError("the hash of the tensors differs from the card's")
+            return load_file(data_path), card
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("set aside the damaged artefact %s (%s); computing it again", card_path.name, error)
+            for path in (card_path, data_path):
+                if path.exists():
+                    path.replace(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))
+            return None

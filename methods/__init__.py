@@ -1,0 +1,1 @@
+"""Unlearning methods: one file each, all with the contract of `methods.base.UnlearningMethod`."""

@@ -1,0 +1,102 @@
+"""Importance of parameters: the diagonal of the empirical Fisher information over a set of samples."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from datasets.base import ForgetSplit, LabelledImages
+
+Reduction = Literal["batch_mean", "per_sample"]
+Order = Literal["class_sorted", "shuffled"]
+Batch = tuple[Tensor, Tensor]
+
+
+def parameter_importance(
+    model: nn.Module, batches: Iterable[Batch], *, reduction: Reduction, chunk_size: int = 16
+) -> dict[str, Tensor]:
+    """Return the importance of every named parameter over `batches`, float32, ≥ 0, shaped like the parameter.
+
+    `per_sample` is Eq. 1 of the paper: the mean over samples of the squared gradient of the cross-entropy. No order or
+    batch size can change it. `batch_mean` is what the released code does: the squared gradient of each batch's *mean*
+    loss, averaged over batches; it depends on the batch size and on which samples share a batch.
+
+    The model is used in eval mode and left as it was. Parameters that do not require a gradient, or that the loss does
+    not reach, have importance 0.
+
+    Args:
+        model: any classifier that maps (B, …) to logits (B, K).
+        batches: pairs of inputs (B, …) and labels (B,) int64 on the model's device.
+        chunk_size: `per_sample` only: samples whose gradients are held at once.
+    """
+    if reduction not in ("batch_mean", "per_sample"):
+        raise ValueError(f"Expected reduction to be batch_mean or per_sample, but got {reduction!r}.")
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        if reduction == "batch_mean":
+            sums, count = _sum_of_batches(model, batches)
+        else:
+            sums, count = _sum_of_samples(model, batches, chunk_size)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if count == 0:
+        raise ValueError("Expected at least one batch to take importances over, but got none.")
+    return {name: value.div_(count) for name, value in sums.items()}
+
+
+def _zeros(model: nn.Module) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}
+
+
+def _sum_of_batches(model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[str, Tensor], int]:
+    sums, count = _zeros(model), 0
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for inputs, labels in batches:
+        loss = F.cross_entropy(model(inputs), labels)
+        gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+        for (name, _), gradient in zip(named, gradients, strict=True):
+            if gradient is not None:
+                sums[name].addcmul_(gradient, gradient)
+        count += 1
+    return sums, count
+
+
+def _sum_of_samples(
+    model: nn.Module, batches: Iterable[Batch], chunk_size: int
+) -> tuple[dict[str, Tensor], int]:
+    sums, count = _zeros(model), 0
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    fixed |= dict(model.named_buffers())
+
+    def loss(parameters: dict[str, Tensor], sample: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, {**parameters, **fixed}, (sample.unsqueeze(0),))
+        return F.cross_entropy(logits, label.unsqueeze(0))
+
+    per_sample = vmap(grad(loss), in_dims=(None, 0, 0))
+    for inputs, labels in batches:
+        for x, y in zip(inputs.split(chunk_size), labels.split(chunk_size), strict=True):
+            for name, gradient in per_sample(parameters, x, y).items():
+                sums[name] += gradient.square_().sum(dim=0)
+        count += len(inputs)
+    return sums, count
+
+
+def ordered(split: ForgetSplit, order: Order, random: torch.Generator) -> LabelledImages:
+    """Return D = D_r ∪ D_f in the order in which `batch_mean` takes its batches.
+
+    `class_sorted` sorts the retain set by class (by fine class where the task forgets one) and puts the forget set
+    last, as the released code does; `shuffled` draws a permutation from `random`.
+    """
+    if order not in ("class_sorted", "shuffled"):
+        raise ValueError(f"Expected order to be class_sorted or shuffled, but got {order!r}.")
+    by_class = torch.argsort(split.groups(split.retain_train), stable=True)
+    joined = split.retain_train.subset(by_class).join(split.forget_train)
+    if order == "class_sorted":
+        return joined
+    return joined.subset(torch.randperm(len(joined), generator=random, device=random.device))

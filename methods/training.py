@@ -1,0 +1,157 @@
+"""The one training loop: originals, retrained models and every method that trains use it."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.base import LabelledImages
+from datasets.loading import Augmentation, Batches, Preprocessing
+
+Precision = Literal["float32", "bfloat16"]
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, positions in the data) -> scalar
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how to compute; none of it is part of a run's identity.
+
+    Attributes:
+        precision: of the forward pass in training (autocast); metrics and importances always use float32.
+        channels_last: memory layout of convolutional weights.
+    """
+
+    device: torch.device
+    precision: Precision
+    channels_last: bool
+
+    def autocast(self) -> AbstractContextManager[None]:
+        enabled = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move the model to the device and into the memory layout."""
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        return model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: optimiser, schedule, batches.
+
+    The learning rate rises linearly from 0 by `lr` every `warmup_ramp` epochs while the first `warmup_epochs` last
+    (so a ramp shorter than the warm-up overshoots), then is `lr`, multiplied by `decay` from each milestone on;
+    epochs count from 1.
+
+    Attributes:
+        momentum: of SGD; Adam and AdamW ignore it.
+        augmentation: None trains on the images as they are.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    milestones: tuple[int, ...]
+    decay: float
+    warmup_epochs: int
+    warmup_ramp: int
+    augmentation: Augmentation | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"Expected epochs and batch_size to be at least 1, but got {self.epochs} and {self.batch_size}."
+            )
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"Expected lr to be a positive number, but got {self.lr}.")
+        if self.optimizer not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"Expected optimizer to be sgd, adam or adamw, but got {self.optimizer!r}.")
+
+    @classmethod
+    def constant(
+        cls, optimizer: Literal["sgd", "adam"], *, lr: float, epochs: int, batch_size: int,
+        momentum: float = 0.0, weight_decay: float = 0.0,
+    ) -> Self:  # fmt: skip
+        """Return a recipe with a constant learning rate and no augmentation."""
+        return cls(optimizer, lr, momentum, weight_decay, batch_size, epochs, (), 1.0, 0, 1, None)
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step; both count from 0."""
+        epoch = step // steps_per_epoch
+        if epoch < self.warmup_epochs:
+            return self.lr * step / (self.warmup_ramp * steps_per_epoch)
+        return self.lr * self.decay ** sum(epoch + 1 >= milestone for milestone in self.milestones)
+
+    def without_augmentation(self) -> Self:
+        return replace(self, augmentation=None)
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        match self.optimizer:
+            case "sgd":
+                return torch.optim.SGD(
+                    parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
+                )
+            case "adam":
+                return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=True)
+            case "adamw":
+                return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=True)
+
+
+def train(
+    model: nn.Module,
+    data: LabelledImages,
+    recipe: Recipe,
+    *,
+    preprocessing: Preprocessing,
+    random: torch.Generator,
+    compute: Compute,
+    loss: Loss | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """Train `model` in place and return it in eval mode.
+
+    Args:
+        random: orders and augments the batches; on the device of `data`.
+        loss: (model, images (B, C, H, W), positions (B,) in `data`) -> scalar; the default is the mean cross-entropy.
+        after_epoch: called with the number of finished epochs, the model in eval mode.
+
+    Raises:
+        FloatingPointError: the loss became infinite or NaN.
+    """
+    batches = Batches(data, recipe.batch_size, preprocessing, random, recipe.augmentation)
+    optimizer = recipe.build_optimizer(model)
+    step = 0
+    for epoch in range(1, recipe.epochs + 1):
+        model.train()
+        total = torch.zeros((), device=data.device)
+        for positions, images in batches.with_positions():
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate(step, len(batches))
+            with compute.autocast():
+                if loss is None:
+                    value = F.cross_entropy(model(images), data.labels[positions])
+                else:
+                    value = loss(model, images, positions)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            total += value.detach()  # stays on the device: one synchronisation an epoch
+            step += 1
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"Expected a finite training loss, but got {float(total)} in epoch {epoch}; lower lr (now {recipe.lr})."
+            )
+        model.eval()
+        if after_epoch is not None:
+            after_epoch(epoch)
+    return model.eval()

@@ -1,0 +1,33 @@
+"""Top-1 accuracy."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from metrics.base import EvalOutputs, SplitName
+
+Averaging = Literal["per_sample", "per_batch"]
+
+
+def top1_accuracy(logits: Tensor, labels: Tensor, *, averaging: Averaging, batch_size: int) -> float:
+    """Return the accuracy as a fraction in [0, 1].
+
+    `per_batch` is the unweighted mean of the accuracies of consecutive batches, as in the released code: a short last
+    batch counts as much as a full one. `per_sample` ignores `batch_size`.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) int64.
+    """
+    correct = (logits.argmax(dim=1) == labels).double()
+    if averaging == "per_sample":
+        return float(correct.mean())
+    if averaging == "per_batch":
+        batches = [float(batch.mean()) for batch in correct.split(batch_size)]
+        return sum(batches) / len(batches)
+    raise ValueError(f"Expected averaging to be per_sample or per_batch, but got {averaging!r}.")
+
+
+def accuracy(outputs: EvalOutputs, *, split: SplitName, averaging: Averaging, batch_size: int) -> float:
+    """Return the top-1 accuracy on one split, a fraction in [0, 1]."""
+    return top1_accuracy(outputs.logits[split], outputs.labels[split], averaging=averaging, batch_size=batch_size)

@@ -1,0 +1,43 @@
+"""Distances between the unlearned and the retrained model."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metrics.base import EvalOutputs, Metric, SplitName
+
+
+def jensen_shannon(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """Return the Jensen-Shannon distance (base 2, in [0, 1]) of each pair of predictions, (N,) float64.
+
+    Args:
+        logits: (N, K).
+        reference_logits: (N, K).
+    """
+    log_p = torch.log_softmax(logits.double(), dim=1)
+    log_q = torch.log_softmax(reference_logits.double(), dim=1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    divergence = ((log_p.exp() * (log_p - log_m)) + (log_q.exp() * (log_q - log_m))).sum(dim=1) / 2
+    return (divergence / math.log(2)).clamp_(min=0, max=1).sqrt_()
+
+
+def jensen_shannon_distance(outputs: EvalOutputs, *, split: SplitName) -> float | None:
+    """Return the mean Jensen-Shannon distance to the retrained model on one split, in [0, 1]; None without one."""
+    if outputs.reference is None:
+        return None
+    return float(jensen_shannon(outputs.logits[split], outputs.reference.logits[split]).mean())
+
+
+def mean_absolute_gap(outputs: EvalOutputs, *, metrics: Sequence[Metric]) -> float | None:
+    """Return the mean of |ours - retrained model's| over `metrics`, in their unit; None without a retrained model."""
+    if outputs.reference is None:
+        return None
+    gaps = []
+    for metric in metrics:
+        ours, reference = metric(outputs), metric(outputs.reference)
+        if ours is None or reference is None:
+            return None
+        gaps.append(abs(ours - reference))
+    return sum(gaps) / len(gaps)

@@ -72,7 +72,7 @@ class Cell:
     @property
     def is_reference(self) -> bool:
         """Whether this cell's method is the retrained model that the others are compared with."""
-        return content(self.config.method) == content(self.config.get("reference"))
+        return bool(content(self.config.method) == content(self.config.get("reference")))
 
     def build_model(self, seed: int) -> nn.Module:
         """Return a freshly initialised model on the device."""

@@ -127,9 +127,7 @@ def method_seconds(measured: Mapping[str, float]) -> dict[str, float]:
 def importance_memo(cell: Cell, stopwatch: Stopwatch) -> Memo:
     """Return the context's memo: tensors kept beside the original model, their seconds booked as first measured."""
 
-    def memo(
-        phase: str, options: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def memo(phase: str, options: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         def timed() -> tuple[dict[str, Tensor], Card]:
             inner = Stopwatch(cell.compute.device)
             with inner.phase(phase):
@@ -160,5 +158,3 @@ def load_reference(cell: Cell, original: nn.Module) -> tuple[EvalOutputs, Card] 
 
     tensors, card = store_of(cell).get("retrained", cell.reference_key, compute)
     return from_tensors(tensors, cell.split, card["changed_fraction"]), card
-
-

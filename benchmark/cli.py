@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
 
@@ -22,13 +23,19 @@ def run_cli(command: Callable[[], Any]) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
+    # Hydra then raises instead of printing several lines; the second variable tells worker processes who asked.
+    os.environ |= {"HYDRA_FULL_ERROR": "1", ONE_LINE: "1"}
     try:
         command()
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to continue.")
     except Exception as error:
         sys.exit(f"error: {describe(error)}")
+
+
+def wants_traceback() -> bool:
+    """Return whether the user asked for tracebacks."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE not in os.environ
 
 
 def describe(error: BaseException) -> str:
@@ -39,7 +46,8 @@ def describe(error: BaseException) -> str:
         known = [str(name) for name in error.parent_node]
         hint = nearest(str(error.key), known)
         return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {', '.join(known)}."
-    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    text = str(error).split("Config search path:")[0]
+    text = re.sub(r"\s+", " ", text).strip() or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"
     return text

@@ -21,7 +21,12 @@ def predict(model: nn.Module, data: LabelledImages, preprocessing: Preprocessing
 
 
 def evaluate(
-    model: nn.Module, split: ForgetSplit, preprocessing: Preprocessing, *, batch_size: int, changed_fraction: float
+    model: nn.Module,
+    split: ForgetSplit,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    changed_fraction: float,
 ) -> EvalOutputs:
     """Return the model's outputs on every split; a split that appears twice is looked at once."""
     model.eval()

@@ -39,7 +39,7 @@ def cells_of(overrides: Sequence[str]) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a grid has still to do: estimated seconds by the run id of each cell that has no record."""
+    """What a grid has still to do: estimated seconds of each cell without a record, by config hash."""
 
     total: int
     seconds: dict[str, float]
@@ -75,13 +75,16 @@ def make_plan(cells: Sequence[Cell]) -> Plan:
     by_model: dict[str, float] = {}
     planned: set[str] = set()
     for cell in cells:
-        if cell.record_path.exists() or cell.run_id in seconds:
-            continue
-        model = content_hash([cell.science["model"], cell.science["dataset"], cell.science["preprocessing"]])
-        if model not in by_model:
-            by_model[model] = training_speed(cell)
-            speeds[f"{cell.identity['model']} on {cell.identity['dataset']}"] = by_model[model]
-        seconds[cell.run_id] = sum(passes(cell, planned)) / by_model[model]
+        try:
+            if cell.record_path.exists() or cell.config_hash in seconds:
+                continue
+            model = content_hash([cell.science["model"], cell.science["dataset"], cell.science["preprocessing"]])
+            if model not in by_model:
+                by_model[model] = training_speed(cell)
+                speeds[f"{cell.identity['model']} on {cell.identity['dataset']}"] = by_model[model]
+            seconds[cell.config_hash] = sum(passes(cell, planned)) / by_model[model]
+        except Exception:  # the cell will fail for the same reason and say so; the others go on
+            seconds[cell.config_hash] = 0.0
     return Plan(len(cells), seconds, speeds)
 
 
@@ -122,4 +125,3 @@ def training_speed(cell: Cell, steps: int = 3) -> float:
             train(model, sample, one_pass, preprocessing=cell.preprocessing, random=random, compute=cell.compute)
         seconds = stopwatch.seconds["train"]
     return len(sample) / seconds
-

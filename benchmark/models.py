@@ -50,9 +50,7 @@ def resnet18(num_classes: int, *, width: int) -> nn.Module:
     return ResNet18(num_classes, width=width)
 
 
-def vit(
-    num_classes: int, *, name: str, image_size: int, pretrained: bool, weights: str | None
-) -> nn.Module:
+def vit(num_classes: int, *, name: str, image_size: int, pretrained: bool, weights: str | None) -> nn.Module:
     """Return timm's model `name` for square images of `image_size` pixels with a new linear head.
 
     Args:

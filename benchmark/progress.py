@@ -54,17 +54,23 @@ class GridProgress(Callback):
         counter = f"[{self.finished}/{self.plan.total}] " if self.plan else ""
         if isinstance(outcome, Failure):
             self.failures.append(outcome)
-            log.error("%s%s: failed: %s", counter, outcome.cell, outcome.reason)
+            if self.plan:
+                log.error("%s%s: failed: %s", counter, outcome.cell, outcome.reason)
         elif isinstance(outcome, RunRecord):
-            log.info("%s%s%s", counter, summary(outcome), self._time_left(outcome.run_id))
+            log.info("%s%s%s", counter, summary(outcome), self._time_left(outcome.config_hash))
 
-    def _time_left(self, run_id: str) -> str:
-        if self.plan is None or run_id not in self.plan.seconds:
+    def _time_left(self, config_hash: str) -> str:
+        if self.plan is None or config_hash not in self.plan.seconds:
             return ""
-        self.spent += self.plan.seconds[run_id]
+        self.spent += self.plan.seconds[config_hash]
         left = sum(self.plan.seconds.values()) - self.spent
         pace = (time.monotonic() - self.start) / max(self.spent, 1e-9)
         return f"  {duration(left * pace)} left" if left > 0 else ""
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """End a failed single run with its reason and exit code 1."""
+        for failure in self.failures:
+            sys.exit(f"error: {failure.reason}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Name the cells without a record; exit code 1 where there are some."""
@@ -91,7 +97,9 @@ def summary(record: RunRecord) -> str:
     if record.skipped is not None:
         return f"{head}skipped, {record.skipped}"
     shown = {"D_r": "retain_accuracy", "D_f": "forget_accuracy", "MIA": "mia"}
-    numbers = [f"{short} {100 * value:.1f} %" for short, name in shown.items() if (value := record.metrics.get(name)) is not None]
+    numbers = [
+        f"{short} {100 * value:.1f} %"
+        for short, name in shown.items()
+        if (value := record.metrics.get(name)) is not None
+    ]
     return f"{head}{', '.join(numbers)}, method {record.seconds['method']:.1f} s"
-
-

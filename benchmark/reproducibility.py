@@ -21,7 +21,9 @@ def resolve_compute(config: DictConfig) -> Compute:
     except RuntimeError as error:
         raise ValueError(f"Expected compute.device to be auto, cpu or cuda[:i], but got {name!r}.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"Expected a CUDA device for compute.device={name}, but there is none; use compute.device=cpu.")
+        raise ValueError(
+            f"Expected a CUDA device for compute.device={name}, but there is none; use compute.device=cpu."
+        )
     if config.precision not in ("float32", "bfloat16"):
         raise ValueError(f"Expected compute.precision to be float32 or bfloat16, but got {config.precision!r}.")
     if config.threads is not None:

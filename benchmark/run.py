@@ -1,8 +1,8 @@
 """Hydra entry: one (data set, model, task, method, seeds) -> one record.
 
-    python -m benchmark.run                                   # SSD on the embedded digits
-    python -m benchmark.run -m method=ssd,retrain method_seed=0,1,2
-    python -m benchmark.run experiment=table2 profile=quick
+python -m benchmark.run                                   # SSD on the embedded digits
+python -m benchmark.run -m method=ssd,retrain method_seed=0,1,2
+python -m benchmark.run experiment=table2 profile=quick
 """
 
 import logging
@@ -13,14 +13,12 @@ if not __package__:
     sys.exit("error: start this from the root of the repository as `python -m benchmark.run`.")
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from benchmark.cell import Cell
 from benchmark.checkpoints import load_original, load_reference, unlearn
-from benchmark.cli import describe, run_cli
+from benchmark.cli import describe, run_cli, wants_traceback
 from benchmark.evaluate import with_reference
 from benchmark.progress import Failure
 from benchmark.provenance import provenance
@@ -91,15 +89,14 @@ def measure(cell: Cell, outputs: EvalOutputs, reference: EvalOutputs | None) -> 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")
 def main(config: DictConfig) -> RunRecord | Failure:
     """Run one cell; Hydra calls this once for each cell of a sweep, where a failure must not stop the others."""
-    if HydraConfig.get().mode == RunMode.RUN:
-        return run_cell(Cell(config))
-    name = "cell"
+    name = "run"
     try:
         cell = Cell(config)
         name = str(cell)
         return run_cell(cell)
     except Exception as error:
-        log.debug("%s failed", name, exc_info=True)
+        if wants_traceback():
+            raise
         return Failure(name, describe(error))
 
 

@@ -29,9 +29,7 @@ class Arrays:
         return torch.from_numpy(self.values[f"{part}_images"]), torch.from_numpy(self.values[f"{part}_labels"])
 
 
-def load_arrays(
-    data_dir: Path, name: str, num_classes: int, download: Callable[[Path], Mapping[str, Array]]
-) -> Arrays:
+def load_arrays(data_dir: Path, name: str, num_classes: int, download: Callable[[Path], Mapping[str, Array]]) -> Arrays:
     """Read `data_dir/name.npz`; where it is missing, write it from what `download(folder)` returns.
 
     Raises:
@@ -93,7 +91,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            np.savez(file, **{name: arrays[name] for name in NAMES})
+            np.savez(file, allow_pickle=False, **{name: arrays[name] for name in NAMES})
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -30,7 +30,11 @@ class LabelledImages:
                 f"Expected images to be uint8 of shape (N, H, W, C), "
                 f"but got {self.storage.dtype} of shape {tuple(self.storage.shape)}."
             )
-        for name, values in (("index", self.index), ("labels", self.labels), ("fine_labels", self.fine_labels)):
+        for name, values in (
+            ("index", self.index),
+            ("labels", self.labels),
+            ("fine_labels", self.fine_labels),
+        ):
             if values is not None and (values.dtype != torch.int64 or values.shape != self.index.shape):
                 raise ValueError(
                     f"Expected {name} to be int64 of shape {tuple(self.index.shape)}, "
@@ -53,7 +57,10 @@ class LabelledImages:
         """Return the same view with pixels and labels on `device`."""
         fine = None if self.fine_labels is None else self.fine_labels.to(device)
         return replace(
-            self, storage=self.storage.to(device), index=self.index.to(device), labels=self.labels.to(device),
+            self,
+            storage=self.storage.to(device),
+            index=self.index.to(device),
+            labels=self.labels.to(device),
             fine_labels=fine,
         )
 
@@ -74,7 +81,9 @@ class LabelledImages:
         if self.fine_labels is not None and other.fine_labels is not None:
             fine = torch.cat([self.fine_labels, other.fine_labels])
         return replace(
-            self, index=torch.cat([self.index, other.index]), labels=torch.cat([self.labels, other.labels]),
+            self,
+            index=torch.cat([self.index, other.index]),
+            labels=torch.cat([self.labels, other.labels]),
             fine_labels=fine,
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from datasets.arrays import load_arrays
 from datasets.base import ImageDataset, LabelledImages
 
-CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 # Official order; the five superclasses that the paper forgets carry the paper's short names.
 SUPERCLASSES = {
@@ -73,5 +73,3 @@ def official_arrays(torchvision_name: str, folder: Path) -> dict[str, np.ndarray
         arrays[f"{part}_images"] = np.asarray(data.data, dtype=np.uint8)
         arrays[f"{part}_labels"] = np.asarray(data.targets, dtype=np.int64)
     return arrays
-
-

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits as sklearn_digits
 from sklearn.model_selection import train_test_split
 
-from datasets.arrays import fingerprint
+from datasets.arrays import Array, fingerprint
 from datasets.base import ImageDataset, LabelledImages
 
 PAIRS = ((0, 6), (1, 7), (2, 3), (4, 9), (5, 8))
@@ -26,7 +26,8 @@ def load_digits(labels: Literal["fine", "coarse"]) -> ImageDataset:
     digits = source.target.astype(np.int64)
     pair_of = np.array([next(i for i, pair in enumerate(PAIRS) if d in pair) for d in range(10)])
     rows = train_test_split(np.arange(len(digits)), test_size=0.2, random_state=0, stratify=digits)
-    parts, arrays = [], {}
+    parts: list[LabelledImages] = []
+    arrays: dict[str, Array] = {}
     for part, chosen in zip(("train", "test"), map(np.sort, rows), strict=True):
         images, fine = np.ascontiguousarray(pixels[chosen]), digits[chosen]
         arrays |= {f"{part}_images": images, f"{part}_labels": fine}

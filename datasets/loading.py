@@ -63,9 +63,7 @@ class Augmentation:
     degrees: float
 
 
-def augment(
-    data: LabelledImages, positions: Tensor, augmentation: Augmentation, random: torch.Generator
-) -> Tensor:
+def augment(data: LabelledImages, positions: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:
     """Return augmented pixels (B, H, W, C) uint8 of the samples at `positions` (B,) in one gather.
 
     Every output pixel is traced back through rotation, flip and crop to the source pixel it shows.

@@ -56,8 +56,7 @@ def find_class(names: tuple[str, ...], target: str | int, *, what: str) -> int:
     if text.lstrip("-").isdigit() and 0 <= int(text) < len(names):
         return int(text)
     raise ValueError(
-        f"Expected task.target to be a {what} (0 … {len(names) - 1}, or one of {', '.join(names)}), "
-        f"but got {text!r}."
+        f"Expected task.target to be a {what} (0 … {len(names) - 1}, or one of {', '.join(names)}), but got {text!r}."
     )
 
 
@@ -67,13 +66,16 @@ def partition(data: LabelledImages, mask: Tensor) -> tuple[LabelledImages, Label
 
 
 def split_by_mask(
-    dataset: ImageDataset, train: Tensor, test: Tensor, *, target: str, level: Literal["class", "subclass"] = "class"
+    dataset: ImageDataset,
+    train: Tensor,
+    test: Tensor,
+    *,
+    target: str,
+    level: Literal["class", "subclass"] = "class",
 ) -> ForgetSplit:
     forget_train, retain_train = partition(dataset.train, train)
     forget_test, retain_test = partition(dataset.test, test)
-    return ForgetSplit(
-        forget_train, retain_train, forget_test, retain_test, len(dataset.class_names), target, level
-    )
+    return ForgetSplit(forget_train, retain_train, forget_test, retain_test, len(dataset.class_names), target, level)
 
 
 def stratified_subset(
@@ -91,9 +93,7 @@ def draw_stratified(data: LabelledImages, n: int | None, seed: int, part: str) -
         return data
     classes = (data.labels if data.fine_labels is None else data.fine_labels).cpu()
     if n < len(classes.unique()):
-        raise ValueError(
-            f"Expected {part}_images to be at least one a class ({len(classes.unique())}), but got {n}."
-        )
+        raise ValueError(f"Expected {part}_images to be at least one a class ({len(classes.unique())}), but got {n}.")
     order = torch.randperm(len(data), generator=generator("subset", part, seed))
     by_class = order[torch.argsort(classes[order], stable=True)]
     counts = torch.bincount(classes)

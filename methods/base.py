@@ -85,8 +85,9 @@ class UnlearningMethod(Protocol):
     """A frozen dataclass of hyper-parameters that unlearns when called.
 
     The call may change `model` in place. It uses `split.forget_train` and `split.retain_train`, never the test
-    splits, and returns the unlearned model in eval mode. Two optional methods complete the contract:
+    splits, and returns the unlearned model in eval mode. Optional members complete the contract:
 
+    * `ranked = False`: tables show the method but do not compare it with the others;
     * `skip(split) -> str | None`: the reason why the method does not apply to this task;
     * `cost(split, recipe) -> float`: training passes of one image, for the estimate before a grid starts.
     """
@@ -111,9 +112,7 @@ def get_classifier(model: nn.Module) -> nn.Module:
     getter = getattr(model, "get_classifier", None)
     if getter is None:
         raise TypeError(
-            f"Expected {type(model).__name__} to have get_classifier() that returns its last layer, as timm's models do."
+            f"Expected {type(model).__name__} to have get_classifier() for its last layer, as timm's models do."
         )
     head: nn.Module = getter()
     return head
-
-

@@ -1,6 +1,7 @@
 """The original model, unchanged: what there is to forget."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,6 +12,8 @@ from methods.base import MethodContext
 @dataclass(frozen=True)
 class Baseline:
     """Do nothing."""
+
+    ranked: ClassVar[bool] = False
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
         return model.eval()

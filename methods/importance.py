@@ -66,9 +66,7 @@ def _sum_of_batches(model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[st
     return sums, count
 
 
-def _sum_of_samples(
-    model: nn.Module, batches: Iterable[Batch], chunk_size: int
-) -> tuple[dict[str, Tensor], int]:
+def _sum_of_samples(model: nn.Module, batches: Iterable[Batch], chunk_size: int) -> tuple[dict[str, Tensor], int]:
     sums, count = _zeros(model), 0
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}

@@ -85,7 +85,11 @@ class SSD:
         """Return what I_D depends on beside the original model and D; under Eq. 1 nothing else."""
         key: dict[str, object] = {"reduction": self.reduction}
         if self.reduction == "batch_mean":
-            key |= {"order": self.order, "batch_size": self.batch_size, "forget_set": split.forget_fingerprint}
+            key |= {
+                "order": self.order,
+                "batch_size": self.batch_size,
+                "forget_set": split.forget_fingerprint,
+            }
             if self.order == "shuffled":
                 key["seed"] = context.seed
         return key

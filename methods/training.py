@@ -99,7 +99,11 @@ class Recipe:
         match self.optimizer:
             case "sgd":
                 return torch.optim.SGD(
-                    parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
+                    parameters,
+                    lr=self.lr,
+                    momentum=self.momentum,
+                    weight_decay=self.weight_decay,
+                    foreach=True,
                 )
             case "adam":
                 return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=True)

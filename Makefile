@@ -1,0 +1,61 @@
+# make help lists the targets. Variables: METHODS=ssd,retrain MODEL=resnet18 SEEDS=3 PROTOCOL=strict PROFILE=quick
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+seeds = $(subst $(space),$(comma),$(shell seq 0 $$(($(1) - 1))))
+OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
+	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
+	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
+
+.PHONY: help setup demo test test-all lint format data verify clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z%-]+[a-z0-9%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
+	@sed -n '1s/^# make help lists the targets. /  /p' Makefile
+
+setup: $(READY)  ## make .venv with the pinned versions (the other targets do it when needed)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## all there is on the embedded digits, a table in about a minute
+	$(PY) -m benchmark.run experiment=demo $(OVERRIDES)
+	$(PY) -m benchmark.tables table=demo out=runs/tables/demo $(OVERRIDES)
+
+reproduce-table%: $(READY)  ## one table of the paper, e.g. reproduce-table2 PROFILE=quick
+	$(PY) -m benchmark.run experiment=table$* $(OVERRIDES)
+	$(PY) -m benchmark.tables table=$* $(OVERRIDES)
+
+data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
+	$(PY) -m scripts.download_data
+
+verify: $(READY)  ## check that every committed table follows from its committed records
+	$(PY) -m scripts.verify_results
+
+test: $(READY)  ## the fast tests, no network
+	$(PY) -m pytest
+
+test-all: $(READY)  ## the slow tests too
+	$(PY) -m pytest -m 'not gpu'
+
+lint: $(READY)  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(READY)  ## let ruff rewrite the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove caches; records, checkpoints and data stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,112 @@
+"""A table's values as Markdown and as LaTeX (booktabs), in the paper's layout."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+
+BLOCK = ["model", "task", "target"]
+METRICS = {"retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA"}
+LATEX_METRICS = {"retain_accuracy": r"$\mathcal{D}_r$", "forget_accuracy": r"$\mathcal{D}_f$", "mia": "MIA"}
+TITLES = {
+    "baseline": "Baseline", "retrain": "Retrain", "finetune": "Finetune", "bad_teacher": "Bad teacher",
+    "amnesiac": "Amnesiac", "unsir": "UNSIR", "fisher": "Fisher", "ssd": "SSD",
+}  # fmt: skip
+ORDER = ["baseline", "retrain", "finetune", "bad_teacher", "unsir", "amnesiac", "fisher", "ssd"]
+
+
+def methods_of(values: pd.DataFrame) -> list[str]:
+    """Return the methods in the paper's order of columns; others follow by name."""
+    present = list(dict.fromkeys(values["method"]))
+    known = [name for name in ORDER if name in present]
+    return known + sorted(name for name in present if name not in ORDER)
+
+
+def lines_of(
+    values: pd.DataFrame, cell: Callable[[pd.Series], str]
+) -> Iterator[tuple[tuple[str, ...], str, list[str]]]:
+    """Yield (block, metric, a cell for each method), block by block in the order of `values`."""
+    methods = methods_of(values)
+    for block, rows in values.groupby(BLOCK, sort=False):
+        for metric in METRICS:
+            by_method = {row["method"]: row for _, row in rows[rows["metric"] == metric].iterrows()}
+            cells = [cell(by_method[name]) if name in by_method else "" for name in methods]
+            yield tuple(map(str, block)), metric, cells
+
+
+def number(row: pd.Series, plus_minus: str) -> str | None:
+    """Return `mean ± std` with two decimals, the mean alone for n = 1, None for a missing cell."""
+    if math.isnan(row["mean"]):
+        return None
+    return f"{row['mean']:.2f}" + ("" if math.isnan(row["std"]) else f"{plus_minus}{row['std']:.2f}")
+
+
+def to_markdown(values: pd.DataFrame, title: str, caption: str) -> str:
+    """Return the table in Markdown; missing cells are named below it with the commands that fill them."""
+
+    def cell(row: pd.Series) -> str:
+        text = number(row, " ± ")
+        if text is None:
+            return "n/a" if row["skipped"] else "missing"
+        return f"**{text}**" if row["best"] else text
+
+    head = ["Model", "Task", "Target", "Metric", *(TITLES.get(name, name) for name in methods_of(values))]
+    lines = [head, ["---"] * 4 + ["---:"] * (len(head) - 4)]
+    previous: tuple[str, ...] = ()
+    for block, metric, cells in lines_of(values, cell):
+        lines.append([*(block if block != previous else [""] * len(block)), METRICS[metric], *cells])
+        previous = block
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"**{title}.** {caption}\n\n{body}\n{notes(values)}"
+
+
+def notes(values: pd.DataFrame) -> str:
+    """Return why cells are empty: methods that do not apply, commands for what is missing."""
+    text = ""
+    for method, reason in values[["method", "skipped"]].dropna().drop_duplicates().itertuples(index=False):
+        text += f"\nn/a: {TITLES.get(method, method)}: {reason}.\n"
+    commands = list(values["command"].dropna().drop_duplicates())
+    if commands:
+        text += "\nMissing cells, and what fills them:\n\n```\n" + "\n".join(commands) + "\n```\n"
+    return text
+
+
+def to_latex(values: pd.DataFrame, title: str, caption: str) -> str:
+    r"""Return the table as a LaTeX `table*`; needs `\usepackage{booktabs}`."""
+
+    def cell(row: pd.Series) -> str:
+        text = number(row, r"{\scriptstyle\pm}")
+        if text is None:
+            return "n/a" if row["skipped"] else "--"
+        return rf"$\mathbf{{{text}}}$" if row["best"] else f"${text}$"
+
+    methods = methods_of(values)
+    lines = [
+        r"\begin{table*}", r"\centering", rf"\caption{{{escape(title)}. {escape(caption)}}}", r"\small",
+        rf"\begin{{tabular}}{{lll{'r' * len(methods)}}}", r"\toprule",
+        row_of(["Model", "Class", "Metric", *(escape(TITLES.get(name, name)) for name in methods)]),
+    ]  # fmt: skip
+    previous: tuple[str, ...] = ()
+    for (model, _, target), metric, cells in lines_of(values, cell):
+        block = (model, target)
+        if block != previous:
+            lines.append(r"\midrule")
+        shown = ["", ""] if block == previous else [escape(model), escape(target)]
+        lines.append(row_of([*shown, LATEX_METRICS[metric], *cells]))
+        previous = block
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"]) + "\n"
+
+
+def row_of(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def escape(text: str) -> str:
+    """Return `text` with LaTeX's special characters escaped.
+
+    >>> escape("D_r, 5 %")
+    'D\\\\_r, 5 \\\\%'
+    """
+    for character in "\\&%$#_{}":
+        text = text.replace(character, rf"\{character}" if character != "\\" else r"\textbackslash ")
+    return text.replace("±", r"$\pm$").replace("≤", r"$\le$")

@@ -1,0 +1,19 @@
+"""Write the CIFAR-10 and CIFAR-100 array files: `python -m scripts.download_data [FOLDER]`."""
+
+import os
+import sys
+
+from benchmark.cli import run_cli
+from datasets.cifar import load_cifar10, load_cifar100
+
+
+def main() -> None:
+    """Load both data sets; what is missing is downloaded and written."""
+    default = os.environ.get("UNLEARN_DATA_DIR", "data")
+    folder = sys.argv[1] if len(sys.argv) > 1 else default
+    for dataset in (load_cifar10(folder), load_cifar100(folder, "fine")):
+        print(f"{folder}/{dataset.name}.npz: {len(dataset.train)} training and {len(dataset.test)} test images")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,5 +1,6 @@
 """One cell of a grid: a composed configuration, the objects it describes and the names it goes by."""
 
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,6 +33,18 @@ class Cell:
         missing = sorted(OmegaConf.missing_keys(self.config))
         if missing:
             raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")
+
+    def validate(self) -> None:
+        """Raise for options that are wrong, and for a folder that cannot be written, before anything long starts."""
+        _ = self.method, self.reference_method, self.recipe
+        folder = Path(self.config.output_dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ValueError(f"Expected output_dir to be a writable folder, but {folder} is not ({reason}).") from error
 
     @cached_property
     def compute(self) -> Compute:
@@ -74,9 +87,10 @@ class Cell:
         """Whether this cell's method is the retrained model that the others are compared with."""
         return bool(content(self.config.method) == content(self.config.get("reference")))
 
-    def build_model(self, seed: int) -> nn.Module:
-        """Return a freshly initialised model on the device."""
-        builder = instantiate(self.config.model.build, _partial_=True)
+    def build_model(self, seed: int, *, pretrained: bool = True) -> nn.Module:
+        """Return a freshly initialised model on the device; without `pretrained`, random in every layer."""
+        options = {} if pretrained else content(self.config.model.untrained)
+        builder = instantiate(self.config.model.build, _partial_=True, **options)
         return self.compute.place(build(builder, len(self.dataset.class_names), seed))
 
     @cached_property

@@ -17,7 +17,10 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 def predict(model: nn.Module, data: LabelledImages, preprocessing: Preprocessing, batch_size: int) -> Tensor:
     """Return logits (N, K) float32 on the CPU, in the order of `data`; the model must be in eval mode."""
     batches = Batches(data, batch_size, preprocessing)
-    return torch.cat([model(images).float() for images, _ in batches]).cpu()
+    logits = torch.cat([model(images).float() for images, _ in batches]).cpu()
+    if not torch.isfinite(logits).all():
+        raise FloatingPointError("Expected finite logits, but got infinite or NaN ones; lower the learning rate.")
+    return logits
 
 
 def evaluate(

@@ -47,7 +47,7 @@ def to_markdown(values: pd.DataFrame, title: str, caption: str) -> str:
     def cell(row: pd.Series) -> str:
         text = number(row, " ± ")
         if text is None:
-            return "n/a" if row["skipped"] else "missing"
+            return "n/a" if isinstance(row["skipped"], str) else "missing"
         return f"**{text}**" if row["best"] else text
 
     head = ["Model", "Task", "Target", "Metric", *(TITLES.get(name, name) for name in methods_of(values))]
@@ -77,7 +77,7 @@ def to_latex(values: pd.DataFrame, title: str, caption: str) -> str:
     def cell(row: pd.Series) -> str:
         text = number(row, r"{\scriptstyle\pm}")
         if text is None:
-            return "n/a" if row["skipped"] else "--"
+            return "n/a" if isinstance(row["skipped"], str) else "--"
         return rf"$\mathbf{{{text}}}$" if row["best"] else f"${text}$"
 
     methods = methods_of(values)

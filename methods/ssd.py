@@ -43,8 +43,8 @@ def dampen(
 def check_positive(**values: float) -> None:
     """Raise ValueError unless every value is a finite number above 0."""
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"Expected {name} to be a finite number above 0, but got {value}.")
+        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            raise ValueError(f"Expected {name} to be a finite number above 0, but got {value!r}.")
 
 
 @dataclass(frozen=True)

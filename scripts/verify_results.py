@@ -1,0 +1,47 @@
+"""Check that every committed table follows from the records beside it: `python -m scripts.verify_results`."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmark.cli import run_cli
+from benchmark.tables import KEY
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def check_table(folder: Path) -> list[str]:
+    """Return what is wrong with one results folder: means, spreads or counts that its records do not give."""
+    table = pd.read_csv(folder / "table.csv", dtype={"target": str})
+    records = pd.read_csv(folder / "records.csv", dtype={"target": str})
+    problems = [
+        f"{folder.name}: a record of uncommitted code ({r})"
+        for r in records.run_id[records["provenance.dirty"] == True]
+    ]  # noqa: E712, E501
+    for row in table.to_dict("records"):
+        chosen = records
+        for name in KEY[:-1]:
+            chosen = chosen[chosen[name] == row[name]]
+        values = 100 * chosen.get(f"metrics.{row['metric']}", pd.Series(dtype=float)).dropna()
+        ours = (len(values), values.mean(), values.std(ddof=1))
+        if len(values) != row["n"] or not np.allclose(
+            ours[1:], (row["mean"], row["std"]), atol=0.00501, equal_nan=True
+        ):
+            problems.append(
+                f"{folder.name}: {' '.join(str(row[name]) for name in KEY)}: {row} but the records give {ours}"
+            )
+    return problems
+
+
+def main() -> None:
+    """Check every folder of results/ that holds a table; exit code 1 where a number has no record behind it."""
+    folders = sorted(path.parent for path in RESULTS.glob("*/table.csv"))
+    problems = [problem for folder in folders for problem in check_table(folder)]
+    print("\n".join(problems) or f"{len(folders)} tables follow from their records")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,37 @@
+"""Run the suite's commands inside the test process."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from benchmark import run, tables
+from benchmark.cli import run_cli
+
+TINY = ["dataset.subset.train_images=60", "dataset.subset.test_images=30", "model.width=2", "recipe.epochs=1"]
+
+
+def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main=run.main) -> int:
+    """Return the exit code of `python -m benchmark.run arguments`; what it prints goes to capsys."""
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    try:
+        with patch.dict(os.environ):  # the command sets variables for its workers
+            run_cli(main)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
+    return 0
+
+
+def make_table(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return the exit code of `python -m benchmark.tables arguments`."""
+    return run_command(arguments, monkeypatch, main=tables.main)
+
+
+def records_of(output_dir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((output_dir / "records").glob("*.json"))}

@@ -1,0 +1,84 @@
+"""Expansion of sweeps, identity of cells, and that every preset composes."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from benchmark.cell import Cell
+from benchmark.grid import cells_of, expand
+from benchmark.run import CONFIGS
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        yield
+
+
+def presets(group: str) -> list[str]:
+    return sorted(path.stem for path in (Path(CONFIGS) / group).glob("*.yaml"))
+
+
+def cell(*overrides: str) -> Cell:
+    return Cell(compose("run", list(overrides)))
+
+
+def test_an_experiment_brings_its_own_sweep():
+    jobs = expand(["experiment=demo", "method_seed=0"])
+    assert all("experiment=demo" in job and "method_seed=0" in job for job in jobs)
+    assert len(jobs) == len(set(map(tuple, jobs)))
+
+
+def test_the_command_line_overrides_the_experiment():
+    jobs = expand(["experiment=table2", "method=ssd,retrain", "method_seed=7"])
+    assert {job[-1] for job in jobs} <= {"method_seed=7", "experiment=table2", "method=ssd", "method=retrain"}
+    methods = {override for job in jobs for override in job if override.startswith("method=")}
+    assert methods == {"method=ssd", "method=retrain"}
+
+
+@pytest.mark.parametrize("experiment", presets("experiment"))
+def test_every_experiment_composes_in_both_profiles(experiment):
+    for profile in ("full", "quick"):
+        cells = cells_of([f"experiment={experiment}", f"profile={profile}", "method_seed=0"])
+        assert len({c.config_hash for c in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("method", presets("method"))
+@pytest.mark.parametrize("protocol", ["paper", "strict"])
+def test_every_method_composes(method, protocol):
+    assert cell(f"method={method}", f"protocol={protocol}").identity["method"] == method
+
+
+def test_hash_ignores_paths_device_and_names_of_the_protocol():
+    plain = cell().config_hash
+    assert (
+        cell("output_dir=elsewhere", "data_dir=there", "compute.device=cpu", "compute.threads=1").config_hash == plain
+    )
+    assert cell("protocol.name=mine", "profile.name=mine").config_hash == plain
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["method.alpha=9", "method_seed=1", "recipe.epochs=7", "task.target=1", "model.width=17", "protocol=paper"],
+)
+def test_hash_sees_science(override):
+    assert cell(override).config_hash != cell().config_hash
+
+
+def test_whole_numbers_are_the_same_number():
+    assert cell("method.alpha=9").config_hash == cell("method.alpha=9.0").config_hash
+
+
+def test_paper_keeps_one_original_strict_trains_one_a_seed():
+    assert cell("protocol=paper", "method_seed=1").original_key == cell("protocol=paper").original_key
+    assert cell("method_seed=1").original_key != cell().original_key
+
+
+def test_unlearning_options_do_not_change_the_original():
+    assert cell("method=finetune", "task.target=1").original_key == cell().original_key
+
+
+def test_published_alpha_and_lambda():
+    config = compose("run", ["dataset=cifar100"])
+    assert (config.method.alpha, config.method.lam) == (10, 1)

@@ -1,0 +1,117 @@
+"""Typesetting, the verdict's rule and the choice of bold, on values made by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from benchmark.tables import KEY, PUBLISHED, Table, mark_best, verdicts
+from benchmark.typeset import to_latex, to_markdown
+
+NAN = math.nan
+
+
+def values(rows: list[tuple]) -> pd.DataFrame:
+    """rows: (method, metric, mean, std, n, skipped, command, best)."""
+    block = ("class", "cifar100", "resnet18", "rocket")
+    return pd.DataFrame([block + row for row in rows], columns=[*KEY, "mean", "std", "n", "skipped", "command", "best"])
+
+
+EXAMPLE = values(
+    [
+        ("ssd", "retain_accuracy", 74.54, 0.0, 3, None, None, True),
+        ("retrain", "retain_accuracy", 72.834, 0.424, 3, None, None, False),
+        ("unsir", "retain_accuracy", NAN, NAN, 0, "the random task has no class", None, False),
+        ("finetune", "retain_accuracy", NAN, NAN, 0, None, "python -m benchmark.run method=finetune", False),
+        ("ssd", "mia", 2.2, NAN, 1, None, None, False),
+    ]
+)
+
+
+def test_golden_latex():
+    assert to_latex(EXAMPLE, "CIFAR-100 & more", "5 % of it.") == "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            r"\caption{CIFAR-100 \& more. 5 \% of it.}",
+            r"\small",
+            r"\begin{tabular}{lllrrrr}",
+            r"\toprule",
+            r"Model & Class & Metric & Retrain & Finetune & UNSIR & SSD \\",
+            r"\midrule",
+            r"resnet18 & rocket & $\mathcal{D}_r$ & $72.83{\scriptstyle\pm}0.42$ & -- & n/a & "
+            r"$\mathbf{74.54{\scriptstyle\pm}0.00}$ \\",
+            r" &  & $\mathcal{D}_f$ &  &  &  &  \\",
+            r" &  & MIA &  &  &  & $2.20$ \\",
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def test_markdown_names_what_is_missing():
+    text = to_markdown(EXAMPLE, "Title", "Caption.")
+    assert "| resnet18 | class | rocket | D_r | 72.83 ± 0.42 | missing | n/a | **74.54 ± 0.00** |" in text
+    assert "n/a: UNSIR: the random task has no class." in text
+    assert "```\npython -m benchmark.run method=finetune\n```" in text
+
+
+class FakeCell:
+    def __init__(self, method: str, ranked: bool = True) -> None:
+        self.identity = {"method": method}
+        self.is_reference = method == "retrain"
+        self.method = type("Method", (), {"ranked": ranked})()
+
+
+def best_of(means: dict[str, float]) -> set[str]:
+    rows = [(name, "mia", mean, 0.0, 3, None, None) for name, mean in means.items()]
+    block = ("class", "cifar100", "resnet18", "rocket")
+    frame = pd.DataFrame([block + row for row in rows], columns=[*KEY, "mean", "std", "n", "skipped", "command"])
+    cells = [FakeCell(name, ranked=name != "baseline") for name in means]
+    marked = mark_best(frame, cells)
+    return set(marked.loc[marked["best"], "method"])
+
+
+def test_bold_is_closest_to_the_retrained_model():
+    assert best_of({"retrain": 10.0, "baseline": 10.0, "ssd": 12.0, "finetune": 7.0}) == {"ssd"}
+
+
+def test_ties_are_both_bold():
+    assert best_of({"retrain": 10.0, "ssd": 12.0, "finetune": 8.0}) == {"ssd", "finetune"}
+
+
+def test_nothing_is_bold_without_the_retrained_model():
+    assert best_of({"ssd": 12.0, "finetune": 8.0}) == set()
+    assert best_of({"retrain": NAN, "ssd": 12.0}) == set()
+
+
+@pytest.mark.parametrize(
+    ("ours", "std", "expected"),
+    [
+        (74.54 + 0.99, 0.0, "match"),  # within one point
+        (74.54 + 1.01, 0.0, "near"),
+        (74.54 - 3.01, 0.0, "off"),
+        (74.54 + 3.9, 2.0, "match"),  # within two of our standard deviations
+        (NAN, NAN, "missing"),
+    ],
+)
+def test_verdict(ours, std, expected):
+    frame = values([("ssd", "retain_accuracy", ours, std, 3, None, None, False)])
+    table = Table("table2", "", "", frame)
+    verdict = verdicts(table, pd.read_csv(PUBLISHED), protocol="paper", profile="full").set_index(KEY)
+    row = verdict.loc[("class", "cifar100", "resnet18", "rocket", "ssd", "retain_accuracy")]
+    assert row["verdict"] == expected
+    assert row["mean_published"] == 74.54
+
+
+def test_every_published_number_of_the_table_has_a_verdict():
+    published = pd.read_csv(PUBLISHED)
+    verdict = verdicts(Table("table2", "", "", values([])), published, protocol="paper", profile="full")
+    assert len(verdict) == (published["table"] == "table2").sum() == 84
+    assert set(verdict["verdict"]) == {"missing"}
+
+
+def test_published_values_are_all_there():
+    assert len(pd.read_csv(PUBLISHED)) == 357

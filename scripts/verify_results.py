@@ -16,22 +16,17 @@ def check_table(folder: Path) -> list[str]:
     """Return what is wrong with one results folder: means, spreads or counts that its records do not give."""
     table = pd.read_csv(folder / "table.csv", dtype={"target": str})
     records = pd.read_csv(folder / "records.csv", dtype={"target": str})
-    problems = [
-        f"{folder.name}: a record of uncommitted code ({r})"
-        for r in records.run_id[records["provenance.dirty"] == True]
-    ]  # noqa: E712, E501
+    dirty = records.loc[records["provenance.dirty"].astype(str) == "True", "run_id"]
+    problems = [f"{folder.name}: record {name} comes from uncommitted code" for name in dirty]
     for row in table.to_dict("records"):
         chosen = records
         for name in KEY[:-1]:
             chosen = chosen[chosen[name] == row[name]]
         values = 100 * chosen.get(f"metrics.{row['metric']}", pd.Series(dtype=float)).dropna()
-        ours = (len(values), values.mean(), values.std(ddof=1))
-        if len(values) != row["n"] or not np.allclose(
-            ours[1:], (row["mean"], row["std"]), atol=0.00501, equal_nan=True
-        ):
-            problems.append(
-                f"{folder.name}: {' '.join(str(row[name]) for name in KEY)}: {row} but the records give {ours}"
-            )
+        ours, printed = (values.mean(), values.std(ddof=1)), (row["mean"], row["std"])
+        if len(values) != row["n"] or not np.allclose(ours, printed, atol=0.00501, equal_nan=True):
+            cell = " ".join(str(row[name]) for name in KEY)
+            problems.append(f"{folder.name}: {cell}: printed {printed}, n = {row['n']}; records give {ours}")
     return problems
 
 

@@ -12,7 +12,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 
-.PHONY: help setup demo test test-all lint format data verify clean
+.PHONY: help setup demo test test-all lint format data verify clean reproduce-all
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,12 @@ demo: $(READY)  ## all there is on the embedded digits, a table in about a minut
 reproduce-table%: $(READY)  ## one table of the paper, e.g. reproduce-table2 PROFILE=quick
 	$(PY) -m benchmark.run experiment=table$* $(OVERRIDES)
 	$(PY) -m benchmark.tables table=$* $(OVERRIDES)
+
+reproduce-figure%: $(READY)  ## one figure of the paper, e.g. reproduce-figure2 PROFILE=quick
+	$(PY) -m benchmark.run experiment=figure$* $(OVERRIDES)
+	$(PY) -m benchmark.figures figure=$* $(OVERRIDES)
+
+reproduce-all: $(addprefix reproduce-table,1 2 3 4 5 6) reproduce-figure2  ## everything
 
 data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 	$(PY) -m scripts.download_data

@@ -7,8 +7,11 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
+
+from methods.base import get_classifier
 
 
 class ResNet18(nn.Module):
@@ -61,24 +64,33 @@ def vit(num_classes: int, *, name: str, image_size: int, pretrained: bool, weigh
         ValueError: timm does not know `name`, or the file does not fit the model.
         FileNotFoundError: there are no weights.
     """
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5]) or ", ".join(timm.list_models("vit_*")[:5])
-        raise ValueError(f"Expected model.name to be a timm model, but got {name!r}; timm has {near}, …")
+    if not timm.is_model(name) or ("." in name and not timm.is_model_pretrained(name)):
+        near = timm.list_pretrained(f"*{name.split('.')[0]}*")[:5] or timm.list_models("vit_*")[:5]
+        raise ValueError(f"Expected model.name to be a timm model, but got {name!r}; timm has {', '.join(near)}, …")
     options: dict[str, Any] = {"num_classes": num_classes, "img_size": image_size}
-    if not pretrained:
-        model: nn.Module = timm.create_model(name, pretrained=False, **options)
-        return model
-    if weights is not None:
-        options["pretrained_cfg_overlay"] = {"state_dict": read_state_dict(Path(weights))}
-    try:
-        model = timm.create_model(name, pretrained=True, **options)
-    except (RuntimeError, KeyError) as error:
-        if weights is None and isinstance(error, RuntimeError):
+    if pretrained and weights is None:
+        try:
+            downloaded: nn.Module = timm.create_model(name, pretrained=True, **options)
+        except (RuntimeError, OSError, ValueError) as error:
             raise missing_weights(name, error) from error
-        raise ValueError(f"Expected {weights} to hold weights of {name}, but they do not fit: {error}") from error
-    except (OSError, ValueError) as error:
-        raise missing_weights(name, error) from error
+        return downloaded
+    model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    if pretrained and weights is not None:
+        load_body(model, name, Path(weights))
     return model
+
+
+def load_body(model: nn.Module, name: str, path: Path) -> None:
+    """Load everything but the last layer from `path`; ValueError unless the file holds all of it."""
+    state = read_state_dict(path)
+    head = tuple(f"{part}." for part, module in model.named_modules() if module is get_classifier(model))
+    try:
+        body = {part: v for part, v in checkpoint_filter_fn(state, model).items() if not part.startswith(head)}
+        missing = [part for part in model.load_state_dict(body, strict=False).missing_keys if not part.startswith(head)]
+        if missing:
+            raise ValueError(f"it lacks {len(missing)} tensors, {missing[0]} for one")
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"Expected {path} to hold weights of {name}, but they do not fit: {error}") from error
 
 
 def missing_weights(name: str, error: Exception) -> FileNotFoundError:
@@ -111,6 +123,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def build(builder: Any, num_classes: int, seed: int) -> nn.Module:
     """Return `builder(num_classes)` initialised from `seed`; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPU too
         model: nn.Module = builder(num_classes)
     return model

@@ -23,10 +23,9 @@ from benchmark.grid import cells_of
 from benchmark.records import RunRecord, load_records, to_frame
 from benchmark.run import CONFIGS
 from benchmark.store import write_atomically
-from benchmark.typeset import METRICS, to_latex, to_markdown
+from benchmark.typeset import to_latex, to_markdown
 
 log = logging.getLogger(__name__)
-ROWS = tuple(METRICS)
 KEY = ["task", "dataset", "model", "target", "method", "metric"]
 PUBLISHED = Path(__file__).parent.parent / "results" / "paper" / "tables.csv"
 LEAST_TOLERANCE = 1.0  # percentage points; below this two runs of one code base differ too
@@ -36,8 +35,8 @@ LEAST_TOLERANCE = 1.0  # percentage points; below this two runs of one code base
 class Table:
     """One table: long form, one row per (block, metric, method), and what its caption says.
 
-    Columns of `values`: the key columns, `mean` and `std` in percent (NaN where missing), `n`, `best` (closest to the
-    retrained model), `skipped` and `command` (what fills a missing cell).
+    Columns of `values`: the key columns, `mean` and `std` (percent, or seconds; NaN where missing), `n`, `best`
+    (closest to the retrained model), `skipped` and `command` (what fills a missing cell).
     """
 
     name: str
@@ -52,7 +51,9 @@ def make_table(name: str, cells: Sequence[Cell], records: Sequence[RunRecord]) -
     for record in records:
         by_hash.setdefault(record.config_hash, []).append(record)
     used: list[RunRecord] = []
+    options = cells[0].config.table
     groups: dict[tuple[str, ...], list[Cell]] = {}
+    pooled = "+".join(dict.fromkeys(cell.identity["target"] for cell in cells))
     for cell in cells:
         found = by_hash.get(cell.config_hash, [])
         if len(found) > 1:
@@ -61,32 +62,35 @@ def make_table(name: str, cells: Sequence[Cell], records: Sequence[RunRecord]) -
                 f"not wanted: {', '.join(record.run_id for record in found)}."
             )
         used += [record for record in found if record not in used]
-        groups.setdefault(tuple(cell.identity[part] for part in KEY[:-1]), []).append(cell)
+        identity = cell.identity | ({"target": pooled} if options.pool_targets else {})
+        groups.setdefault(tuple(identity[part] for part in KEY[:-1]), []).append(cell)
     rows = []
     for key, members in groups.items():
         present = [record for cell in members for record in by_hash.get(cell.config_hash, [])]
-        for metric in ROWS:
+        for metric in options.metrics:
             rows.append([*key, metric, *aggregate(metric, members, present)])
     columns = [*KEY, "mean", "std", "n", "skipped", "command"]
     values = mark_best(pd.DataFrame(rows, columns=columns), cells)
-    title = str(cells[0].config.table or f"Runs of {cells[0].identity['dataset']}")
-    return Table(name, title, caption(cells[0], used), values), used
+    return Table(name, str(options.title), caption(cells[0], used), values), used
+
+
+def measured(record: RunRecord, metric: str) -> float | None:
+    """Return a metric in percent, or `seconds`: loading, method and evaluation together, the paper's t."""
+    if metric == "seconds":
+        return sum(record.seconds[part] for part in ("load", "method", "evaluation")) if record.metrics else None
+    value = record.metrics.get(metric)
+    return None if value is None else 100 * value
 
 
 def aggregate(
     metric: str, cells: Sequence[Cell], records: Sequence[RunRecord]
 ) -> tuple[float, float, int, str | None, str | None]:
-    """Return (mean, sample std, n) in percent over the seeds, why the cell is empty and what fills it."""
-    measured = [100 * x for record in records if (x := record.metrics.get(metric)) is not None]
+    """Return (mean, sample std, n), why the cell is empty and the command that fills it."""
+    series = pd.Series([x for record in records if (x := measured(record, metric)) is not None], dtype=float)
+    if len(series):
+        return float(series.mean()), float(series.std(ddof=1)), len(series), None, None
     skipped = next((record.skipped for record in records if record.skipped is not None), None)
-    command = None
-    if not measured:
-        nan = math.nan
-        if skipped is None:
-            command = fill_command(cells[0])
-        return nan, nan, 0, skipped, command
-    series = pd.Series(measured)
-    return float(series.mean()), float(series.std(ddof=1)), len(measured), None, command
+    return math.nan, math.nan, 0, skipped, None if skipped else fill_command(cells[0])
 
 
 def fill_command(cell: Cell) -> str:
@@ -98,7 +102,7 @@ def fill_command(cell: Cell) -> str:
 
 
 def mark_best(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
-    """Add `best`: within block and metric, the ranked method whose mean is closest to the retrained model's."""
+    """Add `best`: within block and metric, the ranked method closest to the retrained model; times have none."""
     reference = {cell.identity["method"] for cell in cells if cell.is_reference}
     unranked = {cell.identity["method"] for cell in cells if not getattr(cell.method, "ranked", True)}
     values = values.assign(best=False)
@@ -106,7 +110,7 @@ def mark_best(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
     for _, rows in values.groupby([name for name in KEY if name != "method"], sort=False):
         goal = rows.loc[is_reference, "mean"]
         ranked = rows.loc[~rows["method"].isin(reference | unranked), "mean"]
-        if goal.notna().any() and ranked.notna().any():
+        if goal.notna().any() and ranked.notna().any() and "seconds" not in set(rows["metric"]):
             gaps = (ranked - goal.iloc[0]).abs().round(2)
             values.loc[gaps.index[gaps == gaps.min()], "best"] = True
     return values
@@ -116,28 +120,34 @@ def caption(cell: Cell, records: Sequence[RunRecord]) -> str:
     """Return what a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
     names = cell.identity
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
-    if records:
-        sizes = records[0].sizes
-        train = sizes["forget_train"] + sizes["retain_train"]
-        epochs = sorted({record.original["epochs"] for record in records})
-        accuracy = [100 * record.original["test_accuracy"] for record in records]
-        counts = pd.Series(
-            [(r.identity["model"], r.identity["target"], r.identity["method"]) for r in records]
-        ).value_counts()
-        n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-        spread = (
-            f"{min(accuracy):.1f}"
-            if max(accuracy) - min(accuracy) < 0.05
-            else f"{min(accuracy):.1f} to {max(accuracy):.1f}"
-        )
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault((record.identity["dataset"], record.identity["model"]), []).append(record)
+    for (dataset, model), members in groups.items():
+        sizes = members[0].sizes
+        epochs = " and ".join(map(str, sorted({record.original["epochs"] for record in members})))
+        accuracy = span([100 * record.original["test_accuracy"] for record in members])
         parts.append(
-            f"{train} training images, {sizes['parameters'] / 1e6:.2f} M parameters, original trained for "
-            f"{' and '.join(map(str, epochs))} epochs (test accuracy {spread} %)."
+            f"{dataset}: {sizes['forget_train'] + sizes['retain_train']} training images, {model} of "
+            f"{sizes['parameters'] / 1e6:.2f} M parameters, originals trained for {epochs} epochs (test accuracy "
+            f"{accuracy} %)."
         )
-        parts.append(f"Mean ± sample standard deviation in percent over n = {n} method seeds.")
+    if records:
+        seeds = {record.seeds["method_seed"] for record in records}
+        parts.append(f"Mean ± sample standard deviation in percent over n = {len(seeds)} method seeds.")
         parts.append(f"Device: {', '.join(sorted({record.provenance['device'] for record in records}))}.")
     parts.append("Bold: closest to the retrained model.")
     return " ".join(parts)
+
+
+def span(values: Sequence[float]) -> str:
+    """Return one number, or the range, with one decimal.
+
+    >>> span([1.0, 1.01]), span([1.0, 2.0])
+    ('1.0', '1.0 to 2.0')
+    """
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def verdicts(table: Table, published: pd.DataFrame, *, protocol: str, profile: str) -> pd.DataFrame:
@@ -146,7 +156,8 @@ def verdicts(table: Table, published: pd.DataFrame, *, protocol: str, profile: s
     Rule: tolerance = max(1 point, 2·√(σ_ours² + σ_published²)); σ_published = 0 where the table's ± has no certain
     unit; `match` within one tolerance, `near` within three, `off` beyond.
     """
-    paper = published[(published["table"] == table.name) & published["metric"].isin(ROWS)].drop(columns="table")
+    comparable = published["metric"] != "seconds"  # times belong to their device
+    paper = published[(published["table"] == table.name) & comparable].drop(columns="table")
     joined = paper.merge(table.values[[*KEY, "mean", "std", "n"]], on=KEY, how="left", suffixes=("_published", "_ours"))
     joined["n"] = joined["n"].fillna(0).astype(int)
     joined["difference"] = joined["mean_ours"] - joined["mean_published"]
@@ -181,35 +192,50 @@ def write_table(table: Table, records: Sequence[RunRecord], cell: Cell, folder: 
         write_atomically(folder / name, text)
 
 
+@dataclass(frozen=True)
+class Query:
+    """What a command line asks for: the cells of an experiment, their records and the folder to write to."""
+
+    name: str
+    cells: list[Cell]
+    records: list[RunRecord]
+    folder: Path
+
+
+def read_query(kind: str, arguments: Sequence[str]) -> Query:
+    """Return the query of `<kind>=NAME [out=FOLDER] [override …]`; a NAME of digits means `<kind>NAME`."""
+    options: dict[str, str] = {}
+    overrides: list[str] = []
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        if not separator:
+            raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
+        if name in (kind, "out"):
+            options[name] = value
+        else:
+            overrides.append(argument)
+    if kind not in options:
+        raise ValueError(f"Expected {kind}=…, for example {kind}=2 or {kind}=demo, but got none.")
+    name = f"{kind}{options[kind]}" if options[kind].isdigit() else options[kind]
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        cells = cells_of([f"experiment={name}", *overrides])
+    first = cells[0]
+    names = first.identity
+    folder = Path(options.get("out", f"results/{name}-{names['protocol']}-{names['profile']}"))
+    return Query(name, cells, load_records(Path(first.config.output_dir) / "records"), folder)
+
+
 def main() -> None:
     """Read the command line and write one table."""
     if {"-h", "--help"} & set(sys.argv[1:]) or len(sys.argv) == 1:
         print(__doc__)
         return
-    options: dict[str, str] = {}
-    overrides: list[str] = []
-    for argument in sys.argv[1:]:
-        name, separator, value = argument.partition("=")
-        if not separator:
-            raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
-        if name in ("table", "out"):
-            options[name] = value
-        else:
-            overrides.append(argument)
-    if "table" not in options:
-        raise ValueError("Expected table=…, for example table=2 or table=demo, but got none.")
-    name = f"table{options['table']}" if options["table"].isdigit() else options["table"]
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        cells = cells_of([f"experiment={name}", *overrides])
-    first = cells[0]
-    records = load_records(Path(first.config.output_dir) / "records")
-    table, used = make_table(name, cells, records)
-    names = first.identity
-    folder = Path(options.get("out", f"results/{name}-{names['protocol']}-{names['profile']}"))
-    write_table(table, used, first, folder)
+    query = read_query("table", sys.argv[1:])
+    table, used = make_table(query.name, query.cells, query.records)
+    write_table(table, used, query.cells[0], query.folder)
     print(to_markdown(table.values, table.title, table.caption))
     missing = table.values["command"].dropna().drop_duplicates()
-    log.info("wrote %s/{table.csv,table.tex,table.md,records.csv}; %d cells missing", folder, len(missing))
+    log.info("wrote %s/{table.csv,table.tex,table.md,records.csv}; %d cells missing", query.folder, len(missing))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,27 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
-BLOCK = ["model", "task", "target"]
-METRICS = {"retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA"}
-LATEX_METRICS = {"retain_accuracy": r"$\mathcal{D}_r$", "forget_accuracy": r"$\mathcal{D}_f$", "mia": "MIA"}
+BLOCK = ["dataset", "model", "task", "target"]
+METRICS = {"retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA", "seconds": "t [s]"}
+LATEX_METRICS = {
+    "retain_accuracy": r"$\mathcal{D}_r$",
+    "forget_accuracy": r"$\mathcal{D}_f$",
+    "mia": "MIA",
+    "seconds": "t [s]",
+}
 TITLES = {
     "baseline": "Baseline", "retrain": "Retrain", "finetune": "Finetune", "bad_teacher": "Bad teacher",
     "amnesiac": "Amnesiac", "unsir": "UNSIR", "fisher": "Fisher", "ssd": "SSD",
 }  # fmt: skip
 ORDER = ["baseline", "retrain", "finetune", "bad_teacher", "unsir", "amnesiac", "fisher", "ssd"]
+
+
+HEADS = {"dataset": "Data set", "model": "Model", "task": "Task", "target": "Target"}
+
+
+def shown_columns(values: pd.DataFrame) -> list[int]:
+    """Return the positions in BLOCK that a reader needs: model and target, the others where they vary."""
+    return [i for i, name in enumerate(BLOCK) if name in ("model", "target") or values[name].nunique() > 1]
 
 
 def methods_of(values: pd.DataFrame) -> list[str]:
@@ -28,7 +41,7 @@ def lines_of(
     """Yield (block, metric, a cell for each method), block by block in the order of `values`."""
     methods = methods_of(values)
     for block, rows in values.groupby(BLOCK, sort=False):
-        for metric in METRICS:
+        for metric in [name for name in METRICS if name in set(rows["metric"])]:
             by_method = {row["method"]: row for _, row in rows[rows["metric"] == metric].iterrows()}
             cells = [cell(by_method[name]) if name in by_method else "" for name in methods]
             yield tuple(map(str, block)), metric, cells
@@ -50,11 +63,12 @@ def to_markdown(values: pd.DataFrame, title: str, caption: str) -> str:
             return "n/a" if isinstance(row["skipped"], str) else "missing"
         return f"**{text}**" if row["best"] else text
 
-    head = ["Model", "Task", "Target", "Metric", *(TITLES.get(name, name) for name in methods_of(values))]
-    lines = [head, ["---"] * 4 + ["---:"] * (len(head) - 4)]
+    methods, shown = methods_of(values), shown_columns(values)
+    head = [*(HEADS[BLOCK[i]] for i in shown), "Metric", *(TITLES.get(name, name) for name in methods)]
+    lines = [head, ["---"] * (len(shown) + 1) + ["---:"] * len(methods)]
     previous: tuple[str, ...] = ()
     for block, metric, cells in lines_of(values, cell):
-        lines.append([*(block if block != previous else [""] * len(block)), METRICS[metric], *cells])
+        lines.append([*(block[i] if block != previous else "" for i in shown), METRICS[metric], *cells])
         previous = block
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"**{title}.** {caption}\n\n{body}\n{notes(values)}"
@@ -80,19 +94,18 @@ def to_latex(values: pd.DataFrame, title: str, caption: str) -> str:
             return "n/a" if isinstance(row["skipped"], str) else "--"
         return rf"$\mathbf{{{text}}}$" if row["best"] else f"${text}$"
 
-    methods = methods_of(values)
+    methods, shown = methods_of(values), shown_columns(values)
+    head = [*(HEADS[BLOCK[i]] for i in shown), "Metric", *(escape(TITLES.get(name, name)) for name in methods)]
     lines = [
         r"\begin{table*}", r"\centering", rf"\caption{{{escape(title)}. {escape(caption)}}}", r"\small",
-        rf"\begin{{tabular}}{{lll{'r' * len(methods)}}}", r"\toprule",
-        row_of(["Model", "Class", "Metric", *(escape(TITLES.get(name, name)) for name in methods)]),
+        rf"\begin{{tabular}}{{{'l' * (len(shown) + 1)}{'r' * len(methods)}}}", r"\toprule", row_of(head),
     ]  # fmt: skip
     previous: tuple[str, ...] = ()
-    for (model, _, target), metric, cells in lines_of(values, cell):
-        block = (model, target)
+    for block, metric, cells in lines_of(values, cell):
         if block != previous:
             lines.append(r"\midrule")
-        shown = ["", ""] if block == previous else [escape(model), escape(target)]
-        lines.append(row_of([*shown, LATEX_METRICS[metric], *cells]))
+        names = ["" if block == previous else escape(block[i]) for i in shown]
+        lines.append(row_of([*names, LATEX_METRICS[metric], *cells]))
         previous = block
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"]) + "\n"
 

@@ -12,9 +12,15 @@ from datasets.base import ForgetSplit, LabelledImages
 from datasets.loading import Augmentation, Batches, Preprocessing
 from datasets.seeding import derive_seed, generator
 from methods.timing import Stopwatch
-from methods.training import Compute, Recipe, train
+from methods.training import Compute, Loss, Recipe, train
 
 Memo = Callable[[str, Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+
+
+class ModelBuilder(Protocol):
+    """Seed -> a freshly initialised model on the device; without `pretrained`, random in every layer."""
+
+    def __call__(self, seed: int, *, pretrained: bool = True) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class MethodContext:
 
     Attributes:
         seed: the method seed; derive streams from it by name with `random(...)`.
-        build_model: seed -> a fresh model on the device, as it was before the original's training.
+        build_model: seed -> a fresh model on the device, by default as it was before the original's training.
         recipe: how the original model was trained.
         memo: `memo(phase, options, compute)` returns tensors that depend on the original model, the split and
             `options` alone; it books the seconds under `phase` and may keep the result for later runs.
@@ -33,7 +39,7 @@ class MethodContext:
     compute: Compute
     preprocessing: Preprocessing
     recipe: Recipe
-    build_model: Callable[[int], nn.Module]
+    build_model: ModelBuilder
     stopwatch: Stopwatch
     memo: Memo | None = field(default=None)
 
@@ -49,6 +55,10 @@ class MethodContext:
         """Return a newly initialised model; `names` separate it from others of the same seed."""
         return self.build_model(derive_seed(self.seed, *names))
 
+    def random_model(self, *names: object) -> nn.Module:
+        """Return a model that is random in every layer, also where the original started from pretrained weights."""
+        return self.build_model(derive_seed(self.seed, *names), pretrained=False)
+
     def batches(
         self,
         data: LabelledImages,
@@ -60,11 +70,16 @@ class MethodContext:
         """Return batches of `data`; shuffled where `random` is given."""
         return Batches(data, batch_size, self.preprocessing, random, augmentation)
 
-    def train(self, model: nn.Module, data: LabelledImages, recipe: Recipe, *names: object) -> nn.Module:
-        """Train `model` in place by `recipe` with this context's seed and device; return it in eval mode."""
+    def train(
+        self, model: nn.Module, data: LabelledImages, recipe: Recipe, *names: object, loss: Loss | None = None
+    ) -> nn.Module:
+        """Train `model` in place by `recipe` with this context's seed and device; return it in eval mode.
+
+        `loss` is that of `methods.training.train`.
+        """
         return train(
             model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
-            compute=self.compute,
+            compute=self.compute, loss=loss,
         )  # fmt: skip
 
     def remember(

@@ -1,12 +1,14 @@
 """Importance of parameters: the diagonal of the empirical Fisher information over a set of samples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datasets.base import ForgetSplit, LabelledImages
 
@@ -34,19 +36,26 @@ def parameter_importance(
     """
     if reduction not in ("batch_mean", "per_sample"):
         raise ValueError(f"Expected reduction to be batch_mean or per_sample, but got {reduction!r}.")
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with eval_mode(model):
         if reduction == "batch_mean":
             sums, count = _sum_of_batches(model, batches)
         else:
             sums, count = _sum_of_samples(model, batches, chunk_size)
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if count == 0:
         raise ValueError("Expected at least one batch to take importances over, but got none.")
     return {name: value.div_(count) for name, value in sums.items()}
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` in eval mode for the body, then every module back in its own."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _zeros(model: nn.Module) -> dict[str, Tensor]:
@@ -79,8 +88,11 @@ def _sum_of_samples(model: nn.Module, batches: Iterable[Batch], chunk_size: int)
     per_sample = vmap(grad(loss), in_dims=(None, 0, 0))
     for inputs, labels in batches:
         for x, y in zip(inputs.split(chunk_size), labels.split(chunk_size), strict=True):
-            for name, gradient in per_sample(parameters, x, y).items():
-                sums[name] += gradient.square_().sum(dim=0)
+            with sdpa_kernel(SDPBackend.MATH):  # vmap would loop over the fused kernels
+                gradients = per_sample(parameters, x, y)
+            for name, gradient in gradients.items():
+                # Not in place: gradients may share memory, as those of a ViT's class token and positions do.
+                sums[name] += gradient.square().sum(dim=0)
         count += len(inputs)
     return sums, count
 

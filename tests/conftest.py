@@ -41,12 +41,12 @@ class TinyCNN(nn.Module):
 
 @pytest.fixture
 def make_cnn() -> Callable[..., nn.Module]:
-    """seed -> a freshly initialised network; the global random state is left alone."""
+    """seed -> a freshly initialised network, pretrained or not; the global random state is left alone."""
 
-    def make(seed: int = 0, num_classes: int = len(CLASSES)) -> nn.Module:
+    def make(seed: int = 0, *, pretrained: bool = True) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return TinyCNN(num_classes)
+            return TinyCNN(len(CLASSES))
 
     return make
 

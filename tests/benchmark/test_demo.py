@@ -16,7 +16,7 @@ from command_line import TINY, make_table, records_of, run_command
 from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
-GRID = ["experiment=demo", *TINY, "method_seed=0,1"]
+GRID = ["experiment=demo", *TINY, "case=digits_class", "method=retrain,baseline,finetune,ssd", "method_seed=0,1"]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from benchmark.cell import Cell
-from benchmark.grid import cells_of, expand
+from benchmark.grid import expand
 from benchmark.run import CONFIGS
 
 
@@ -40,7 +40,8 @@ def test_the_command_line_overrides_the_experiment():
 @pytest.mark.parametrize("experiment", presets("experiment"))
 def test_every_experiment_composes_in_both_profiles(experiment):
     for profile in ("full", "quick"):
-        cells = cells_of([f"experiment={experiment}", f"profile={profile}", "method_seed=0"])
+        jobs = expand([f"experiment={experiment}", f"profile={profile}", "method_seed=0"])
+        cells = [Cell(compose("run", job)) for job in jobs[:: max(1, len(jobs) // 5)]]
         assert len({c.config_hash for c in cells}) == len(cells)
 
 

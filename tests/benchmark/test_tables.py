@@ -37,11 +37,10 @@ def test_golden_latex():
             r"\small",
             r"\begin{tabular}{lllrrrr}",
             r"\toprule",
-            r"Model & Class & Metric & Retrain & Finetune & UNSIR & SSD \\",
+            r"Model & Target & Metric & Retrain & Finetune & UNSIR & SSD \\",
             r"\midrule",
             r"resnet18 & rocket & $\mathcal{D}_r$ & $72.83{\scriptstyle\pm}0.42$ & -- & n/a & "
             r"$\mathbf{74.54{\scriptstyle\pm}0.00}$ \\",
-            r" &  & $\mathcal{D}_f$ &  &  &  &  \\",
             r" &  & MIA &  &  &  & $2.20$ \\",
             r"\bottomrule",
             r"\end{tabular}",
@@ -53,7 +52,7 @@ def test_golden_latex():
 
 def test_markdown_names_what_is_missing():
     text = to_markdown(EXAMPLE, "Title", "Caption.")
-    assert "| resnet18 | class | rocket | D_r | 72.83 ± 0.42 | missing | n/a | **74.54 ± 0.00** |" in text
+    assert "| resnet18 | rocket | D_r | 72.83 ± 0.42 | missing | n/a | **74.54 ± 0.00** |" in text
     assert "n/a: UNSIR: the random task has no class." in text
     assert "```\npython -m benchmark.run method=finetune\n```" in text
 

@@ -34,9 +34,7 @@ def test_five_fine_classes_in_each_of_twenty():
     assert len(CIFAR10_CLASSES) == 10
 
 
-@pytest.mark.parametrize(
-    ("name", "index"), [("rocket", 69), ("mushroom", 51), ("baby", 2), ("lamp", 40), ("sea", 71)]
-)
+@pytest.mark.parametrize(("name", "index"), [("rocket", 69), ("mushroom", 51), ("baby", 2), ("lamp", 40), ("sea", 71)])
 def test_fine_indices_of_the_paper(name, index):
     assert CIFAR100_CLASSES.index(name) == index
 

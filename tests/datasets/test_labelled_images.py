@@ -53,9 +53,19 @@ def test_join_refuses_other_pixels():
     ("pixels", "labels", "fine", "match"),
     [
         (torch.zeros(2, 4, 4, 3), torch.zeros(2, dtype=torch.int64), None, "images to be uint8"),
-        (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), None, "images to be uint8"),
+        (
+            torch.zeros(2, 4, 4, dtype=torch.uint8),
+            torch.zeros(2, dtype=torch.int64),
+            None,
+            "images to be uint8",
+        ),
         (torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.zeros(2), None, "labels to be int64"),
-        (torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), None, "labels to be int64"),
+        (
+            torch.zeros(2, 4, 4, 3, dtype=torch.uint8),
+            torch.zeros(3, dtype=torch.int64),
+            None,
+            "labels to be int64",
+        ),
         (
             torch.zeros(2, 4, 4, 3, dtype=torch.uint8),
             torch.zeros(2, dtype=torch.int64),
@@ -97,7 +107,11 @@ def part(*rows):
 
 @pytest.mark.parametrize(
     ("forget", "retain", "match"),
-    [(part(0, 1), part(1, 2), "share 1"), (part(), part(1), "forget_train"), (part(0), part(), "retain_train")],
+    [
+        (part(0, 1), part(1, 2), "share 1"),
+        (part(), part(1), "forget_train"),
+        (part(0), part(), "retain_train"),
+    ],
 )
 def test_a_split_refuses_overlap_and_empty_parts(forget, retain, match):
     train, test = images(), images()

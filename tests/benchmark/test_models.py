@@ -1,0 +1,196 @@
+import pickle
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from benchmark.models import ResNet18, build, read_state_dict, resnet18, vit
+
+VIT = "test_vit"  # timm's smallest: 300 356 parameters at 32 pixels and 4 classes
+
+
+def test_resnet18_has_the_papers_size():
+    model = resnet18(100, width=64)
+    assert sum(p.numel() for p in model.parameters()) == 11_220_132
+    assert model.conv1.stride == (1, 1)
+    assert not any(isinstance(module, nn.MaxPool2d) for module in model.modules())
+
+
+def test_resnet18_maps_images_to_logits_at_quarter_resolution():
+    model = resnet18(7, width=4).eval()
+    shapes = []
+    model.layer4.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    for size in (16, 32):
+        assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
+    assert shapes == [(2, 32, 2, 2), (2, 32, 4, 4)]
+
+
+def test_resnet18_names_its_classifier():
+    model = resnet18(7, width=4)
+    assert model.get_classifier() is model.fc
+    assert model.fc.out_features == 7
+
+
+def test_resnet18_refuses_no_width():
+    with pytest.raises(ValueError, match=r"model\.width"):
+        resnet18(7, width=0)
+
+
+@pytest.mark.usefixtures("global_rng_untouched")
+def test_build_belongs_to_the_seed():
+    one, same, other = (build(partial(ResNet18, width=4), 3, seed) for seed in (5, 5, 6))
+    assert torch.equal(one.conv1.weight, same.conv1.weight)
+    assert not torch.equal(one.conv1.weight, other.conv1.weight)
+
+
+@pytest.mark.gpu
+def test_build_leaves_the_gpus_random_state():
+    before = torch.cuda.get_rng_state()
+    build(partial(ResNet18, width=4), 3, 5)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_vit_has_a_head_for_the_classes():
+    model = vit(4, name=VIT, image_size=32, pretrained=False, weights=None).eval()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    assert model.get_classifier().out_features == 4
+    assert model.pos_embed.shape[1] == 1 + 4
+
+
+@pytest.mark.parametrize("name", ["no_such_vit", "vit_base_patch16_224.no_such_tag"])
+def test_an_unknown_name_is_answered_with_known_ones(name):
+    with pytest.raises(ValueError, match=r"model\.name .*vit_"):
+        vit(4, name=name, image_size=32, pretrained=False, weights=None)
+
+
+@pytest.fixture(scope="module")
+def state():
+    """Weights of a small pretrained model: other classes, 32 pixels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return timm.create_model(VIT, img_size=32, num_classes=7).state_dict()
+
+
+def write(path: Path, state):
+    match path.suffix:
+        case ".safetensors":
+            save_file(state, path)
+        case ".npz":
+            np.savez(path, **{name: value.numpy() for name, value in state.items()})
+        case ".pth":
+            torch.save({"state_dict": state} if path.stem == "nested" else state, path)
+    return str(path)
+
+
+def pretrained(weights, image_size=32):
+    return vit(4, name=VIT, image_size=image_size, pretrained=True, weights=weights)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.pth", "nested.pth"])
+def test_vit_takes_everything_but_the_head_from_a_local_file(tmp_path, state, name):
+    model = pretrained(write(tmp_path / name, state))
+    loaded = model.state_dict()
+    for name, value in state.items():
+        if not name.startswith("head."):
+            assert torch.equal(loaded[name], value), name
+    assert model.get_classifier().out_features == 4
+
+
+def test_position_embeddings_are_fitted_to_the_image(tmp_path, state):
+    # On a 2×2 grid that rises along x, the 4×4 grid rises along x too; the class token's own stays.
+    rising = state["pos_embed"].clone()
+    rising[0, 1:] = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None]
+    model = pretrained(write(tmp_path / "w.safetensors", {**state, "pos_embed": rising}), image_size=64)
+    assert model.pos_embed.shape == (1, 1 + 16, 64)
+    assert torch.equal(model.pos_embed[:, 0], rising[:, 0])
+    grid = model.pos_embed[0, 1:].detach().view(4, 4, 64)
+    assert (grid[:, 1:] > grid[:, :-1]).all()
+    torch.testing.assert_close(grid, grid[:1].expand(4, 4, 64), atol=1e-5, rtol=0)
+    assert torch.equal(model.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("protocol", ["torch", "bare pickle"])
+def test_a_pickle_is_refused_and_not_executed(tmp_path, protocol):
+    trap, weights = tmp_path / "executed", tmp_path / "w.pth"
+    if protocol == "torch":
+        torch.save({"x": Evil(trap)}, weights)
+        torch.load(weights, weights_only=False)
+    else:
+        weights.write_bytes(pickle.dumps(Evil(trap), protocol=2))
+        pickle.loads(weights.read_bytes())
+    assert trap.exists()  # it is armed
+    trap.unlink()
+    with pytest.raises(ValueError, match=r"w\.pth to hold tensors by name"):
+        pretrained(str(weights))
+    assert not trap.exists()
+
+
+def other_names(state):
+    return {f"module.{name}": value for name, value in state.items()}
+
+
+def other_shape(state):
+    return {**state, "norm.weight": torch.zeros(3)}
+
+
+def no_last_block(state):
+    return {name: value for name, value in state.items() if not name.startswith("blocks.5.")}
+
+
+def no_tensors(state):
+    return {}
+
+
+@pytest.mark.parametrize("change", [other_names, other_shape, no_last_block, no_tensors])
+def test_weights_that_do_not_fit_are_refused(tmp_path, state, change, monkeypatch):
+    # Were any of them let through, a "pretrained" model would be a random one in part or in whole.
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", no_network)
+    weights = write(tmp_path / "w.npz", change(state))
+    with pytest.raises(ValueError, match=r"w\.npz to hold"):
+        pretrained(weights)
+
+
+def no_network(*args, **kwargs):
+    raise OSError("no network")
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
+def test_without_file_and_network_the_option_to_set_is_named(monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error("unreachable")
+
+    monkeypatch.setattr("benchmark.models.timm.create_model", fail)
+    with pytest.raises(FileNotFoundError, match=r"model\.weights=FILE .* model\.pretrained=false"):
+        pretrained(None)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model\.weights .*none\.pth"):
+        pretrained(str(tmp_path / "none.pth"))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.pth"])
+def test_a_damaged_file_is_one_clear_error(tmp_path, name):
+    (tmp_path / name).write_bytes(b"these are no tensors")
+    with pytest.raises(ValueError, match="to hold tensors by name"):
+        read_state_dict(tmp_path / name)
+
+
+def test_an_unknown_suffix_is_refused(tmp_path):
+    (tmp_path / "w.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"to end in \.safetensors, \.npz or \.pth"):
+        read_state_dict(tmp_path / "w.ckpt")

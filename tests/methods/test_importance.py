@@ -1,0 +1,200 @@
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from datasets.splits import class_split, random_split, subclass_split
+from methods.importance import ordered, parameter_importance
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def samples(n=11, classes=3, shape=(3, 8, 8), seed=0):
+    inputs = torch.randn((n, *shape), generator=seeded(seed))
+    return inputs, torch.randint(0, classes, (n,), generator=seeded(seed + 1))
+
+
+def in_batches(inputs, labels, size):
+    return list(zip(inputs.split(size), labels.split(size), strict=True))
+
+
+def squared_gradient(model, inputs, labels):
+    loss = F.cross_entropy(model(inputs), labels)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, [p for _, p in named])
+    return {name: gradient**2 for (name, _), gradient in zip(named, gradients, strict=True)}
+
+
+def mean_over(model, batches):
+    """The literal loop: mean over batches of the squared gradient of each one's mean loss."""
+    each = [squared_gradient(model, *batch) for batch in batches]
+    return {name: torch.stack([gradient[name] for gradient in each]).mean(0) for name in each[0]}
+
+
+def assert_same(ours, expected):
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        # relative to the tensor: some gradients (an attention key's bias) are zero up to rounding
+        torch.testing.assert_close(
+            ours[name],
+            value,
+            rtol=1e-4,
+            atol=1e-5 * float(value.max()) + 1e-12,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
+
+
+def test_linear_softmax_has_its_closed_form():
+    model = nn.Linear(5, 3)
+    x, y = samples(shape=(5,))
+    error = model(x).softmax(1).detach() - F.one_hot(y, 3)  # (N, K) = p − e_y
+    importance = parameter_importance(model, in_batches(x, y, 4), reduction="per_sample")
+    torch.testing.assert_close(importance["weight"], (error[:, :, None] * x[:, None]).square().mean(0))
+    torch.testing.assert_close(importance["bias"], error.square().mean(0))
+
+
+def test_linear_softmax_by_batch_has_its_closed_form():
+    model = nn.Linear(5, 3)
+    x, y = samples(n=8, shape=(5,))
+    error = model(x).softmax(1).detach() - F.one_hot(y, 3)
+    gradients = (error[:, :, None] * x[:, None]).view(2, 4, 3, 5).mean(1)
+    importance = parameter_importance(model, in_batches(x, y, 4), reduction="batch_mean")
+    torch.testing.assert_close(importance["weight"], gradients.square().mean(0))
+
+
+def test_batch_mean_equals_the_literal_loop(cnn):
+    batches = in_batches(*samples(), 4)  # the last one is short and counts as much
+    assert_same(parameter_importance(cnn, batches, reduction="batch_mean"), mean_over(cnn, batches))
+
+
+def test_per_sample_equals_a_loop_over_samples(cnn):
+    x, y = samples()
+    expected = mean_over(cnn, in_batches(x, y, 1))
+    assert_same(parameter_importance(cnn, in_batches(x, y, 4), reduction="per_sample"), expected)
+    assert_same(parameter_importance(cnn, in_batches(x, y, 1), reduction="batch_mean"), expected)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_per_sample_equals_a_loop_over_samples_of_a_vit():
+    # The gradients of the class token and of the position embeddings are views of one tensor.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("test_vit", img_size=32, num_classes=3, depth=2).eval()
+    x, y = samples(n=3, shape=(3, 32, 32))
+    ours = parameter_importance(model, [(x, y)], reduction="per_sample")
+    assert_same(ours, mean_over(model, in_batches(x, y, 1)))
+
+
+def test_per_sample_ignores_order_batch_size_and_chunks(cnn):
+    x, y = samples(n=20)
+    shuffled = torch.randperm(20, generator=seeded())
+    expected = parameter_importance(cnn, [(x, y)], reduction="per_sample", chunk_size=20)
+    for size, chunk in ((1, 16), (7, 3), (20, 1)):
+        batches = in_batches(x[shuffled], y[shuffled], size)
+        assert_same(parameter_importance(cnn, batches, reduction="per_sample", chunk_size=chunk), expected)
+
+
+def test_batch_mean_depends_on_who_shares_a_batch(cnn):
+    x, y = samples(n=24)
+    by_class = torch.argsort(y, stable=True)
+    shuffled = torch.randperm(24, generator=seeded())
+    one, other = (
+        parameter_importance(cnn, in_batches(x[order], y[order], 8), reduction="batch_mean")["fc.weight"].mean()
+        for order in (by_class, shuffled)
+    )
+    assert one > 1.2 * other  # gradients of one class add up, those of different classes cancel
+
+
+@pytest.mark.parametrize("reduction", ["batch_mean", "per_sample"])
+class TestBothReductions:
+    def test_every_parameter_has_one_and_no_buffer(self, cnn, reduction):
+        importance = parameter_importance(cnn, in_batches(*samples(), 4), reduction=reduction)
+        assert {name: value.shape for name, value in importance.items()} == {
+            name: p.shape for name, p in cnn.named_parameters()
+        }
+        assert all(value.dtype == torch.float32 and (value >= 0).all() for value in importance.values())
+        assert not any(value.requires_grad for value in importance.values())
+
+    def test_a_frozen_parameter_has_none_and_changes_no_other(self, cnn, reduction):
+        batches = in_batches(*samples(), 4)
+        free = parameter_importance(cnn, batches, reduction=reduction)
+        cnn.conv.weight.requires_grad_(False)
+        frozen = parameter_importance(cnn, batches, reduction=reduction)
+        assert (free["conv.weight"] > 0).any()
+        assert (frozen.pop("conv.weight") == 0).all()
+        free.pop("conv.weight")
+        assert_same(frozen, free)
+        assert not cnn.conv.weight.requires_grad
+
+    def test_a_parameter_that_the_loss_does_not_reach_has_none(self, cnn, reduction):
+        cnn.unused = nn.Parameter(torch.ones(2))
+        importance = parameter_importance(cnn, in_batches(*samples(), 4), reduction=reduction)
+        assert importance["unused"].tolist() == [0, 0]
+
+    def test_the_model_is_used_in_eval_mode_and_left_as_it_was(self, cnn, reduction):
+        batches = in_batches(*samples(), 4)
+        expected = parameter_importance(cnn, batches, reduction=reduction)
+        before = {name: value.clone() for name, value in cnn.state_dict().items()}
+        cnn.train()
+        cnn.fc.eval()
+        assert_same(parameter_importance(cnn, batches, reduction=reduction), expected)
+        assert (cnn.training, cnn.norm.training, cnn.fc.training) == (True, True, False)
+        assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
+        assert all(p.grad is None for p in cnn.parameters())
+
+    def test_modes_come_back_after_an_error(self, cnn, reduction):
+        cnn.train()
+        with pytest.raises(RuntimeError):
+            parameter_importance(cnn, [(torch.zeros(2, 7), torch.zeros(2).long())], reduction=reduction)
+        assert cnn.training
+        assert cnn.norm.training
+
+    def test_no_batch_is_an_error(self, cnn, reduction):
+        with pytest.raises(ValueError, match="at least one batch"):
+            parameter_importance(cnn, [], reduction=reduction)
+
+    @pytest.mark.usefixtures("global_rng_untouched")
+    def test_twice_the_same(self, cnn, reduction):
+        batches = in_batches(*samples(), 4)
+        one, other = (parameter_importance(cnn, batches, reduction=reduction) for _ in range(2))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_unknown_reduction_is_refused(cnn):
+    with pytest.raises(ValueError, match="batch_mean or per_sample, but got 'sum'"):
+        parameter_importance(cnn, [], reduction="sum")
+
+
+def test_class_sorted_ends_with_the_forget_set(dataset):
+    split = class_split(dataset, target="pet")
+    data = ordered(split, "class_sorted", seeded())
+    n = len(split.forget_train)
+    assert torch.equal(data.index[-n:], split.forget_train.index)
+    assert data.labels[:-n].tolist() == [0] * 20 + [2] * 20
+    assert sorted(data.index.tolist()) == list(range(60))
+
+
+def test_class_sorted_goes_by_fine_class_where_one_is_forgotten(dataset):
+    data = ordered(subclass_split(dataset, target="dog"), "class_sorted", seeded())
+    assert data.fine_labels.tolist() == [c for c in (0, 1, 2, 4, 5, 3) for _ in range(10)]
+
+
+def test_class_sorted_of_random_samples_sorts_the_retain_set(dataset):
+    split = random_split(dataset, n=7, seed=0)
+    data = ordered(split, "class_sorted", seeded())
+    assert data.labels[:-7].tolist() == sorted(split.retain_train.labels.tolist())
+    assert torch.equal(data.index[-7:], split.forget_train.index)
+
+
+def test_shuffled_is_a_permutation_of_the_generator(split):
+    one, same, other = (ordered(split, "shuffled", seeded(seed)).index.tolist() for seed in (0, 0, 1))
+    assert sorted(one) == list(range(60))
+    assert one == same != other
+
+
+def test_an_unknown_order_is_refused(split):
+    with pytest.raises(ValueError, match="class_sorted or shuffled, but got 'sorted'"):
+        ordered(split, "sorted", seeded())

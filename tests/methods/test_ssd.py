@@ -1,0 +1,219 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from datasets.splits import random_split
+from methods.importance import parameter_importance
+from methods.ssd import SSD, dampen
+
+NOT_POSITIVE = [0.0, -1.0, float("nan"), float("inf")]
+
+
+class OneTensor(nn.Module):
+    def __init__(self, values):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(values))
+        self.register_buffer("b", torch.tensor(values))
+
+
+def dampened(values, full, forget, *, alpha, lam):
+    model = OneTensor(values)
+    selected = dampen(model, {"w": torch.tensor(full)}, {"w": torch.tensor(forget)}, alpha=alpha, lam=lam)
+    assert model.b.tolist() == values
+    return selected, model.w.tolist()
+
+
+def importances(cnn, split, context):
+    return [
+        parameter_importance(cnn, context.batches(data, 16), reduction="per_sample")
+        for data in (split.retain_train.join(split.forget_train), split.forget_train)
+    ]
+
+
+def vector(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def ratios(model, original):
+    """β of every weight, as applied."""
+    return vector(model).double() / vector(original).double()
+
+
+def method(**changes):
+    return replace(SSD(alpha=1.5, lam=1.0, reduction="per_sample", order="class_sorted", batch_size=16), **changes)
+
+
+def test_a_case_by_hand():
+    #                    below       equal      β = 1/4     β = 1/4, negative
+    selected, values = dampened([1.0, 2.0, 4.0, -4.0], [1.0, 1.0, 1.0, 2.0], [1.5, 2.0, 4.0, 8.0], alpha=2, lam=1)
+    assert selected == 2
+    assert values == [1.0, 2.0, 1.0, -1.0]
+
+
+def test_selection_is_strict():
+    assert dampened([1.0], [3.0], [6.0], alpha=2, lam=1) == (0, [1.0])
+    assert dampened([1.0], [3.0], [6.0001], alpha=2, lam=1)[0] == 1
+
+
+def test_clamp_acts_only_where_lambda_exceeds_alpha():
+    # β = λ·1/3: 2/3 with λ = 2; 5/3 with λ = 5, clamped
+    assert dampened([3.0], [1.0], [3.0], alpha=2, lam=2) == (1, [pytest.approx(2.0)])
+    assert dampened([3.0], [1.0], [3.0], alpha=2, lam=5) == (1, [3.0])
+
+
+def test_importance_of_zero_everywhere_selects_nothing():
+    assert dampened([3.0], [0.0], [0.0], alpha=1, lam=1) == (0, [3.0])
+
+
+def test_what_only_the_forget_set_needs_becomes_zero():
+    assert dampened([3.0], [0.0], [1.0], alpha=10, lam=1) == (1, [0.0])
+
+
+@pytest.mark.parametrize("value", NOT_POSITIVE)
+@pytest.mark.parametrize("name", ["alpha", "lam"])
+def test_parameters_that_are_not_positive_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"Expected {name} to be a finite number above 0"):
+        dampened([1.0], [1.0], [2.0], **{"alpha": 1.0, "lam": 1.0, name: value})
+    with pytest.raises(ValueError, match=f"Expected {name} to be a finite number above 0"):
+        method(**{name: value})
+
+
+@pytest.mark.parametrize(("alpha", "lam"), [(1.5, 1.0), (1.2, 0.1), (1.1, 1.1)])
+def test_every_selected_weight_is_scaled_by_less_than_lambda_over_alpha(cnn, split, context, alpha, lam):
+    full, forget = importances(cnn, split, context)
+    original = copy.deepcopy(cnn)
+    selected = dampen(cnn, full, forget, alpha=alpha, lam=lam)
+    beta = ratios(cnn, original)
+    changed = beta != 1
+    assert int(changed.sum()) == selected > 0
+    assert (beta[changed] < lam / alpha + 1e-6).all()
+    assert (beta >= 0).all()
+
+
+def test_the_clamp_is_inactive_at_the_published_settings(cnn, split, context):
+    # (α, λ) = (10, 1), (5, 1), (25, 1), (50, 0.1): the importance of D is made small enough that each selects much.
+    _, forget = importances(cnn, split, context)
+    full = {name: value / 10 ** (3 * torch.rand(value.shape)) for name, value in forget.items()}
+    for alpha, lam in ((10, 1), (5, 1), (25, 1), (50, 0.1)):
+        clamped = sum(int(((lam * full[n] / forget[n] >= 1) & (forget[n] > alpha * full[n])).sum()) for n in full)
+        assert clamped == 0
+        model = copy.deepcopy(cnn)
+        selected = dampen(model, full, forget, alpha=alpha, lam=lam)
+        assert selected > 0
+        beta = ratios(model, cnn)
+        unclamped = torch.cat([(lam * full[n] / forget[n]).flatten() for n in full]).double()
+        torch.testing.assert_close(beta[beta != 1], unclamped[beta != 1], rtol=1e-5, atol=0)
+
+
+def test_a_larger_alpha_selects_a_subset(cnn, split, context):
+    full, forget = importances(cnn, split, context)
+    larger = None
+    for alpha in (0.5, 1.0, 1.5, 2.0, 2.9):
+        model = copy.deepcopy(cnn)
+        dampen(model, full, forget, alpha=alpha, lam=0.1)
+        changed = ratios(model, cnn) != 1
+        if larger is not None:
+            assert not (changed & ~larger).any()
+            assert changed.sum() < larger.sum()
+        larger = changed
+
+
+def test_per_sample_importances_bound_alpha_by_the_share_of_the_forget_set(cnn, dataset, context):
+    # I_D is the mean over D, of which D_f is a part: I_D ≥ (N_f / N)·I_Df, so α ≥ N / N_f selects nothing.
+    for n in (6, 20):
+        full, forget = importances(cnn, random_split(dataset, n=n, seed=0), context)
+        assert dampen(copy.deepcopy(cnn), full, forget, alpha=60 / n * (1 + 1e-5), lam=1) == 0
+
+
+def test_the_bound_is_reached_by_what_only_the_forget_set_uses():
+    model = nn.Linear(4, 3)
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.randn(20, 4, generator=random), torch.arange(20) % 3
+    x[5:, 0] = 0  # the first feature is there in the first five samples alone
+    full = parameter_importance(model, [(x, y)], reduction="per_sample")
+    forget = parameter_importance(model, [(x[:5], y[:5])], reduction="per_sample")
+    assert dampen(copy.deepcopy(model), full, forget, alpha=4 * (1 + 1e-5), lam=1) == 0
+    assert dampen(copy.deepcopy(model), full, forget, alpha=4 * (1 - 1e-5), lam=1) == 3
+
+
+def test_frozen_parameters_and_buffers_stay(cnn, split, context):
+    cnn.conv.weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in cnn.state_dict().items()}
+    model = method(alpha=1.1)(cnn, split, context)
+    assert model is cnn
+    assert not model.training
+    same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    assert {"conv.weight", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"} <= same
+    assert len(same) < len(before)
+
+
+@pytest.mark.usefixtures("global_rng_untouched")
+def test_the_method_never_looks_at_the_test_set(cnn, split, context):
+    other = replace(split, forget_test=split.retain_test, retain_test=split.forget_test)
+    one, two = (method()(copy.deepcopy(cnn), s, context) for s in (split, other))
+    assert torch.equal(vector(one), vector(two))
+    assert not torch.equal(vector(one), vector(cnn))
+
+
+def test_batch_mean_depends_on_the_order_and_per_sample_does_not(cnn, split, context):
+    def result(**changes):
+        return vector(method(**changes)(copy.deepcopy(cnn), split, context))
+
+    assert torch.allclose(result(), result(order="shuffled"), atol=1e-6)
+    by_batch = {"reduction": "batch_mean", "alpha": 1.5}
+    assert not torch.allclose(result(**by_batch), result(**by_batch, order="shuffled"), atol=1e-3)
+
+
+def test_the_importance_of_all_is_remembered_under_what_it_depends_on(cnn, split, dataset, context):
+    asked = []
+
+    def memo(phase, options, compute):
+        asked.append((phase, dict(options)))
+        return compute()
+
+    def key(split=split, seed=0, **changes):
+        method(**changes)(copy.deepcopy(cnn), split, replace(context, memo=memo, seed=seed))
+        phase, options = asked.pop()
+        assert phase == "importance_full"
+        assert asked == []
+        return options
+
+    other = random_split(dataset, n=6, seed=0)
+    assert key() == key(other, alpha=9.0, order="shuffled", batch_size=7, seed=5)  # Eq. 1 depends on none of these
+    paper = {"reduction": "batch_mean"}
+    assert key(**paper) == key(**paper, alpha=9.0, lam=0.1, seed=5)
+    different = [
+        key(), key(**paper), key(other, **paper), key(**paper, batch_size=7), key(**paper, order="shuffled"),
+        key(**paper, order="shuffled", seed=5),
+    ]  # fmt: skip
+    assert all(a != b for i, a in enumerate(different) for b in different[:i])
+
+
+def test_a_remembered_importance_gives_the_same_model(cnn, split, context):
+    kept = {}
+
+    def memo(phase, options, compute):
+        if phase not in kept:
+            kept[phase] = compute()
+        return kept[phase]
+
+    fresh = method()(copy.deepcopy(cnn), split, context)
+    for _ in range(2):
+        model = method()(copy.deepcopy(cnn), split, replace(context, memo=memo))
+        assert torch.equal(vector(model), vector(fresh))
+    assert not torch.equal(vector(fresh), vector(cnn))
+
+
+def test_it_works_on_any_module_and_a_list_of_batches():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 4))
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.randn(32, 3, 2, 2, generator=random), torch.arange(32) % 4
+    forget = y == 2
+    full = parameter_importance(model, [(x, y)], reduction="per_sample")
+    own = parameter_importance(model, [(x[forget], y[forget])], reduction="per_sample")
+    before = copy.deepcopy(model)
+    assert dampen(model, full, own, alpha=1.5, lam=0.5) > 0
+    assert not torch.equal(model[3].weight[2], before[3].weight[2])

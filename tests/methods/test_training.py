@@ -1,0 +1,197 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from datasets.loading import Augmentation, Batches
+from methods.training import Recipe, train
+
+ORIGINAL = Recipe(
+    "sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, batch_size=64, epochs=20, milestones=(8, 12, 16), decay=0.2,
+    warmup_epochs=1, warmup_ramp=1, augmentation=None,
+)  # fmt: skip
+RETRAIN_PAPER = replace(ORIGINAL, lr=0.01, warmup_epochs=2)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_learning_rate_of_the_original():
+    def rate(epoch, step):  # epochs count from 1
+        return ORIGINAL.learning_rate((epoch - 1) * 10 + step, 10)
+
+    assert [rate(1, step) for step in range(10)] == pytest.approx([0.01 * step for step in range(10)])
+    assert [rate(epoch, 0) for epoch in range(2, 8)] == [0.1] * 6
+    assert rate(7, 9) == 0.1
+    assert [rate(epoch, step) for epoch in (8, 11) for step in (0, 9)] == pytest.approx([0.02] * 4)
+    assert [rate(epoch, step) for epoch in (12, 15) for step in (0, 9)] == pytest.approx([0.004] * 4)
+    assert [rate(epoch, step) for epoch in (16, 20) for step in (0, 9)] == pytest.approx([0.0008] * 4)
+
+
+def test_learning_rate_of_the_papers_retraining_overshoots():
+    def rate(epoch, step):
+        return RETRAIN_PAPER.learning_rate((epoch - 1) * 10 + step, 10)
+
+    assert rate(1, 0) == 0
+    assert [rate(1, 5), rate(2, 0), rate(2, 5), rate(2, 9)] == pytest.approx([0.005, 0.01, 0.015, 0.019])
+    assert [rate(3, 0), rate(7, 9)] == pytest.approx([0.01, 0.01])
+    assert [rate(8, 0), rate(16, 0)] == pytest.approx([0.002, 0.00008])
+
+
+def test_learning_rate_of_a_constant_recipe():
+    recipe = Recipe.constant("adam", lr=1e-4, epochs=3, batch_size=8)
+    assert {recipe.learning_rate(step, 4) for step in range(12)} == {1e-4}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"epochs": 0}, "epochs and batch_size"),
+        ({"batch_size": 0}, "epochs and batch_size"),
+        ({"lr": 0.0}, "lr to be"),
+        ({"lr": -0.1}, "lr to be"),
+        ({"lr": float("nan")}, "lr to be"),
+        ({"lr": float("inf")}, "lr to be"),
+        ({"optimizer": "lion"}, "optimizer to be"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(change, match):
+    with pytest.raises(ValueError, match=match):
+        replace(ORIGINAL, **change)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
+)
+def test_the_optimizer_is_the_named_one_and_skips_frozen_parameters(cnn, optimizer, expected):
+    cnn.fc.bias.requires_grad_(False)
+    built = replace(ORIGINAL, optimizer=optimizer).build_optimizer(cnn)
+    assert type(built) is expected
+    (group,) = built.param_groups
+    assert group["weight_decay"] == 5e-4
+    assert not any(p is cnn.fc.bias for p in group["params"])
+
+
+def plain_sgd(model, data, recipe, preprocessing, random):
+    """The loop written out: permutation, schedule, momentum and weight decay by hand."""
+    model.train()
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    steps = -(-len(data) // recipe.batch_size)
+    for epoch in range(1, recipe.epochs + 1):
+        order = torch.randperm(len(data), generator=random)
+        for k in range(steps):
+            rows = order[k * recipe.batch_size : (k + 1) * recipe.batch_size]
+            ramp = k / steps if epoch == 1 else 0.5 if epoch >= 3 else 1.0
+            loss = F.cross_entropy(model(preprocessing(data.storage[data.index[rows]])), data.labels[rows])
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for (name, p), gradient in zip(model.named_parameters(), gradients, strict=True):
+                    velocity[name].mul_(recipe.momentum).add_(gradient + recipe.weight_decay * p)
+                    p -= recipe.lr * ramp * velocity[name]
+    return model.eval()
+
+
+def test_train_equals_the_plain_loop(cnn, dataset, preprocessing, compute):
+    recipe = Recipe("sgd", 0.05, 0.9, 5e-4, 16, 3, (3,), 0.5, 1, 1, None)
+    data, original = dataset.train.subset(torch.arange(50)), copy.deepcopy(cnn)
+    expected = plain_sgd(copy.deepcopy(cnn), data, recipe, preprocessing, seeded())
+    ours = train(cnn, data, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
+    assert ours is cnn
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(ours.conv.weight, original.conv.weight, atol=1e-3)
+
+
+@pytest.mark.usefixtures("global_rng_untouched")
+def test_train_belongs_to_the_generator(make_cnn, dataset, preprocessing, compute, recipe):
+    recipe = replace(recipe, augmentation=Augmentation(1, True, 15))
+
+    def trained(seed):
+        return train(
+            make_cnn(0),
+            dataset.train,
+            recipe,
+            preprocessing=preprocessing,
+            random=seeded(seed),
+            compute=compute,
+        ).fc.weight
+
+    assert torch.equal(trained(0), trained(0))
+    assert not torch.equal(trained(0), trained(1))
+
+
+def test_train_augments_only_where_the_recipe_says_so(make_cnn, dataset, preprocessing, compute, recipe):
+    augmented = replace(recipe, augmentation=Augmentation(0, False, 0))
+
+    def trained(recipe):
+        return train(
+            make_cnn(0), dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute
+        ).fc.weight
+
+    assert augmented.without_augmentation() == recipe
+    assert torch.equal(trained(augmented.without_augmentation()), trained(recipe))
+    # Even an augmentation that changes no pixel draws an angle per sample, so the second epoch's order differs.
+    assert not torch.equal(trained(augmented), trained(recipe))
+
+
+def test_after_epoch_sees_the_model_in_eval_mode_and_training_goes_on(cnn, dataset, preprocessing, compute, recipe):
+    seen = []
+
+    def after_epoch(epoch):
+        seen.append((epoch, cnn.training, int(cnn.norm.num_batches_tracked)))
+
+    model = train(
+        cnn, dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute,
+        after_epoch=after_epoch,
+    )  # fmt: skip
+    assert seen == [
+        (1, False, 4),
+        (2, False, 8),
+    ]  # 60 samples in batches of 16; batch norm counted every step
+    assert not model.training
+
+
+def test_a_loss_of_ones_own_gets_positions_in_the_data(cnn, dataset, preprocessing, compute, recipe):
+    data = dataset.train.subset(torch.arange(59, 9, -1))
+    seen = []
+
+    def loss(model, images, positions):
+        assert torch.equal(images, preprocessing(data.storage[data.index[positions]]))
+        seen.extend(positions.tolist())
+        return F.cross_entropy(model(images), data.labels[positions])
+
+    twin = copy.deepcopy(cnn)
+    train(cnn, data, recipe, preprocessing=preprocessing, random=seeded(), compute=compute, loss=loss)
+    assert sorted(seen) == sorted(2 * list(range(50)))
+    train(twin, data, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
+    assert torch.equal(cnn.fc.weight, twin.fc.weight)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_training(cnn, dataset, preprocessing, compute, recipe, value):
+    epochs = []
+    with pytest.raises(FloatingPointError, match="in epoch 1; lower lr"):
+        train(
+            cnn, dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute,
+            loss=lambda model, images, positions: model(images).sum() * value, after_epoch=epochs.append,
+        )  # fmt: skip
+    assert epochs == []
+
+
+def test_a_learning_rate_that_explodes_stops_the_training(cnn, dataset, preprocessing, compute, recipe):
+    with pytest.raises(FloatingPointError, match=r"now 1e\+30"):
+        train(
+            cnn, dataset.train, replace(recipe, lr=1e30), preprocessing=preprocessing, random=seeded(),
+            compute=compute,
+        )  # fmt: skip
+
+
+def test_training_learns(make_cnn, dataset, preprocessing, compute):
+    recipe = Recipe.constant("adam", lr=0.03, epochs=15, batch_size=16)
+    model = train(make_cnn(0), dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
+    ((images, labels),) = Batches(dataset.test, 30, preprocessing)
+    assert (model(images).argmax(1) == labels).float().mean() > 0.8

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+from metrics.accuracy import accuracy, top1_accuracy
+from metrics.base import EvalOutputs
+
+
+def predictions(correct):
+    """Logits and labels of which exactly the samples marked `correct` are right."""
+    correct = torch.tensor(correct)
+    labels = torch.arange(len(correct)) % 3
+    predicted = torch.where(correct, labels, (labels + 1) % 3)
+    return 5 * torch.nn.functional.one_hot(predicted, 3).float() - 2, labels
+
+
+def test_the_published_80_90():
+    logits, labels = predictions([True] * 52 + [False] * 12 + [True] * 29 + [False] * 7)
+    by_batch = top1_accuracy(logits, labels, averaging="per_batch", batch_size=64)
+    assert by_batch == pytest.approx((52 / 64 + 29 / 36) / 2, abs=1e-12)
+    assert f"{100 * by_batch:.2f}" == "80.90"
+    assert top1_accuracy(logits, labels, averaging="per_sample", batch_size=64) == pytest.approx(0.81, abs=1e-12)
+
+
+def test_per_sample_equals_scikit_learn():
+    random = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(57, 4, generator=random), torch.randint(0, 4, (57,), generator=random)
+    expected = accuracy_score(labels, logits.argmax(1))
+    for size in (1, 10, 57, 100):
+        assert top1_accuracy(logits, labels, averaging="per_sample", batch_size=size) == pytest.approx(expected)
+    # batches of one or of everything: both averages are the same
+    for size in (1, 57, 100):
+        assert top1_accuracy(logits, labels, averaging="per_batch", batch_size=size) == pytest.approx(expected)
+
+
+def test_accuracy_looks_at_the_named_split():
+    parts = {name: predictions([i < k for i in range(4)]) for k, name in enumerate(SPLITS)}
+    outputs = EvalOutputs({n: p[0] for n, p in parts.items()}, {n: p[1] for n, p in parts.items()}, False, 0.0)
+    values = [accuracy(outputs, split=name, averaging="per_sample", batch_size=64) for name in SPLITS]
+    assert values == [0, 0.25, 0.5, 0.75]
+
+
+SPLITS = ("forget_train", "retain_train", "forget_test", "retain_test")
+
+
+def test_an_unknown_average_is_refused():
+    with pytest.raises(ValueError, match="per_sample or per_batch, but got 'mean'"):
+        top1_accuracy(*predictions([True]), averaging="mean", batch_size=1)

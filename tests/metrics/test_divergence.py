@@ -1,0 +1,84 @@
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
+
+from metrics.accuracy import accuracy
+from metrics.base import EvalOutputs
+from metrics.divergence import jensen_shannon, jensen_shannon_distance, mean_absolute_gap
+
+SPLITS = ("forget_train", "retain_train", "forget_test", "retain_test")
+
+
+def outputs(seed):
+    random = torch.Generator().manual_seed(seed)
+    logits = {name: torch.randn(8, 3, generator=random) for name in SPLITS}
+    return EvalOutputs(logits, {name: torch.arange(8) % 3 for name in SPLITS}, False, 0.0)
+
+
+def compared():
+    return replace(outputs(0), reference=outputs(1))
+
+
+def test_jensen_shannon_equals_scipys():
+    random = torch.Generator().manual_seed(0)
+    p, q = (3 * torch.randn(25, 6, generator=random) for _ in range(2))
+    expected = [
+        jensenshannon(softmax(a), softmax(b), base=2)
+        for a, b in zip(p.double().numpy(), q.double().numpy(), strict=True)
+    ]
+    np.testing.assert_allclose(jensen_shannon(p, q).numpy(), expected, rtol=1e-9)
+
+
+def test_jensen_shannon_is_0_for_equal_and_1_for_disjoint_predictions():
+    p, q = torch.tensor([[1e4, 0.0], [2.0, 1.0]]), torch.tensor([[0.0, 1e4], [2.0, 1.0]])
+    assert jensen_shannon(p, q).tolist() == pytest.approx([1, 0], abs=1e-7)
+    # logits matter up to a constant only
+    assert float(jensen_shannon(p[1:], q[1:] + 7)) == pytest.approx(0, abs=1e-7)
+
+
+def test_jensen_shannon_is_symmetric():
+    p, q = (torch.randn(5, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    torch.testing.assert_close(jensen_shannon(p, q), jensen_shannon(q, p))
+
+
+def test_distance_is_the_mean_over_the_named_split():
+    made = compared()
+    for name in SPLITS:
+        expected = jensen_shannon(made.logits[name], made.reference.logits[name]).mean()
+        assert jensen_shannon_distance(made, split=name) == pytest.approx(float(expected))
+    assert len({jensen_shannon_distance(made, split=name) for name in SPLITS}) == 4
+
+
+def value(first, second):
+    """A metric with one value on our outputs and another on the retrained model's."""
+    return lambda outputs: first if outputs.reference is not None else second
+
+
+def test_gap_is_the_mean_of_absolute_differences():
+    metrics = [value(0.5, 0.75), value(0.5, 0.0), value(0.3, 0.3)]
+    assert mean_absolute_gap(compared(), metrics=metrics) == pytest.approx((0.25 + 0.5 + 0) / 3)
+
+
+def test_gap_of_accuracies():
+    made = compared()
+    names = ("retain_test", "forget_test")
+    metrics = [partial(accuracy, split=name, averaging="per_sample", batch_size=64) for name in names]
+    right = {
+        model: [float((model.logits[name].argmax(1) == model.labels[name]).double().mean()) for name in names]
+        for model in (made, made.reference)
+    }
+    expected = np.abs(np.subtract(right[made], right[made.reference])).mean()
+    assert expected > 0
+    assert mean_absolute_gap(made, metrics=metrics) == pytest.approx(expected)
+
+
+def test_nothing_to_compare_with_is_none():
+    assert jensen_shannon_distance(outputs(0), split="retain_test") is None
+    assert mean_absolute_gap(outputs(0), metrics=[value(1, 1)]) is None
+    for undefined in (value(None, 1.0), value(1.0, None)):
+        assert mean_absolute_gap(compared(), metrics=[value(1, 1), undefined]) is None

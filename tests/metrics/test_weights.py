@@ -1,0 +1,21 @@
+import torch
+from torch import nn
+
+from metrics.base import EvalOutputs
+from metrics.weights import changed_fraction, share_changed
+
+
+def test_share_changed_counts_values():
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))  # 12 + 3 + 3 + 3 parameters
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    assert share_changed(before, model) == 0
+    with torch.no_grad():
+        model[0].weight[1, 2] *= 0.5
+        model[0].weight[0, 0] += 1e-3
+        model[1].bias[0] = 1
+        model[1].running_mean += 1  # a buffer
+    assert share_changed(before, model) == 3 / 21
+
+
+def test_changed_fraction_hands_it_on():
+    assert changed_fraction(EvalOutputs({}, {}, False, 0.017)) == 0.017

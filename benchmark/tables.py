@@ -71,7 +71,7 @@ def make_table(name: str, cells: Sequence[Cell], records: Sequence[RunRecord]) -
             rows.append([*key, metric, *aggregate(metric, members, present)])
     columns = [*KEY, "mean", "std", "n", "skipped", "command"]
     values = mark_best(pd.DataFrame(rows, columns=columns), cells)
-    return Table(name, str(options.title), caption(cells[0], used), values), used
+    return Table(name, str(options.title), caption(cells, used), values), used
 
 
 def measured(record: RunRecord, metric: str) -> float | None:
@@ -116,9 +116,10 @@ def mark_best(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
     return values
 
 
-def caption(cell: Cell, records: Sequence[RunRecord]) -> str:
+def caption(cells: Sequence[Cell], records: Sequence[RunRecord]) -> str:
     """Return what a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
-    names = cell.identity
+    names = cells[0].identity
+    augmented = {cell.config_hash: cell.recipe.augmentation is not None for cell in cells}
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
@@ -127,14 +128,16 @@ def caption(cell: Cell, records: Sequence[RunRecord]) -> str:
         sizes = members[0].sizes
         epochs = " and ".join(map(str, sorted({record.original["epochs"] for record in members})))
         accuracy = span([100 * record.original["test_accuracy"] for record in members])
+        with_or_without = "with" if augmented[members[0].config_hash] else "without"
         parts.append(
             f"{dataset}: {sizes['forget_train'] + sizes['retain_train']} training images, {model} of "
-            f"{sizes['parameters'] / 1e6:.2f} M parameters, originals trained for {epochs} epochs (test accuracy "
-            f"{accuracy} %)."
+            f"{sizes['parameters'] / 1e6:.2f} M parameters, originals trained for {epochs} epochs "
+            f"{with_or_without} augmentation (test accuracy {accuracy} %)."
         )
     if records:
-        seeds = {record.seeds["method_seed"] for record in records}
-        parts.append(f"Mean ± sample standard deviation in percent over n = {len(seeds)} method seeds.")
+        n = len({record.seeds["method_seed"] for record in records})
+        spread = f"mean ± sample standard deviation over n = {n} method seeds" if n > 1 else "one method seed (n = 1)"
+        parts.append(f"Percent, {spread}.")
         parts.append(f"Device: {', '.join(sorted({record.provenance['device'] for record in records}))}.")
     parts.append("Bold: closest to the retrained model.")
     return " ".join(parts)

@@ -86,11 +86,13 @@ def aggregate(
     metric: str, cells: Sequence[Cell], records: Sequence[RunRecord]
 ) -> tuple[float, float, int, str | None, str | None]:
     """Return (mean, sample std, n), why the cell is empty and the command that fills it."""
+    done = {record.config_hash for record in records}
+    command = next((fill_command(cell) for cell in cells if cell.config_hash not in done), None)
     series = pd.Series([x for record in records if (x := measured(record, metric)) is not None], dtype=float)
     if len(series):
-        return float(series.mean()), float(series.std(ddof=1)), len(series), None, None
+        return float(series.mean()), float(series.std(ddof=1)), len(series), None, command
     skipped = next((record.skipped for record in records if record.skipped is not None), None)
-    return math.nan, math.nan, 0, skipped, None if skipped else fill_command(cells[0])
+    return math.nan, math.nan, 0, skipped, command
 
 
 def fill_command(cell: Cell) -> str:

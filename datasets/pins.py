@@ -1,0 +1,168 @@
+"""PinsFaceRecognition: faces of 105 people, from Kaggle or from a folder that is there already."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from struct import error as StructError
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datasets.archives import extract_zip
+from datasets.arrays import Array, check_part, read_or_make
+from datasets.base import ImageDataset, LabelledImages
+from datasets.kaggle_download import download_archive
+from datasets.seeding import generator
+
+KAGGLE = "hereisburak/pins-face-recognition"
+N_IDENTITIES, N_IMAGES = 105, 17_534  # of the official archive
+MAX_FILES, MAX_BYTES = 30_000, 4 * 1024**3  # when unpacked: well above what it holds
+
+PREFIX = "pins_"
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SIZES = (36, 32)  # pixels: two resizes, one after the other, as in the paper's code
+TEST_SHARE = 0.2
+NAMES = ("all_images", "all_labels", "class_names")
+
+log = logging.getLogger(__name__)
+
+
+def load_pins(
+    data_dir: str | Path, folder: str | Path | None, split: Literal["none", "stratified"], split_seed: int
+) -> ImageDataset:
+    """Return the faces as 32×32 RGB images; a class is an identity, in the alphabetical order of the folders.
+
+    The array file is `data_dir/pins.npz`, made from Kaggle's archive where it is missing. With a `folder` of folders
+    `pins_<name>` it is `data_dir/pins-<hash of the files>.npz`: another folder, or a changed one, has another file.
+
+    Args:
+        split: `none` makes training and test set the same object, all images; `stratified` draws a fifth of every
+            identity for the test set, by `split_seed`.
+
+    Raises:
+        FileNotFoundError: there is no array file and none could be made.
+        ValueError: an image or an archive is damaged, or there is not what was expected.
+    """
+    if split not in ("none", "stratified"):
+        raise ValueError(f"Expected dataset.load.split to be none or stratified, but got {split!r}.")
+    root = Path(data_dir)
+    if folder is None:
+        arrays = read_or_make(root / "pins.npz", NAMES, lambda: official_arrays(root / "download"), check_arrays)
+    else:
+        files = image_files(Path(folder))
+        path = root / f"pins-{content_hash(files)}.npz"
+        arrays = read_or_make(path, NAMES, lambda: decoded(files), check_arrays)
+    names = tuple(map(str, arrays.values["class_names"]))
+    faces = LabelledImages.from_tensors(*arrays.split("all"))
+    train = test = faces
+    if split == "stratified":
+        held_out = stratified_mask(faces.labels, names, split_seed)
+        train, test = faces.subset(~held_out), faces.subset(held_out)
+    return ImageDataset("pins", train, test, names, None, arrays.fingerprint)
+
+
+def official_arrays(folder: Path) -> dict[str, Array]:
+    """Download Kaggle's archive into `folder`, unpack it there and return its arrays."""
+    log.info("  downloading %s from Kaggle", KAGGLE)
+    otherwise = f"set dataset.load.folder=… to a folder of folders {PREFIX}<name>"
+    archive = download_archive(KAGGLE, folder, otherwise=otherwise)
+    extract_zip(archive, archive.with_suffix(""), max_files=MAX_FILES, max_bytes=MAX_BYTES)
+    files = image_files(archive.with_suffix(""))
+    counts = len(files), sum(map(len, files.values()))
+    if counts != (N_IDENTITIES, N_IMAGES):
+        raise ValueError(
+            f"Expected {N_IDENTITIES} identities and {N_IMAGES} images in {archive}, but got {counts[0]} and "
+            f"{counts[1]}; delete it and run again, or use what it holds with dataset.load.folder="
+            f"{archive.with_suffix('')}."
+        )
+    return decoded(files)
+
+
+def image_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of every identity, both in alphabetical order (capitals first).
+
+    The folders `pins_<name>` lie in `folder` or in its only sub-folder that has any, as in the official archive.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"Expected dataset.load.folder to be a folder, but {folder} is none.")
+    nested = sorted(path for path in folder.iterdir() if path.is_dir())
+    found = [found for place in (folder, *nested) if (found := identity_folders(place))]
+    if len(found) != 1:
+        raise ValueError(
+            f"Expected one folder with folders {PREFIX}<name>, one for each identity, but {folder} and what lies in "
+            f"it make {len(found)}; set dataset.load.folder to the folder that holds them."
+        )
+    files = {path.name.removeprefix(PREFIX): images_of(path) for path in found[0]}
+    if len(files) < 2:
+        raise ValueError(f"Expected at least two identities in {folder}, but got {len(files)}.")
+    return files
+
+
+def identity_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{PREFIX}?*") if path.is_dir())
+
+
+def images_of(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise ValueError(f"Expected images ({', '.join(SUFFIXES)}) in {folder}, but it holds none; remove or fill it.")
+    return files
+
+
+def content_hash(files: Mapping[str, Sequence[Path]]) -> str:
+    """Return a hash of identities, file names and bytes, wherever the files lie."""
+    digest = hashlib.sha256(repr(SIZES).encode())
+    for name, paths in files.items():
+        for path in paths:
+            digest.update(repr((name, path.name, hashlib.sha256(path.read_bytes()).hexdigest())).encode())
+    return digest.hexdigest()[:16]
+
+
+def decoded(files: Mapping[str, Sequence[Path]]) -> dict[str, Array]:
+    """Return images (N, 32, 32, 3) uint8, labels (N,) int64 and the names of the identities as text."""
+    return {
+        "all_images": np.stack([decode(path) for paths in files.values() for path in paths]),
+        "all_labels": np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()]),
+        "class_names": np.array(list(files)),
+    }
+
+
+def decode(path: Path) -> Array:
+    """Return one image as RGB, resized to 36×36 and then to 32×32 with Pillow's bilinear filter."""
+    try:
+        with Image.open(path) as image:
+            face = image.convert("RGB")
+            for size in SIZES:
+                face = face.resize((size, size), Image.Resampling.BILINEAR)
+            return np.asarray(face)
+    except (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError) as error:
+        raise ValueError(f"Expected {path} to be an image, but it cannot be read ({error}); replace it.") from error
+
+
+def check_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Raise ValueError unless the file holds images, labels and one name for each identity."""
+    names = arrays["class_names"]
+    if names.dtype.kind != "U" or names.ndim != 1 or len(np.unique(names)) != len(names):
+        raise ValueError(
+            f"Expected class_names in {path} to be distinct texts (K,), but got {names.dtype} {names.shape}."
+        )
+    check_part(path, arrays, "all", len(names))
+
+
+def stratified_mask(labels: Tensor, names: Sequence[str], seed: int) -> Tensor:
+    """Return which samples are test samples, (N,) bool: a fifth of every identity, at least one, never all."""
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    for label, name in enumerate(names):
+        rows = (labels == label).nonzero().flatten()
+        if len(rows) < 2:
+            raise ValueError(
+                f"Expected at least 2 images of {name!r} for a stratified split, but got {len(rows)}; "
+                f"add some, remove the folder, or set dataset.load.split=none."
+            )
+        order = torch.randperm(len(rows), generator=generator("split", "pins", seed, label))
+        mask[rows[order[: max(1, round(TEST_SHARE * len(rows)))]]] = True
+    return mask

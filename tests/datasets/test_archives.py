@@ -1,0 +1,123 @@
+import struct
+import zipfile
+
+import pytest
+
+from datasets.archives import extract_zip
+
+FILES = {"a/one.txt": b"one", "a/b/two.txt": b"two", "three.txt": b""}
+
+
+def zip_of(path, files, mode=None, compression=zipfile.ZIP_DEFLATED):
+    """Write an archive; `files` may be pairs where a name is there twice."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in files.items() if isinstance(files, dict) else files:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = compression
+            info.external_attr = (mode or 0o100644) << 16
+            file.writestr(info, content)
+    return path
+
+
+def unpack(archive, target, max_files=10, max_bytes=1_000):
+    extract_zip(archive, target, max_files=max_files, max_bytes=max_bytes)
+
+
+def everything_in(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_and_folders_are_there_and_nothing_else(tmp_path):
+    archive = zip_of(tmp_path / "x.zip", FILES)
+    with zipfile.ZipFile(archive, "a") as file:
+        file.mkdir("empty")
+    unpack(archive, tmp_path / "out" / "x")
+    assert everything_in(tmp_path / "out") == {f"x/{name}": content for name, content in FILES.items()}
+    assert (tmp_path / "out" / "x" / "empty").is_dir()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+
+
+def test_an_older_folder_is_replaced(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old.txt").write_text("old")
+    unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
+    assert everything_in(tmp_path / "x") == FILES
+
+
+OUTSIDE = [
+    "../evil",
+    "a/../../evil",
+    "/evil",
+    "..",
+    "a/..",
+    "C:/evil",
+    "..\\evil",
+    "a\\..\\..\\evil",
+    "\\\\host\\x\\evil",
+]
+ATTACKS = {
+    **{f"outside {name}": ({"good": b"", name: b"evil"}, {}, "outside the folder") for name in OUTSIDE},
+    "link": ({"link": b"/etc"}, {"mode": 0o120777}, "a link or a device"),
+    "device": ({"device": b""}, {"mode": 0o020644}, "a link or a device"),
+    "too many": ({f"{i}": b"" for i in range(11)}, {}, "11 entries, more than 10"),
+    "too big": ({"a": bytes(600), "b": bytes(600)}, {}, "1200 bytes, more than 1000"),
+    "twice": ([("a", b"1"), ("a", b"2")], {}, "'a' is there twice"),
+    "file as folder": ([("a", b"1"), ("a/b", b"2")], {}, "'a/b' is there twice"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_refused_and_leaves_nothing(name, tmp_path):
+    files, options, reason = ATTACKS[name]
+    place = tmp_path / "place" / "inner"
+    place.mkdir(parents=True)
+    archive = zip_of(place / "x.zip", files, **options)
+    with pytest.raises(ValueError, match=r"x\.zip to be a zip archive of plain files.*delete it") as caught:
+        unpack(archive, place / "x")
+    assert reason in str(caught.value)
+    assert everything_in(tmp_path) == {"place/inner/x.zip": archive.read_bytes()}
+    assert list(place.iterdir()) == [archive]
+
+
+def test_a_bomb_that_declares_less_than_it_holds(tmp_path):
+    archive = zip_of(tmp_path / "x.zip", {"bomb": bytes(10_000_000)})
+    content = bytearray(archive.read_bytes())
+    size = content.rindex(b"PK\x01\x02") + 24  # of the unpacked file, in the central directory
+    content[size : size + 4] = struct.pack("<I", 10)
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match="plain files"):
+        unpack(archive, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_encrypted(tmp_path):
+    archive = zip_of(tmp_path / "x.zip", {"a": b"secret"})
+    content = bytearray(archive.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match="is encrypted"):
+        unpack(archive, tmp_path / "x")
+
+
+@pytest.mark.parametrize("damage", ["empty", "no zip", "truncated", "flipped"])
+def test_a_damaged_archive_is_one_clear_error(damage, tmp_path):
+    archive = zip_of(tmp_path / "x.zip", {"a": bytes(range(256))}, compression=zipfile.ZIP_STORED)
+    whole = archive.read_bytes()
+    changed = {
+        "empty": b"",
+        "no zip": b"<html>try again later</html>",
+        "truncated": whole[: len(whole) // 2],
+        "flipped": whole[:100] + bytes([whole[100] ^ 255]) + whole[101:],
+    }
+    archive.write_bytes(changed[damage])
+    with pytest.raises(ValueError, match=r"x\.zip to be a zip archive.*delete it and run again"):
+        unpack(archive, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_the_older_folder_stays_where_the_new_archive_is_refused(tmp_path):
+    unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
+    with pytest.raises(ValueError, match="more than"):
+        unpack(zip_of(tmp_path / "x.zip", {"a": bytes(2_000)}), tmp_path / "x")
+    assert everything_in(tmp_path / "x") == FILES

@@ -1,0 +1,81 @@
+"""What the tests of the methods share: composed configurations, a tiny digits split, a tiny network, a context."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from benchmark.cell import Cell
+from benchmark.models import build
+from datasets.base import ForgetSplit
+from datasets.digits import load_digits
+from datasets.loading import Preprocessing
+from datasets.splits import stratified_subset
+from methods.base import MethodContext, UnlearningMethod
+from methods.timing import Stopwatch
+from methods.training import Compute, Recipe
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+DEVICE = torch.device("cpu")
+COMPUTE = Compute(DEVICE, "float32", channels_last=False)
+PREPROCESSING = Preprocessing((0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
+RECIPE = Recipe.constant("adam", lr=1e-3, epochs=1, batch_size=32)
+
+
+class TinyNet(nn.Module):
+    """Strided convolution, batch normalisation, pooling, linear head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=4, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4 * 4, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(images)))
+        return self.fc(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+
+def tiny_net(seed: int, num_classes: int = 10) -> nn.Module:
+    return build(TinyNet, num_classes, seed).eval()
+
+
+def tiny_vit(seed: int, num_classes: int = 4) -> nn.Module:
+    """Return timm's smallest useful ViT: 8×8 images, two blocks."""
+    from timm.models import VisionTransformer
+
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    return build(lambda n: VisionTransformer(num_classes=n, **sizes), num_classes, seed).eval()
+
+
+def compose_config(*overrides: str):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("run", ["dataset=digits", "data_dir=.", *overrides])
+
+
+@lru_cache(maxsize=None)
+def compose_method(*overrides: str) -> UnlearningMethod:
+    """Return the method of a composed run; methods are frozen, so tests may share it."""
+    return Cell(compose_config(*overrides)).method
+
+
+@lru_cache
+def tiny_split(task: str, n_train: int = 120) -> ForgetSplit:
+    """Return a split of a few real digits by the task's own configuration."""
+    config = compose_config(f"task={task}", *(["task.n=12"] if task == "random" else []))
+    digits = load_digits(config.task.labels)
+    return instantiate(config.task.split)(stratified_subset(digits, train_images=n_train, test_images=40, seed=0))
+
+
+def make_context(build_model: Callable[..., nn.Module], *, seed: int = 3) -> MethodContext:
+    return MethodContext(
+        seed=seed, compute=COMPUTE, preprocessing=PREPROCESSING, recipe=RECIPE, build_model=build_model,
+        stopwatch=Stopwatch(DEVICE),
+    )  # fmt: skip

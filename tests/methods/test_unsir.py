@@ -1,0 +1,145 @@
+"""UNSIR: the noise, the retained samples, what the impair epoch sees, the quirks."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from methods.base import skip_reason
+from methods.training import Recipe
+from methods.unsir import Unsir, first_of_each, learn_noise
+from tests.methods.helpers import compose_config, compose_method, make_context, tiny_net, tiny_split
+
+SHORT = Recipe.constant("adam", lr=1e-3, epochs=1, batch_size=32)
+METHOD = Unsir(
+    noise_batch=4, noise_images=4, noise_mode="eval", noise_steps=5, noise_lr=0.1, noise_penalty=0.1, repetitions=3,
+    samples_per_class=6, impair=SHORT, repair=SHORT,
+)  # fmt: skip
+
+
+def noise_start(n: int = 4) -> torch.Tensor:
+    return torch.randn((n, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+
+
+def test_noise_raises_the_error_on_its_label_and_leaves_the_model_alone():
+    model, start = tiny_net(0), noise_start()
+    before, label = copy.deepcopy(model.state_dict()), torch.full((4,), 3)
+    noise = learn_noise(model, start, 3, steps=40, lr=0.1, penalty=0.0)
+    assert F.cross_entropy(model(noise), label) > F.cross_entropy(model(start), label) + 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert not noise.requires_grad
+
+
+def test_one_step_of_noise_is_adam_on_the_stated_loss():
+    """Adam's first step is lr·sign(gradient), and with no model the gradient is 2·penalty·noise / B."""
+
+    class Constant(nn.Module):
+        def forward(self, images):
+            return images.new_zeros(len(images), 10) + 0 * images.sum()
+
+    start = noise_start()
+    noise = learn_noise(Constant(), start, 0, steps=1, lr=0.1, penalty=0.1)
+    gradient = 2 * 0.1 * start / len(start)
+    torch.testing.assert_close(noise, start - 0.1 * gradient / (gradient.abs() + 1e-8))
+
+
+def test_the_penalty_shrinks_the_noise():
+    model, start = tiny_net(0), noise_start()
+    free, held = (learn_noise(model, start, 3, steps=20, lr=0.1, penalty=x) for x in (0.0, 0.1))
+    assert held.square().sum() < 0.5 * start.square().sum() < free.square().sum()
+
+
+def test_train_mode_moves_the_running_statistics_only():
+    model = tiny_net(0).train()
+    before = copy.deepcopy(model.state_dict())
+    learn_noise(model, noise_start(), 3, steps=2, lr=0.1, penalty=0.1)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+
+
+def test_first_of_each_group():
+    groups = torch.tensor([2, 0, 2, 2, 0, 5, 2])
+    assert first_of_each(groups, 2).tolist() == [0, 1, 2, 4, 5]
+    assert first_of_each(groups, 100).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("task", ["class", "subclass"])
+def test_retained_samples_are_the_first_of_every_retained_group(task):
+    split = tiny_split(task)
+    retained, groups = METHOD.retained(split), split.groups(split.retain_train)
+    literal = []
+    for group in groups.unique():
+        literal += [int(row) for row in split.retain_train.index[groups == group][:6]]
+    assert sorted(literal) == retained.index.tolist()
+    assert len(split.groups(retained).unique()) == 9  # fine classes, one of ten is forgotten
+
+
+def test_impair_shows_every_noise_image_under_the_forget_label(monkeypatch):
+    split, context = tiny_split("subclass"), make_context(tiny_net)
+    label = int(split.forget_train.labels[0])  # a superclass: others share it
+    noise, shown = torch.arange(1, 5).view(4, 1, 1, 1) * torch.full((4, 3, 16, 16), 100.0), []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = tiny_net(0, 5)
+
+        def forward(self, images):
+            shown.append(images)
+            return self.net(images)
+
+    labels = []
+    original = F.cross_entropy
+    monkeypatch.setattr("methods.unsir.F.cross_entropy", lambda x, y: labels.append(y) or original(x, y))
+    retained = METHOD.retained(split)
+    METHOD.impair_with(noise, label, Spy(), retained, context)
+    images, labels = torch.cat(shown), torch.cat(labels)
+    first = images[:, 0, 0, 0]
+    for value in (100, 200, 300, 400):
+        rows = first == value
+        assert rows.sum() == METHOD.repetitions
+        assert (labels[rows] == label).all()
+    rest = first < 100
+    assert rest.sum() == len(retained)
+    assert labels[rest].bincount().tolist() == retained.labels.bincount().tolist()
+    assert all(len(batch) == 32 for batch in shown[:-1])
+
+
+@pytest.mark.parametrize("change", [{"noise_images": 1}, {"noise_mode": "train"}, {"noise_steps": 6}])
+def test_quirks_change_the_result(change):
+    split = tiny_split("class")
+    a, b = (m(tiny_net(1), split, make_context(tiny_net)) for m in (METHOD, replace(METHOD, **change)))
+    assert not torch.equal(a.fc.weight, b.fc.weight)
+
+
+def test_it_skips_where_no_class_is_forgotten():
+    assert "class" in skip_reason(METHOD, tiny_split("random"))
+    assert skip_reason(METHOD, tiny_split("class")) is None
+    assert skip_reason(METHOD, tiny_split("subclass")) is None
+
+
+@pytest.mark.parametrize(("protocol", "images", "mode"), [("paper", 3, "train"), ("strict", 32, "eval")])
+@pytest.mark.parametrize(("task", "steps"), [("class", 25), ("subclass", 250)])
+def test_configuration(protocol, images, mode, task, steps):
+    method = compose_method("method=unsir", f"protocol={protocol}", f"task={task}")
+    assert (method.noise_images, method.noise_mode, method.noise_steps) == (images, mode, steps)
+    assert (method.noise_batch, method.repetitions, method.samples_per_class) == (32, 80, 500)
+    assert (method.impair.batch_size, method.repair.batch_size) == (32, 128)
+
+
+def test_its_retain_accuracy_is_measured_in_batches_of_32():
+    metric = compose_config("method=unsir", "protocol=paper").metric
+    assert metric.retain_accuracy.batch_size == 32
+    assert metric.gap.metrics[0].batch_size == 32
+    assert metric.forget_accuracy.batch_size == 64
+    assert compose_config("method=ssd", "protocol=paper").metric.retain_accuracy.batch_size == 64
+
+
+def test_expected_values():
+    for change in ({"noise_mode": "test"}, {"noise_images": 5}, {"noise_images": 0}, {"repetitions": 0}):
+        with pytest.raises(ValueError, match="Expected"):
+            replace(METHOD, **change)

@@ -1,7 +1,7 @@
 """What the tests of the methods share: composed configurations, a tiny digits split, a tiny network, a context."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -60,7 +60,7 @@ def compose_config(*overrides: str):
         return compose("run", ["dataset=digits", "data_dir=.", *overrides])
 
 
-@lru_cache(maxsize=None)
+@cache
 def compose_method(*overrides: str) -> UnlearningMethod:
     """Return the method of a composed run; methods are frozen, so tests may share it."""
     return Cell(compose_config(*overrides)).method

@@ -26,7 +26,7 @@ def resolve_compute(config: DictConfig) -> Compute:
         )
     if config.precision not in ("float32", "bfloat16"):
         raise ValueError(f"Expected compute.precision to be float32 or bfloat16, but got {config.precision!r}.")
-    torch.set_flush_denormal(True)  # a memorised training set leaves subnormal gradients, which a CPU multiplies slowly
+    torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
     if config.threads is not None:
         torch.set_num_threads(int(config.threads))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

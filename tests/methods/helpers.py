@@ -66,7 +66,7 @@ def compose_method(*overrides: str) -> UnlearningMethod:
     return Cell(compose_config(*overrides)).method
 
 
-@lru_cache
+@cache
 def tiny_split(task: str, n_train: int = 120) -> ForgetSplit:
     """Return a split of a few real digits by the task's own configuration."""
     config = compose_config(f"task={task}", *(["task.n=12"] if task == "random" else []))

@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(READY)  ## all there is on the embedded digits, a table in about a minute
+demo: $(READY)  ## all there is on the embedded digits, a table in minutes
 	$(PY) -m benchmark.run experiment=demo $(OVERRIDES)
 	$(PY) -m benchmark.tables table=demo out=runs/tables/demo $(OVERRIDES)
 

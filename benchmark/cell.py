@@ -101,13 +101,20 @@ class Cell:
             "data_fingerprint": self.dataset.fingerprint
         }
 
-    @cached_property
-    def reference_key(self) -> dict[str, Any]:
-        """What the retrained model's outputs depend on."""
-        science = self.science
-        return {name: science[name] for name in ("reference", "task", "method_seed")} | {
-            "original": content_hash(self.original_key)
+    @property
+    def outputs_key(self) -> dict[str, Any]:
+        """What the outputs of the unlearned model depend on."""
+        return {
+            "original": content_hash(self.original_key),
+            "task": self.science["task"],
+            "method": self.science["method"],
+            "method_seed": self.science["method_seed"],
         }
+
+    @property
+    def reference_key(self) -> dict[str, Any]:
+        """What the outputs of the retrained model depend on."""
+        return self.outputs_key | {"method": self.science["reference"]}
 
     @cached_property
     def science(self) -> dict[str, Any]:
@@ -148,9 +155,10 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Names for people: of data set, model, task, target, method, protocol and profile."""
+        """Names for people: of data set, model, task, target, method, protocol (with its ablation) and profile."""
         config = self.config
         names = {part: str(config[part].name) for part in ("dataset", "model", "task", "protocol", "profile")}
+        names["ablation"] = str(config.protocol.ablation)
         return names | {"target": str(config.task.target), "method": method_name(config)}
 
     def __str__(self) -> str:

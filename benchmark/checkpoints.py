@@ -1,4 +1,4 @@
-"""Originals, retrained models and importances: trained or computed once, then loaded."""
+"""Originals, importances and the outputs of unlearned models: computed once, then loaded."""
 
 import copy
 import logging
@@ -144,17 +144,20 @@ def importance_memo(cell: Cell, stopwatch: Stopwatch) -> Memo:
     return memo
 
 
-def load_reference(cell: Cell, original: nn.Module) -> tuple[EvalOutputs, Card] | None:
-    """Return the retrained model's outputs and card, computed where they are not there; None without a reference."""
-    method = cell.reference_method
-    if method is None:
-        return None
+def load_outputs(
+    cell: Cell, method: UnlearningMethod, key: Mapping[str, Any], original: nn.Module
+) -> tuple[EvalOutputs, Card]:
+    """Return what the unlearned model says on every split, and the card; computed where it is not there.
+
+    So another metric, or another reference, costs no unlearning.
+    """
 
     def compute() -> tuple[dict[str, Tensor], Card]:
-        log.info("  retraining without the forget set (%s)", cell.split.forget_target)
+        if key == cell.reference_key:
+            log.info("  retraining without the forget set (%s)", cell.split.forget_target)
         outputs, seconds = unlearn(cell, method, original)
         card = {"changed_fraction": outputs.changed_fraction, "seconds": seconds}
         return to_tensors(outputs), card | {"provenance": provenance(cell.compute)}
 
-    tensors, card = store_of(cell).get("retrained", cell.reference_key, compute)
+    tensors, card = store_of(cell).get("outputs", key, compute)
     return from_tensors(tensors, cell.split, card["changed_fraction"]), card

@@ -1,6 +1,5 @@
 """One forward pass per split: the only place where a model is run to be measured."""
 
-from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -60,7 +59,3 @@ def from_tensors(tensors: dict[str, Tensor], outputs_like: ForgetSplit, changed_
         outputs_like.forget_test_is_train,
         changed_fraction,
     )
-
-
-def with_reference(outputs: EvalOutputs, reference: EvalOutputs | None) -> EvalOutputs:
-    return replace(outputs, reference=reference)

@@ -103,9 +103,9 @@ def passes(cell: Cell, planned: set[str]) -> Iterator[float]:
         yield recipe.epochs * split.num_train
         if cell.config.original.checkpoint == "best_test":
             yield recipe.epochs * FORWARD * len(cell.dataset.test)
-    if cell.reference_method is not None and is_new("retrained", cell.reference_key):
+    if cell.reference_method is not None and is_new("outputs", cell.reference_key):
         yield evaluation + image_passes(cell.reference_method, split, recipe)
-    if not cell.is_reference and skip_reason(cell.method, split) is None:
+    if skip_reason(cell.method, split) is None and is_new("outputs", cell.outputs_key):
         yield evaluation + image_passes(cell.method, split, recipe)
 
 

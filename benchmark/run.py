@@ -7,6 +7,7 @@ python -m benchmark.run experiment=table2 profile=quick
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if not __package__:
@@ -17,12 +18,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from benchmark.cell import Cell
-from benchmark.checkpoints import load_original, load_reference, unlearn
+from benchmark.checkpoints import load_original, load_outputs
 from benchmark.cli import describe, run_cli, wants_traceback
-from benchmark.evaluate import with_reference
+from benchmark.evaluate import predict
 from benchmark.progress import Failure
 from benchmark.provenance import provenance
 from benchmark.records import RunRecord
+from datasets.seeding import derive_seed
 from methods.base import skip_reason
 from methods.timing import Stopwatch
 from metrics.base import EvalOutputs
@@ -46,16 +48,14 @@ def run_cell(cell: Cell) -> RunRecord:
     seconds = {"load": stopwatch.seconds["load"], "original": card["seconds"]}
     origin = provenance(cell.compute)
     if skipped is None:
-        reference = load_reference(cell, original)
-        if cell.is_reference and reference is not None:
-            outputs, reference_card = reference
-            seconds |= reference_card["seconds"]
-            origin = reference_card["provenance"]
-        else:
-            outputs, measured = unlearn(cell, cell.method, original)
-            seconds |= measured
+        reference = None
+        if cell.reference_method is not None:
+            reference, _ = load_outputs(cell, cell.reference_method, cell.reference_key, original)
+        outputs, outputs_card = load_outputs(cell, cell.method, cell.outputs_key, original)
+        seconds |= outputs_card["seconds"]
+        origin = outputs_card["provenance"]
         with stopwatch.phase("metrics"):
-            metrics = measure(cell, outputs, None if reference is None else reference[0])
+            metrics = measure(cell, outputs, reference)
         seconds["evaluation"] += stopwatch.seconds["metrics"]
     record = RunRecord(
         run_id=cell.run_id,
@@ -83,7 +83,11 @@ def run_cell(cell: Cell) -> RunRecord:
 
 def measure(cell: Cell, outputs: EvalOutputs, reference: EvalOutputs | None) -> dict[str, float | None]:
     """Return every configured metric of the outputs."""
-    complete = with_reference(outputs, reference)
+    untrained = cell.build_model(derive_seed(cell.seeds["method_seed"], "untrained"), pretrained=False).eval()
+    untrained_logits = predict(
+        untrained, cell.split.forget_train, cell.preprocessing, cell.config.compute.eval_batch_size
+    )
+    complete = replace(outputs, reference=reference, untrained_logits=untrained_logits)
     return {name: instantiate(node)(complete) for name, node in cell.config.metric.items()}
 
 

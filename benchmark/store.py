@@ -1,4 +1,4 @@
-"""Artefacts (originals, importances, outputs of retrained models) addressed by the hash of what they depend on."""
+"""Artefacts (originals, importances, outputs of unlearned models) addressed by the hash of what they depend on."""
 
 import hashlib
 import json

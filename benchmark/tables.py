@@ -26,8 +26,10 @@ from benchmark.store import write_atomically
 from benchmark.typeset import to_latex, to_markdown
 
 log = logging.getLogger(__name__)
-KEY = ["task", "dataset", "model", "target", "method", "metric"]
+PAPER_KEY = ["task", "dataset", "model", "target", "method", "metric"]
+KEY = ["ablation", *PAPER_KEY]
 PUBLISHED = Path(__file__).parent.parent / "results" / "paper" / "tables.csv"
+COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
 LEAST_TOLERANCE = 1.0  # percentage points; below this two runs of one code base differ too
 
 
@@ -36,7 +38,7 @@ class Table:
     """One table: long form, one row per (block, metric, method), and what its caption says.
 
     Columns of `values`: the key columns, `mean` and `std` (percent, or seconds; NaN where missing), `n`, `best`
-    (closest to the retrained model), `skipped` and `command` (what fills a missing cell).
+    (closest to the retrained model), `skipped`, `command` (what fills a missing cell) and `records` (run ids).
     """
 
     name: str
@@ -68,14 +70,18 @@ def make_table(name: str, cells: Sequence[Cell], records: Sequence[RunRecord]) -
     for key, members in groups.items():
         present = [record for cell in members for record in by_hash.get(cell.config_hash, [])]
         for metric in options.metrics:
-            rows.append([*key, metric, *aggregate(metric, members, present)])
-    columns = [*KEY, "mean", "std", "n", "skipped", "command"]
-    values = mark_best(pd.DataFrame(rows, columns=columns), cells)
+            run_ids = " ".join(record.run_id for record in present)
+            rows.append([*key, metric, *aggregate(metric, members, present), run_ids])
+    columns = [*KEY, "mean", "std", "n", "skipped", "command", "records"]
+    values = mark_best(with_ranks(pd.DataFrame(rows, columns=columns), cells), cells)
     return Table(name, str(options.title), caption(cells, used), values), used
 
 
 def measured(record: RunRecord, metric: str) -> float | None:
-    """Return a metric in percent, or `seconds`: loading, method and evaluation together, the paper's t."""
+    """Return a metric in percent, or `seconds`: loading, method and evaluation together, the paper's t.
+
+    None where the metric is not defined for the record, as `rank` is for no single one.
+    """
     if metric == "seconds":
         return sum(record.seconds[part] for part in ("load", "method", "evaluation")) if record.metrics else None
     value = record.metrics.get(metric)
@@ -100,19 +106,39 @@ def fill_command(cell: Cell) -> str:
     names = cell.identity
     groups = " ".join(f"{part}={names[part]}" for part in ("dataset", "model", "task", "method", "protocol", "profile"))
     target = "" if names["target"] == names["task"] else f" task.target={names['target']}"
-    return f"python -m benchmark.run {groups}{target} method_seed={cell.seeds['method_seed']}"
+    ablation = "" if names["ablation"] == "none" else f" ablation={names['ablation']}"
+    return f"python -m benchmark.run {groups}{target}{ablation} method_seed={cell.seeds['method_seed']}"
+
+
+def with_ranks(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
+    """Fill the rows of the metric `rank`: 1 for the smallest mean gap to the retrained model within a block."""
+    compared = ~values["method"].isin(unranked_methods(cells) | reference_methods(cells))
+    block = [name for name in KEY if name not in ("method", "metric")]
+    gaps = values[compared & (values["metric"] == "gap")].set_index([*block, "method"])["mean"]
+    ranks = gaps.groupby(level=block).rank(method="min")
+    is_rank = values["metric"] == "rank"
+    keys = pd.MultiIndex.from_frame(values.loc[is_rank, [*block, "method"]])
+    values.loc[is_rank, "mean"] = ranks.reindex(keys).to_numpy()
+    return values
+
+
+def reference_methods(cells: Sequence[Cell]) -> set[str]:
+    return {cell.identity["method"] for cell in cells if cell.is_reference}
+
+
+def unranked_methods(cells: Sequence[Cell]) -> set[str]:
+    return {cell.identity["method"] for cell in cells if not getattr(cell.method, "ranked", True)}
 
 
 def mark_best(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
     """Add `best`: within block and metric, the ranked method closest to the retrained model; times have none."""
-    reference = {cell.identity["method"] for cell in cells if cell.is_reference}
-    unranked = {cell.identity["method"] for cell in cells if not getattr(cell.method, "ranked", True)}
+    reference, unranked = reference_methods(cells), unranked_methods(cells)
     values = values.assign(best=False)
     is_reference = values["method"].isin(reference)
     for _, rows in values.groupby([name for name in KEY if name != "method"], sort=False):
         goal = rows.loc[is_reference, "mean"]
         ranked = rows.loc[~rows["method"].isin(reference | unranked), "mean"]
-        if goal.notna().any() and ranked.notna().any() and "seconds" not in set(rows["metric"]):
+        if goal.notna().any() and ranked.notna().any() and rows["metric"].iloc[0] in COMPARED:
             gaps = (ranked - goal.iloc[0]).abs().round(2)
             values.loc[gaps.index[gaps == gaps.min()], "best"] = True
     return values
@@ -163,7 +189,8 @@ def verdicts(table: Table, published: pd.DataFrame, *, protocol: str, profile: s
     """
     comparable = published["metric"] != "seconds"  # times belong to their device
     paper = published[(published["table"] == table.name) & comparable].drop(columns="table")
-    joined = paper.merge(table.values[[*KEY, "mean", "std", "n"]], on=KEY, how="left", suffixes=("_published", "_ours"))
+    ours = table.values[[*PAPER_KEY, "mean", "std", "n"]]
+    joined = paper.merge(ours, on=PAPER_KEY, how="left", suffixes=("_published", "_ours"))
     joined["n"] = joined["n"].fillna(0).astype(int)
     joined["difference"] = joined["mean_ours"] - joined["mean_published"]
     sigma = joined["std_published"].where(joined["std_unit"] == "percent", 0.0).fillna(0.0)
@@ -174,7 +201,7 @@ def verdicts(table: Table, published: pd.DataFrame, *, protocol: str, profile: s
         "missing" if math.isnan(x) else "match" if x <= 1 else "near" if x <= 3 else "off" for x in ratio
     ]
     return joined.assign(protocol=protocol, profile=profile)[
-        [*KEY, "protocol", "profile", "mean_ours", "std_ours", "n", "mean_published", "std_published", "std_unit",
+        [*PAPER_KEY, "protocol", "profile", "mean_ours", "std_ours", "n", "mean_published", "std_published", "std_unit",
          "difference", "tolerance", "verdict"]
     ]  # fmt: skip
 

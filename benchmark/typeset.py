@@ -5,22 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
-BLOCK = ["dataset", "model", "task", "target"]
-METRICS = {"retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA", "seconds": "t [s]"}
-LATEX_METRICS = {
-    "retain_accuracy": r"$\mathcal{D}_r$",
-    "forget_accuracy": r"$\mathcal{D}_f$",
-    "mia": "MIA",
-    "seconds": "t [s]",
-}
+BLOCK = ["ablation", "dataset", "model", "task", "target"]
+METRICS = {
+    "retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA", "gap": "gap", "rank": "rank",
+    "changed_fraction": "changed", "seconds": "t [s]",
+}  # fmt: skip
+LATEX_METRICS = METRICS | {"retain_accuracy": r"$\mathcal{D}_r$", "forget_accuracy": r"$\mathcal{D}_f$"}
 TITLES = {
     "baseline": "Baseline", "retrain": "Retrain", "finetune": "Finetune", "bad_teacher": "Bad teacher",
     "amnesiac": "Amnesiac", "unsir": "UNSIR", "fisher": "Fisher", "ssd": "SSD",
 }  # fmt: skip
 ORDER = ["baseline", "retrain", "finetune", "bad_teacher", "unsir", "amnesiac", "fisher", "ssd"]
-
-
-HEADS = {"dataset": "Data set", "model": "Model", "task": "Task", "target": "Target"}
+HEADS = {"ablation": "Switched", "dataset": "Data set", "model": "Model", "task": "Task", "target": "Target"}
 
 
 def shown_columns(values: pd.DataFrame) -> list[int]:
@@ -48,7 +44,12 @@ def lines_of(
 
 
 def number(row: pd.Series, plus_minus: str) -> str | None:
-    """Return `mean ± std` with two decimals, the mean alone for n = 1, None for a missing cell."""
+    """Return `mean ± std` with two decimals, the mean alone for n = 1, None for a missing cell.
+
+    Ranks are whole numbers, and empty for the methods that are not compared.
+    """
+    if row["metric"] == "rank":
+        return "" if math.isnan(row["mean"]) else f"{row['mean']:.0f}"
     if math.isnan(row["mean"]):
         return None
     return f"{row['mean']:.2f}" + ("" if math.isnan(row["std"]) else f"{plus_minus}{row['std']:.2f}")
@@ -90,8 +91,8 @@ def to_latex(values: pd.DataFrame, title: str, caption: str) -> str:
 
     def cell(row: pd.Series) -> str:
         text = number(row, r"{\scriptstyle\pm}")
-        if text is None:
-            return "n/a" if isinstance(row["skipped"], str) else "--"
+        if not text:
+            return text if text == "" else "n/a" if isinstance(row["skipped"], str) else "--"
         return rf"$\mathbf{{{text}}}$" if row["best"] else f"${text}$"
 
     methods, shown = methods_of(values), shown_columns(values)

@@ -20,6 +20,7 @@ class EvalOutputs:
         forget_test_is_train: D_f accuracy is measured on the forgotten training samples (random task).
         changed_fraction: share of parameters that differ from the original model, in [0, 1].
         reference: the outputs of the retrained model, where there is one.
+        untrained_logits: of a model that is random in every layer, on the forget set's training part, (N_f, K).
     """
 
     logits: Mapping[SplitName, Tensor]
@@ -27,6 +28,7 @@ class EvalOutputs:
     forget_test_is_train: bool
     changed_fraction: float
     reference: "EvalOutputs | None" = None
+    untrained_logits: Tensor | None = None
 
     @property
     def test_logits(self) -> Tensor:

@@ -48,6 +48,7 @@ def test_record_says_everything(finished):
         "mia",
         "js_distance",
         "gap",
+        "zrf",
         "changed_fraction",
     }
     parts = [record.seconds[name] for name in ("importance_full", "importance_forget", "rest")]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmark.evaluate import SPLITS, evaluate, from_tensors, predict, to_tensors, with_reference
+from benchmark.evaluate import SPLITS, evaluate, from_tensors, predict, to_tensors
 from datasets.splits import random_split
 
 
@@ -57,9 +57,6 @@ def test_taking_apart_and_putting_together(outputs, split):
         assert torch.equal(back.logits[name], outputs.logits[name])
         assert torch.equal(back.labels[name], outputs.labels[name])
     assert (back.changed_fraction, back.forget_test_is_train) == (0.25, False)
-    both = with_reference(outputs, back)
-    assert both.reference is back
-    assert both.logits is outputs.logits
 
 
 def test_tensors_of_a_random_split_can_be_stored(cnn, dataset, preprocessing, tmp_path):

@@ -42,7 +42,7 @@ def test_every_experiment_composes_in_both_profiles(experiment):
     for profile in ("full", "quick"):
         jobs = expand([f"experiment={experiment}", f"profile={profile}", "method_seed=0"])
         cells = [Cell(compose("run", job)) for job in jobs[:: max(1, len(jobs) // 5)]]
-        assert len({c.config_hash for c in cells}) == len(cells)
+        assert len({(c.config_hash, c.identity["ablation"]) for c in cells}) == len(cells)
 
 
 @pytest.mark.parametrize("method", presets("method"))

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from benchmark.tables import KEY, PUBLISHED, Table, mark_best, verdicts
+from benchmark.tables import KEY, PAPER_KEY, PUBLISHED, Table, mark_best, verdicts, with_ranks
 from benchmark.typeset import to_latex, to_markdown
 
 NAN = math.nan
@@ -13,7 +13,7 @@ NAN = math.nan
 
 def values(rows: list[tuple]) -> pd.DataFrame:
     """rows: (method, metric, mean, std, n, skipped, command, best)."""
-    block = ("class", "cifar100", "resnet18", "rocket")
+    block = ("none", "class", "cifar100", "resnet18", "rocket")
     return pd.DataFrame([block + row for row in rows], columns=[*KEY, "mean", "std", "n", "skipped", "command", "best"])
 
 
@@ -66,7 +66,7 @@ class FakeCell:
 
 def best_of(means: dict[str, float]) -> set[str]:
     rows = [(name, "mia", mean, 0.0, 3, None, None) for name, mean in means.items()]
-    block = ("class", "cifar100", "resnet18", "rocket")
+    block = ("none", "class", "cifar100", "resnet18", "rocket")
     frame = pd.DataFrame([block + row for row in rows], columns=[*KEY, "mean", "std", "n", "skipped", "command"])
     cells = [FakeCell(name, ranked=name != "baseline") for name in means]
     marked = mark_best(frame, cells)
@@ -86,6 +86,21 @@ def test_nothing_is_bold_without_the_retrained_model():
     assert best_of({"retrain": NAN, "ssd": 12.0}) == set()
 
 
+def test_rank_1_is_the_smallest_gap_within_a_block():
+    gaps = {"retrain": 0.0, "baseline": 0.5, "ssd": 2.0, "finetune": 3.0, "unsir": NAN, "amnesiac": 1.0}
+    rows = [
+        (ablation, "class", "cifar20", "resnet18", "veg", method, metric, value, NAN, 1, None, None)
+        for ablation, sign in (("none", 1), ("accuracy", -1))
+        for method, gap in gaps.items()
+        for metric, value in (("gap", 5 + sign * gap), ("rank", NAN))
+    ]
+    frame = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command"])
+    ranked = with_ranks(frame, [FakeCell(name, ranked=name != "baseline") for name in gaps])
+    ranks = ranked[ranked["metric"] == "rank"].set_index(["ablation", "method"])["mean"]
+    assert ranks["none"].dropna().to_dict() == {"amnesiac": 1, "ssd": 2, "finetune": 3}
+    assert ranks["accuracy"].dropna().to_dict() == {"finetune": 1, "ssd": 2, "amnesiac": 3}
+
+
 @pytest.mark.parametrize(
     ("ours", "std", "expected"),
     [
@@ -99,7 +114,7 @@ def test_nothing_is_bold_without_the_retrained_model():
 def test_verdict(ours, std, expected):
     frame = values([("ssd", "retain_accuracy", ours, std, 3, None, None, False)])
     table = Table("table2", "", "", frame)
-    verdict = verdicts(table, pd.read_csv(PUBLISHED), protocol="paper", profile="full").set_index(KEY)
+    verdict = verdicts(table, pd.read_csv(PUBLISHED), protocol="paper", profile="full").set_index(PAPER_KEY)
     row = verdict.loc[("class", "cifar100", "resnet18", "rocket", "ssd", "retain_accuracy")]
     assert row["verdict"] == expected
     assert row["mean_published"] == 74.54

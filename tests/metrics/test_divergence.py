@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from metrics.accuracy import accuracy
 from metrics.base import EvalOutputs
-from metrics.divergence import jensen_shannon, jensen_shannon_distance, mean_absolute_gap
+from metrics.divergence import jensen_shannon, jensen_shannon_distance, mean_absolute_gap, zero_retrain_forgetting
 
 SPLITS = ("forget_train", "retain_train", "forget_test", "retain_test")
 
@@ -31,7 +31,7 @@ def test_jensen_shannon_equals_scipys():
         jensenshannon(softmax(a), softmax(b), base=2)
         for a, b in zip(p.double().numpy(), q.double().numpy(), strict=True)
     ]
-    np.testing.assert_allclose(jensen_shannon(p, q).numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(jensen_shannon(p, q).sqrt().numpy(), expected, rtol=1e-9)
 
 
 def test_jensen_shannon_is_0_for_equal_and_1_for_disjoint_predictions():
@@ -49,9 +49,25 @@ def test_jensen_shannon_is_symmetric():
 def test_distance_is_the_mean_over_the_named_split():
     made = compared()
     for name in SPLITS:
-        expected = jensen_shannon(made.logits[name], made.reference.logits[name]).mean()
+        expected = jensen_shannon(made.logits[name], made.reference.logits[name]).sqrt().mean()
         assert jensen_shannon_distance(made, split=name) == pytest.approx(float(expected))
     assert len({jensen_shannon_distance(made, split=name) for name in SPLITS}) == 4
+
+
+def test_zrf_is_1_for_a_model_that_predicts_as_an_untrained_one_and_0_for_disjoint_predictions():
+    made = outputs(0)
+    as_untrained = replace(made, untrained_logits=made.logits["forget_train"] + 3)
+    assert zero_retrain_forgetting(as_untrained) == pytest.approx(1)
+    certain = 1e4 * torch.eye(3)[made.labels["forget_train"]]
+    disjoint = replace(made, logits={"forget_train": certain}, untrained_logits=certain.roll(1, dims=1))
+    assert zero_retrain_forgetting(disjoint) == pytest.approx(0, abs=1e-7)
+    other = outputs(1).logits["forget_train"]
+    distances = [
+        jensenshannon(softmax(a), softmax(b), base=2)
+        for a, b in zip(made.logits["forget_train"].double().numpy(), other.double().numpy(), strict=True)
+    ]
+    expected = 1 - np.mean(np.square(distances))
+    assert zero_retrain_forgetting(replace(made, untrained_logits=other)) == pytest.approx(expected)
 
 
 def value(first, second):
@@ -80,5 +96,6 @@ def test_gap_of_accuracies():
 def test_nothing_to_compare_with_is_none():
     assert jensen_shannon_distance(outputs(0), split="retain_test") is None
     assert mean_absolute_gap(outputs(0), metrics=[value(1, 1)]) is None
+    assert zero_retrain_forgetting(outputs(0)) is None
     for undefined in (value(None, 1.0), value(1.0, None)):
         assert mean_absolute_gap(compared(), metrics=[value(1, 1), undefined]) is None

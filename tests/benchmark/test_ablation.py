@@ -1,0 +1,99 @@
+"""Every quirk of the paper protocol does something: switched off alone, it changes what it is said to change."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from safetensors.torch import save_file
+
+from benchmark.cell import Cell
+from benchmark.checkpoints import load_original, load_outputs
+from benchmark.run import CONFIGS, run_cell
+
+DIGITS = [
+    "dataset.subset.train_images=120", "dataset.subset.test_images=50", "model.width=2", "recipe.epochs=4",
+    "recipe.milestones=[]", "task.batch_size=8", "profile=quick",
+]  # fmt: skip
+SSD = ["method=ssd", "method.alpha=0.5"]
+LOGITS = "logits"
+CASES = {
+    "normalisation": [(["method=baseline"], LOGITS)],
+    "checkpoint": [(["method=baseline", "recipe.lr=1.0"], LOGITS)],
+    "train_seed": [(["method=baseline", "method_seed=1"], LOGITS)],
+    "accuracy": [(["method=baseline"], "retain_accuracy"), (["method=unsir"], "retain_accuracy")],
+    "forget_n": [(["task=random", "method=finetune"], LOGITS)],
+    "retrain_reset": [(["method=retrain"], LOGITS), (["method=finetune"], "gap")],
+    "retrain": [(["method=retrain"], LOGITS), (["method=finetune"], "gap")],
+    "importance_order": [(SSD, LOGITS)],
+    "importance_reduction": [(SSD, LOGITS)],
+    "unsir_noise": [(["method=unsir"], LOGITS)],
+    "bad_teacher": [(["method=bad_teacher", "model=vit", "model.image_size=16"], LOGITS)],
+    "pins_split": [(["dataset=pins", "method=finetune", "dataset.subset.train_images=null"], LOGITS)],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Runs, pretrained weights of a ViT and two identities with five faces each."""
+    folder = tmp_path_factory.mktemp("ablation")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = timm.create_model("vit_tiny_patch16_224", img_size=16).state_dict()
+    save_file({name: 5 * value for name, value in state.items()}, folder / "vit.safetensors")
+    random = np.random.default_rng(0)
+    for name in ("pins_Ada", "pins_Bob"):
+        (folder / "faces" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(
+                folder / "faces" / name / f"{i}.png"
+            )
+    return folder
+
+
+def outcome(folder: Path, overrides: list[str]) -> dict[str, object]:
+    """Run one cell; return its metrics and its logits on the forget set and on the rest of the test set."""
+    options = [*DIGITS, f"data_dir={folder}", f"output_dir={folder}"]
+    if "model=vit" in overrides:
+        options.remove("model.width=2")
+        options += [f"model.weights={folder / 'vit.safetensors'}"]
+    if "dataset=pins" in overrides:
+        options += [f"dataset.load.folder={folder / 'faces'}", "dataset.subset.test_images=null"]
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        cell = Cell(compose("run", [*options, *overrides]))
+        metrics = dict(run_cell(cell).metrics)
+        original, _ = load_original(cell)
+        outputs, _ = load_outputs(cell, cell.method, cell.outputs_key, original)
+    return metrics | {"identity": cell.identity, LOGITS: [outputs.logits[n] for n in ("forget_train", "retain_test")]}
+
+
+def test_every_ablation_has_a_case():
+    assert {path.stem for path in (Path(CONFIGS) / "ablation").glob("*.yaml")} == {"none", *CASES}
+
+
+@pytest.mark.parametrize(
+    ("ablation", "overrides", "what"),
+    [(name, overrides, what) for name, cases in CASES.items() for overrides, what in cases],
+)
+def test_a_quirk_switched_off_changes_the_outcome(ablation, overrides, what, folder):
+    ours = ["protocol=paper", *overrides]
+    plain = outcome(folder, ours)
+    ablated = outcome(folder, [*ours, f"ablation={ablation}"])
+    assert (plain["identity"]["ablation"], ablated["identity"]["ablation"]) == ("none", ablation)
+    if what != LOGITS:
+        assert plain[what] != ablated[what]
+        return
+    same = [a.shape == b.shape and torch.equal(a, b) for a, b in zip(plain[LOGITS], ablated[LOGITS], strict=True)]
+    assert not all(same)
+
+
+def test_a_quirk_leaves_the_cells_that_it_does_not_concern_alone():
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        plain, ablated = (
+            Cell(compose("run", ["protocol=paper", "method=finetune", f"ablation={name}"])).config_hash
+            for name in ("none", "importance_reduction")
+        )
+    assert plain == ablated

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.importance import Batch, eval_mode
+from methods.per_sample import SquaredGradients
 
 
 def fisher_diagonal(
-    model: nn.Module, batches: Iterable[Batch], *, estimated: float, random: torch.Generator, chunk_size: int = 16
+    model: nn.Module, batches: Iterable[Batch], *, estimated: float, random: torch.Generator, chunk_size: int = 64
 ) -> dict[str, Tensor]:
     """Return I = (1/N) Σ_x Σ_y p(y|x)·(∂CE(x, y)/∂θ)² for every named parameter, ≥ 0, shaped like the parameter.
 
@@ -31,35 +30,19 @@ def fisher_diagonal(
         batches: pairs of inputs (B, …) and labels (B,) on the model's device.
         estimated: in [0, 1].
         random: draws the signs; on the model's device.
-        chunk_size: gradients that are held at once.
+        chunk_size: gradients that are taken at once.
     """
     if not 0 <= estimated <= 1:
         raise ValueError(f"Expected estimated to lie in [0, 1], but got {estimated}.")
-    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-    fixed |= dict(model.named_buffers())
-
-    def projection(parameters: dict[str, Tensor], sample: Tensor, column: Tensor) -> Tensor:
-        logits: Tensor = functional_call(model, {**parameters, **fixed}, (sample.unsqueeze(0),))
-        return logits[0] @ column
-
-    gradients = vmap(grad(projection), in_dims=(None, 0, 0))
-    sums = {
-        name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32), requires_grad=False)
-        for name, p in model.named_parameters()
-    }
-    count = 0
-    with eval_mode(model), sdpa_kernel(SDPBackend.MATH):  # vmap would loop over the fused kernels
+    squares = SquaredGradients(model, lambda logits, columns: (logits * columns).sum(dim=1))
+    sums, count = squares.zeros(), 0
+    with eval_mode(model):
         for inputs, _ in batches:
             with torch.no_grad():
                 logits = model(inputs)
             samples, columns = select_columns(torch.softmax(logits.double(), dim=1), estimated, random)
-            for start in range(0, len(samples), chunk_size):
-                chunk = slice(start, start + chunk_size)
-                along = gradients(parameters, inputs[samples[chunk]], columns[chunk].to(logits.dtype))
-                for name, gradient in along.items():
-                    # Not in place: gradients may share memory, as those of a ViT's class token and positions do.
-                    sums[name] += gradient.square().sum(dim=0)
+            for part in torch.arange(len(samples), device=samples.device).split(chunk_size):
+                squares.add_to(sums, inputs[samples[part]], columns[part].to(logits.dtype), chunk_size)
             count += len(inputs)
     if count == 0:
         raise ValueError("Expected at least one batch to take the Fisher information over, but got none.")

@@ -7,10 +7,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datasets.base import ForgetSplit, LabelledImages
+from methods.per_sample import SquaredGradients
 
 Reduction = Literal["batch_mean", "per_sample"]
 Order = Literal["class_sorted", "shuffled"]
@@ -18,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def parameter_importance(
-    model: nn.Module, batches: Iterable[Batch], *, reduction: Reduction, chunk_size: int = 16
+    model: nn.Module, batches: Iterable[Batch], *, reduction: Reduction, chunk_size: int = 64
 ) -> dict[str, Tensor]:
     """Return the importance of every named parameter over `batches`, float32, ≥ 0, shaped like the parameter.
 
@@ -32,7 +31,7 @@ def parameter_importance(
     Args:
         model: any classifier that maps (B, …) to logits (B, K).
         batches: pairs of inputs (B, …) and labels (B,) int64 on the model's device.
-        chunk_size: `per_sample` only: samples whose gradients are held at once.
+        chunk_size: `per_sample` only: samples that are taken at once.
     """
     if reduction not in ("batch_mean", "per_sample"):
         raise ValueError(f"Expected reduction to be batch_mean or per_sample, but got {reduction!r}.")
@@ -76,23 +75,10 @@ def _sum_of_batches(model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[st
 
 
 def _sum_of_samples(model: nn.Module, batches: Iterable[Batch], chunk_size: int) -> tuple[dict[str, Tensor], int]:
-    sums, count = _zeros(model), 0
-    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-    fixed |= dict(model.named_buffers())
-
-    def loss(parameters: dict[str, Tensor], sample: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(model, {**parameters, **fixed}, (sample.unsqueeze(0),))
-        return F.cross_entropy(logits, label.unsqueeze(0))
-
-    per_sample = vmap(grad(loss), in_dims=(None, 0, 0))
+    squares = SquaredGradients(model, lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"))
+    sums, count = squares.zeros(), 0
     for inputs, labels in batches:
-        for x, y in zip(inputs.split(chunk_size), labels.split(chunk_size), strict=True):
-            with sdpa_kernel(SDPBackend.MATH):  # vmap would loop over the fused kernels
-                gradients = per_sample(parameters, x, y)
-            for name, gradient in gradients.items():
-                # Not in place: gradients may share memory, as those of a ViT's class token and positions do.
-                sums[name] += gradient.square().sum(dim=0)
+        squares.add_to(sums, inputs, labels, chunk_size)
         count += len(inputs)
     return sums, count
 

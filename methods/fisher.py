@@ -17,6 +17,11 @@ SPREAD = 3.0  # of the estimate: sqrt(2) of random signs, the rest as some sampl
 COLUMN = 1.7  # a per-sample gradient costs about as much as 1.7 training passes of the image
 
 
+def estimated_share(tolerance: float, n: int) -> float:
+    """Return the share of the information of `n` samples that may be estimated: tolerance·sqrt(n) / SPREAD, up to 1."""
+    return min(1.0, tolerance * math.sqrt(n) / SPREAD)
+
+
 @dataclass(frozen=True)
 class Fisher:
     """Draw θ = mean + sqrt(variance)·N(0, 1), the variance from the true Fisher information I of D_r; keep buffers.
@@ -66,13 +71,9 @@ class Fisher:
         return fisher_diagonal(
             model,
             context.batches(split.retain_train, self.batch_size),
-            estimated=self.estimated(split),
+            estimated=estimated_share(self.tolerance, len(split.retain_train)),
             random=generator("fisher information", device=context.device),
         )
-
-    def estimated(self, split: ForgetSplit) -> float:
-        """Return the share of the information that may be estimated: tolerance·sqrt(N) / SPREAD, up to all of it."""
-        return min(1.0, self.tolerance * math.sqrt(len(split.retain_train)) / SPREAD)
 
     @torch.no_grad()
     def draw(
@@ -104,5 +105,7 @@ class Fisher:
         return mean, variance
 
     def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        exact = (1 - self.estimated(split)) * (split.num_classes - 1) / 2  # columns a sample; confidence saves half
+        exact = (
+            (1 - estimated_share(self.tolerance, len(split.retain_train))) * (split.num_classes - 1) / 2
+        )  # columns a sample; confidence saves half
         return COLUMN * (1 + exact) * len(split.retain_train)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.fisher import Fisher
+from methods.fisher import Fisher, estimated_share
 from methods.fisher_information import covariance_factor, fisher_diagonal, select_columns
 from tests.methods.helpers import compose_method, make_context, tiny_net, tiny_split, tiny_vit
 
@@ -84,6 +84,7 @@ def test_linear_softmax_has_its_closed_form():
 def test_the_default_tolerance_is_kept_on_a_trained_network():
     method = compose_method("method=fisher")
     split = tiny_split("class", 600)
+    n = len(split.retain_train)
     context = make_context(tiny_net)
     batches = list(context.batches(split.retain_train, 64))
     inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -93,10 +94,10 @@ def test_the_default_tolerance_is_kept_on_a_trained_network():
         return fisher_diagonal(model, batches, estimated=estimated, random=seeded(), chunk_size=64)
 
     exact = information(0.0)
-    assert 0 < method.estimated(split) < 0.1
-    assert relative_error(information(method.estimated(split)), exact) < method.tolerance == 1e-3
+    assert 0 < estimated_share(method.tolerance, n) < 0.1
+    assert relative_error(information(estimated_share(method.tolerance, n)), exact) < method.tolerance == 1e-3
     for tolerance in (0.01, 0.03):
-        estimated = replace(method, tolerance=tolerance).estimated(split)
+        estimated = estimated_share(tolerance, n)
         assert relative_error(information(estimated), exact) < 1.5 * tolerance
 
 

@@ -31,7 +31,10 @@ class ResNet18(nn.Module):
     def _stage(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
         shortcut = None
         if stride != 1 or inputs != outputs:
-            shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            # A pool of one pixel is the stride: oneDNN's strided 1×1 convolution writes out of bounds in channels-last.
+            shortcut = nn.Sequential(
+                nn.AvgPool2d(1, stride), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+            )
         return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut), BasicBlock(outputs, outputs))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from benchmark.models import ResNet18, build, read_state_dict, resnet18, vit
 
@@ -28,6 +30,20 @@ def test_resnet18_maps_images_to_logits_at_quarter_resolution():
     for size in (16, 32):
         assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
     assert shapes == [(2, 32, 2, 2), (2, 32, 4, 4)]
+
+
+def test_resnet18_equals_torchvisions_blocks_without_a_strided_1x1_convolution():
+    ours = resnet18(3, width=2).eval()
+    assert not any(m.kernel_size == (1, 1) and m.stride != (1, 1) for m in ours.modules() if isinstance(m, nn.Conv2d))
+    theirs = torchvision.models.ResNet(BasicBlock, [2, 2, 2, 2], num_classes=3)
+    theirs.conv1, theirs.maxpool, theirs.inplanes = nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.Identity(), 2
+    theirs.bn1 = nn.BatchNorm2d(2)
+    for stage, (channels, stride) in enumerate([(2, 1), (4, 2), (8, 2), (16, 2)], start=1):
+        setattr(theirs, f"layer{stage}", theirs._make_layer(BasicBlock, channels, 2, stride))
+    theirs.fc = nn.Linear(16, 3)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(images), theirs.eval()(images))
 
 
 def test_resnet18_names_its_classifier():

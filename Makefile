@@ -12,7 +12,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 
-.PHONY: help setup demo test test-all lint format data verify clean reproduce-all
+.PHONY: help setup demo test test-all lint format data verify clean reproduce-all report
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,15 +31,18 @@ demo: $(READY)  ## all there is on the embedded digits, a table in minutes
 	$(PY) -m benchmark.run experiment=demo $(OVERRIDES)
 	$(PY) -m benchmark.tables table=demo out=runs/tables/demo $(OVERRIDES)
 
-reproduce-table%: $(READY)  ## one table of the paper, e.g. reproduce-table2 PROFILE=quick
-	$(PY) -m benchmark.run experiment=table$* $(OVERRIDES)
+reproduce-%: $(READY)  ## one table: table1 … table6, selectivity or ablation, e.g. reproduce-table2 PROFILE=quick
+	$(PY) -m benchmark.run experiment=$* $(OVERRIDES)
 	$(PY) -m benchmark.tables table=$* $(OVERRIDES)
 
-reproduce-figure%: $(READY)  ## one figure of the paper, e.g. reproduce-figure2 PROFILE=quick
+reproduce-figure%: $(READY)  ## one figure: reproduce-figure2 PROFILE=quick
 	$(PY) -m benchmark.run experiment=figure$* $(OVERRIDES)
 	$(PY) -m benchmark.figures figure=$* $(OVERRIDES)
 
-reproduce-all: $(addprefix reproduce-table,1 2 3 4 5 6) reproduce-figure2  ## everything
+reproduce-all: $(addprefix reproduce-,table1 table2 table3 table4 table5 table6 selectivity figure2 ablation) report  ## everything
+
+report: $(READY)  ## the paper's claims beside what the tables say
+	$(PY) -m benchmark.claims $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(PROFILE),profile=$(PROFILE))
 
 data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 	$(PY) -m scripts.download_data

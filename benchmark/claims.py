@@ -57,12 +57,14 @@ def time_ratios(values: pd.DataFrame) -> pd.Series:
 def time_claims(ours: pd.DataFrame, published: pd.DataFrame) -> list[list[object]]:
     """Return one row for each block of Table 1."""
     theirs, found = time_ratios(published), time_ratios(ours)
-    return [
-        ["time of Fisher forgetting over SSD's, Table 1", f"{task} {dataset} {target}", "times", ratio,
-         ratio if here else None, found.get(block), int(here)]
-        for block, ratio in theirs.items()
-        for (task, dataset, target), here in [(block, block in found.index)]
-    ]  # fmt: skip
+    rows: list[list[object]] = []
+    for (task, dataset, target), ratio in zip(theirs.index.to_list(), theirs, strict=True):
+        block = (task, dataset, target)
+        here = block in found.index
+        of = f"{task} {dataset} {target}"
+        claim = "time of Fisher forgetting over SSD's, Table 1"
+        rows.append([claim, of, "times", ratio, ratio if here else None, found.get(block), int(here)])
+    return rows
 
 
 def single_claims(folders: dict[str, Path]) -> list[list[object]]:
@@ -74,8 +76,8 @@ def single_claims(folders: dict[str, Path]) -> list[list[object]]:
         ("parameters changed", "SSD, CIFAR-100 rocket", CHANGED, changed),
         ("own time saved by precomputing I_D", "SSD, CIFAR-20 vehicle2", SAVING, saving),
     ):
-        ssd = table[table["method"] == "ssd"]
-        ours, n = (float(ssd.iloc[0, 1]), int(ssd.iloc[0, 2])) if len(ssd) else (None, 0)
+        ssd = table[table["method"] == "ssd"].drop(columns="method").to_numpy(dtype=float)
+        ours, n = (ssd[0, 0], int(ssd[0, 1])) if len(ssd) else (None, 0)
         rows.append([claim, of, "percent", published, published if n else None, ours, n])
     return rows
 

@@ -31,6 +31,6 @@ def resolve_compute(config: DictConfig) -> Compute:
         torch.set_num_threads(int(config.threads))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a memset before every operation
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a memset an operation
     torch.backends.cudnn.benchmark = False
     return Compute(device, config.precision, bool(config.channels_last))

@@ -42,7 +42,7 @@ reproduce-figure%: $(READY)  ## one figure: reproduce-figure2 PROFILE=quick
 reproduce-all: $(addprefix reproduce-,table1 table2 table3 table4 table5 table6 selectivity figure2 ablation) report  ## everything
 
 report: $(READY)  ## the paper's claims beside what the tables say
-	$(PY) -m benchmark.claims $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(PROFILE),profile=$(PROFILE))
+	$(PY) -m benchmark.report $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(PROFILE),profile=$(PROFILE))
 
 data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 	$(PY) -m scripts.download_data

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from benchmark.claims import make_claims, to_markdown
+from benchmark.report import make_claims, to_markdown
 from benchmark.tables import PUBLISHED
 
 

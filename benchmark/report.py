@@ -1,6 +1,6 @@
 """Tables -> the paper's claims about SSD beside what comes out here.
 
-    python -m benchmark.claims profile=quick        # from results/*-paper-quick to results/claims-paper-quick
+    python -m benchmark.report profile=quick        # from results/*-paper-quick to results/claims-paper-quick
 
 Options: protocol=paper|strict, profile=full|quick, results=FOLDER. Reads what `benchmark.tables` and
 `benchmark.figures` wrote and runs nothing; a claim whose table is not there yet is missing.

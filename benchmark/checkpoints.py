@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmark.cell import Cell
 from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
 from benchmark.provenance import provenance
+from benchmark.resume import KeptTraining, kept_training
 from benchmark.store import ArtefactStore, Card, content_hash
 from datasets.seeding import generator
 from methods.base import Memo, MethodContext, UnlearningMethod
@@ -60,11 +61,13 @@ def train_original(cell: Cell) -> tuple[dict[str, Tensor], Card]:
 
     stopwatch = Stopwatch(cell.compute.device)
     random = generator("original", seed, device=cell.compute.device)
+    progress = kept_training(cell, store_of(cell).progress("original", cell.original_key), extra=best)
     with stopwatch.phase("original"):
         train(
             model, data.train, cell.recipe, preprocessing=cell.preprocessing, random=random, compute=cell.compute,
-            after_epoch=after_epoch,
+            after_epoch=after_epoch, progress=progress,
         )  # fmt: skip
+    stopwatch.add("original", progress.seconds)
     if selection == "last":
         best.update(accuracy=test_accuracy(), epoch=cell.recipe.epochs, state=model.state_dict())
     card = {
@@ -80,21 +83,34 @@ def train_original(cell: Cell) -> tuple[dict[str, Tensor], Card]:
 def epoch_reporter(what: str, epochs: int) -> Callable[[int], None]:
     """Return a function that logs the progress of a training, at most one line every ten seconds."""
     start = last = time.monotonic()
+    before: int | None = None  # epochs of an earlier process
 
     def report(epoch: int) -> None:
-        nonlocal last
+        nonlocal last, before
+        before = epoch - 1 if before is None else before
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - start) / epoch * (epochs - epoch)
+            left = (now - start) / (epoch - before) * (epochs - epoch)
             log.info("  training the %s: epoch %d of %d, %.0f s left", what, epoch, epochs, left)
 
     return report
 
 
-def unlearn(cell: Cell, method: UnlearningMethod, original: nn.Module) -> tuple[EvalOutputs, dict[str, float]]:
-    """Run `method` on a copy of the original and look once at every split; return outputs and seconds by phase."""
+def unlearn(
+    cell: Cell, method: UnlearningMethod, original: nn.Module, progress: Path
+) -> tuple[EvalOutputs, dict[str, float]]:
+    """Run `method` on a copy of the original and look once at every split; return outputs and seconds by phase.
+
+    Long trainings keep their state in the folder `progress`.
+    """
     stopwatch = Stopwatch(cell.compute.device)
+    trainings: list[KeptTraining] = []
+
+    def kept(names: tuple[object, ...]) -> KeptTraining:
+        trainings.append(kept_training(cell, progress, *names))
+        return trainings[-1]
+
     context = MethodContext(
         seed=cell.seeds["method_seed"],
         compute=cell.compute,
@@ -103,11 +119,13 @@ def unlearn(cell: Cell, method: UnlearningMethod, original: nn.Module) -> tuple[
         build_model=cell.build_model,
         stopwatch=stopwatch,
         memo=importance_memo(cell, stopwatch),
+        progress=kept,
     )
     before = {name: value.detach().clone() for name, value in original.named_parameters()}
     model = copy.deepcopy(original)
     with stopwatch.phase("wall"):
         model = method(model, cell.split, context)
+    stopwatch.add("wall", sum(training.seconds for training in trainings))
     with stopwatch.phase("evaluation"):
         outputs = evaluate(
             model, cell.split, cell.preprocessing, batch_size=cell.config.compute.eval_batch_size,
@@ -155,7 +173,7 @@ def load_outputs(
     def compute() -> tuple[dict[str, Tensor], Card]:
         if key == cell.reference_key:
             log.info("  retraining without the forget set (%s)", cell.split.forget_target)
-        outputs, seconds = unlearn(cell, method, original)
+        outputs, seconds = unlearn(cell, method, original, store_of(cell).progress("outputs", key))
         card = {"changed_fraction": outputs.changed_fraction, "seconds": seconds}
         return to_tensors(outputs), card | {"provenance": provenance(cell.compute)}
 

@@ -1,6 +1,7 @@
 """One run, one record: a JSON file whose presence says that the run is done."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,7 +10,9 @@ from typing import Any, Self
 
 import pandas as pd
 
-from benchmark.store import content_hash, write_atomically
+from benchmark.store import content_hash, set_aside, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,22 +51,38 @@ class RunRecord:
             raise FloatingPointError(f"Expected finite metrics, but got none for {', '.join(bad)}.")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.run_id}.json"
-        write_atomically(path, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+        values = asdict(self)
+        text = json.dumps(values | {"checksum": content_hash(values)}, indent=1, allow_nan=False)
+        write_atomically(path, text + "\n")
         return path
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a record; ValueError where the file is none."""
+        """Read a record; ValueError where the file is none, or not as it was written."""
         try:
             values = json.loads(path.read_text())
+            checksum = values.pop("checksum", None)  # records of the first version have none
+            if checksum not in (None, content_hash(values)):
+                raise ValueError("its content does not fit its checksum")
             record = cls(**values)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"Expected {path} to be a run record, but it is not ({error}); delete it and run again."
             ) from error
         if record.run_id != path.stem:
             raise ValueError(f"Expected {path} to hold run {path.stem}, but it holds {record.run_id}; delete it.")
         return record
+
+    @classmethod
+    def find(cls, path: Path) -> Self | None:
+        """Return the record, or None where there is none yet; a damaged one is set aside and counts as none."""
+        if not path.exists():
+            return None
+        try:
+            return cls.read(path)
+        except ValueError as error:
+            set_aside(path, reason=error.__cause__ or error)
+            return None
 
     def row(self) -> dict[str, Any]:
         """Return the record as one flat row; columns are named `part.key`, identity by its bare names."""
@@ -96,8 +115,14 @@ def run_id(config_hash: str, data_fingerprint: str) -> str:
 
 
 def load_records(folder: Path) -> list[RunRecord]:
-    """Return every record below `folder`, sorted by run id."""
-    return [RunRecord.read(path) for path in sorted(folder.glob("*.json"))]
+    """Return every record below `folder`, sorted by run id; a damaged one is named and counts as missing."""
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(RunRecord.read(path))
+        except ValueError as error:
+            log.warning("%s", error)
+    return records
 
 
 def to_frame(records: list[RunRecord]) -> pd.DataFrame:

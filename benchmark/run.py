@@ -39,8 +39,8 @@ def run_cell(cell: Cell) -> RunRecord:
     stopwatch = Stopwatch(cell.compute.device)
     with stopwatch.phase("load"):
         path = cell.record_path
-        if path.exists():
-            return RunRecord.read(path)
+        if (found := RunRecord.find(path)) is not None:
+            return found
         split = cell.split
     original, card = load_original(cell)
     skipped = skip_reason(cell.method, split)

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import logging
-import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from datasets.atomic import replacing
 
 log = logging.getLogger(__name__)
 Card = dict[str, Any]
@@ -39,13 +42,17 @@ def file_sha256(path: Path) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to another name and rename it: the file is there whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    """Write `text` to another name and rename it: the file is there whole or not at all; see `replacing`."""
+    with replacing(path) as part:
         part.write_text(text)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def set_aside(*paths: Path, reason: object) -> None:
+    """Rename damaged files to `*.damaged-<time>` and say so in one line: what they held is computed again."""
+    log.warning("set aside the damaged %s (%s); computing it again", paths[0].name, reason)
+    for path in paths:
+        if path.exists():
+            path.replace(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))
 
 
 class ArtefactStore:
@@ -61,6 +68,10 @@ class ArtefactStore:
     def path(self, kind: str, key: Mapping[str, object]) -> Path:
         """Return where the card of this artefact lies."""
         return self.folder / kind / f"{content_hash(key)}.json"
+
+    def progress(self, kind: str, key: Mapping[str, object]) -> Path:
+        """Return the folder for what is kept while this artefact is computed; it goes when the artefact is there."""
+        return self.path(kind, key).with_suffix(".progress")
 
     def has(self, kind: str, key: Mapping[str, object]) -> bool:
         return self.path(kind, key).exists()
@@ -79,21 +90,21 @@ class ArtefactStore:
         card_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(card_path.with_suffix(".lock")):
             found = self._load(card_path)
-            if found is not None:
-                return found
-            tensors, card = compute()
-            data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
-            return data, self._save(card_path, data, {"kind": kind, "key": dict(key), **card})
+            if found is None:
+                tensors, card = compute()
+                data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+                found = data, self._save(card_path, data, {"kind": kind, "key": dict(key), **card})
+            shutil.rmtree(self.progress(kind, key), ignore_errors=True)
+            return found
 
     def _save(self, card_path: Path, tensors: dict[str, Tensor], card: Card) -> Card:
         data_path = card_path.with_suffix(".safetensors")
-        part = data_path.with_name(f"{data_path.name}.{os.getpid()}.part")
-        try:
-            save_file(tensors, part)
+        with replacing(data_path) as part:
+            try:
+                save_file(tensors, part)
+            except SafetensorError as error:  # a full disk, for one
+                raise OSError(str(error)) from error
             card["sha256"] = file_sha256(part)
-            part.replace(data_path)
-        finally:
-            part.unlink(missing_ok=True)
         write_atomically(card_path, json.dumps(card, indent=1, sort_keys=True) + "\n")
         return card
 
@@ -106,9 +117,6 @@ class ArtefactStore:
             if file_sha256(data_path) != card["sha256"]:
                 raise ValueError("the hash of the tensors differs from the card's")
             return load_file(data_path), card
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("set aside the damaged artefact %s (%s); computing it again", card_path.name, error)
-            for path in (card_path, data_path):
-                if path.exists():
-                    path.replace(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            set_aside(card_path, data_path, reason=error)
             return None

@@ -1,7 +1,6 @@
 """Array files: the arrays of one data set in an `.npz`, checked when read, written atomically."""
 
 import hashlib
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
+
+from datasets.atomic import replacing
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 DAMAGED = (zipfile.BadZipFile, zlib.error)
@@ -110,13 +111,8 @@ def check_part(path: Path, arrays: Mapping[str, Array], part: str, num_classes: 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write the file under another name and rename it: it is there whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def fingerprint(arrays: Mapping[str, Array]) -> str:

@@ -12,7 +12,7 @@ from datasets.base import ForgetSplit, LabelledImages
 from datasets.loading import Augmentation, Batches, Preprocessing
 from datasets.seeding import derive_seed, generator
 from methods.timing import Stopwatch
-from methods.training import Compute, Loss, Recipe, train
+from methods.training import Compute, Loss, Progress, Recipe, train
 
 Memo = Callable[[str, Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
@@ -33,6 +33,7 @@ class MethodContext:
         recipe: how the original model was trained.
         memo: `memo(phase, options, compute)` returns tensors that depend on the original model, the split and
             `options` alone; it books the seconds under `phase` and may keep the result for later runs.
+        progress: names of a training -> what keeps its state while it lasts, for a run that continues a killed one.
     """
 
     seed: int
@@ -42,6 +43,7 @@ class MethodContext:
     build_model: ModelBuilder
     stopwatch: Stopwatch
     memo: Memo | None = field(default=None)
+    progress: Callable[[tuple[object, ...]], Progress] | None = field(default=None)
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +81,7 @@ class MethodContext:
         """
         return train(
             model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
-            compute=self.compute, loss=loss,
+            compute=self.compute, loss=loss, progress=None if self.progress is None else self.progress(names),
         )  # fmt: skip
 
     def remember(

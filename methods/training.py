@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +111,18 @@ class Recipe:
                 return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=True)
 
 
+class Progress(Protocol):
+    """Keeps the state of a training between epochs, so that another process can continue it."""
+
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator) -> int:
+        """Put all three into the state that was kept, if any; return how many epochs are finished."""
+        ...
+
+    def keep(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator) -> None:
+        """Keep the state after `epoch` epochs, or leave it at an older one."""
+        ...
+
+
 def train(
     model: nn.Module,
     data: LabelledImages,
@@ -121,6 +133,7 @@ def train(
     compute: Compute,
     loss: Loss | None = None,
     after_epoch: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """Train `model` in place and return it in eval mode.
 
@@ -128,14 +141,16 @@ def train(
         random: orders and augments the batches; on the device of `data`.
         loss: (model, images (B, C, H, W), positions (B,) in `data`) -> scalar; the default is the mean cross-entropy.
         after_epoch: called with the number of finished epochs, the model in eval mode.
+        progress: where the training continues and what it leaves for another process; the result is the same.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
     """
     batches = Batches(data, recipe.batch_size, preprocessing, random, recipe.augmentation)
     optimizer = recipe.build_optimizer(model)
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
+    done = 0 if progress is None else progress.resume(model, optimizer, random)
+    step = done * len(batches)
+    for epoch in range(done + 1, recipe.epochs + 1):
         model.train()
         total = torch.zeros((), device=data.device)
         for positions, images in batches.with_positions():
@@ -158,4 +173,6 @@ def train(
         model.eval()
         if after_epoch is not None:
             after_epoch(epoch)
+        if progress is not None:
+            progress.keep(epoch, model, optimizer, random)
     return model.eval()

@@ -1,0 +1,74 @@
+"""Files that are there whole or not at all, whatever ends the process or the machine while they are written."""
+
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+STALE_SECONDS = 600.0  # a file under another name that nobody has touched for so long has no writer any more
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield another name in the folder of `path`; after the body the file moves to `path`, replacing an older one.
+
+    Before it moves it is on the disk, not only in the cache: a crash of the machine leaves the old file or the new
+    one. What dead processes left in the folder is removed.
+
+    Raises:
+        OSError: the file cannot be written; the message names it and says what to do. Nothing is left then.
+    """
+    remove_leftovers(path.parent)
+    part = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.part")
+    try:
+        yield part
+        synchronise(part)
+        part.replace(path)
+        with suppress(OSError):  # not every file system can do this for a folder
+            synchronise(path.parent)
+    except OSError as error:
+        raise OSError(
+            f"Expected to write {path}, but could not ({error.strerror or error}); free space there or choose another "
+            f"folder, then run again."
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def synchronise(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the `*.part` files in `folder` that processes left when they were killed."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):  # another process was faster, or may and we may not
+            if part.is_file() and is_leftover(part):
+                part.unlink()
+
+
+def is_leftover(part: Path) -> bool:
+    """Return whether nobody writes this file any more: it is old, or its process on this computer has ended."""
+    if time.time() - part.stat().st_mtime > STALE_SECONDS:
+        return True
+    here = re.search(rf"\.{re.escape(platform.node())}-(\d+)\.part$", part.name)
+    return here is not None and not is_running(int(here[1]))
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -92,8 +92,13 @@ def epoch_reporter(what: str, epochs: int) -> Callable[[int], None]:
     return report
 
 
-def unlearn(cell: Cell, method: UnlearningMethod, original: nn.Module) -> tuple[EvalOutputs, dict[str, float]]:
-    """Run `method` on a copy of the original and look once at every split; return outputs and seconds by phase."""
+def unlearn(
+    cell: Cell, method: UnlearningMethod, original: nn.Module, memo: Memo | None = None
+) -> tuple[EvalOutputs, dict[str, float]]:
+    """Run `method` on a copy of the original and look once at every split; return outputs and seconds by phase.
+
+    `memo` stands in for `importance_memo`; its seconds then belong to `rest`.
+    """
     stopwatch = Stopwatch(cell.compute.device)
     context = MethodContext(
         seed=cell.seeds["method_seed"],
@@ -102,7 +107,7 @@ def unlearn(cell: Cell, method: UnlearningMethod, original: nn.Module) -> tuple[
         recipe=cell.recipe,
         build_model=cell.build_model,
         stopwatch=stopwatch,
-        memo=importance_memo(cell, stopwatch),
+        memo=memo or importance_memo(cell, stopwatch),
     )
     before = {name: value.detach().clone() for name, value in original.named_parameters()}
     model = copy.deepcopy(original)
@@ -117,9 +122,9 @@ def unlearn(cell: Cell, method: UnlearningMethod, original: nn.Module) -> tuple[
 
 
 def method_seconds(measured: Mapping[str, float]) -> dict[str, float]:
-    """Split the method's wall-clock time: importances as first computed, the rest without any caching."""
+    """Split the method's wall-clock time: importances as first computed, the rest without them and any caching."""
     parts = {name: measured.get(name, 0.0) for name in ("importance_full", "importance_forget")}
-    rest = measured["wall"] - measured.get("importance_forget", 0.0) - measured.get("memo", 0.0)
+    rest = measured["wall"] - measured.get("memo", 0.0)
     parts["rest"] = max(rest, 0.0)
     return {**parts, "method": sum(parts.values()), "evaluation": measured["evaluation"]}
 
@@ -142,6 +147,21 @@ def importance_memo(cell: Cell, stopwatch: Stopwatch) -> Memo:
         return on_device
 
     return memo
+
+
+def in_memory(memo: Memo) -> Memo:
+    """Return a memo that asks `memo` once for each (phase, options) and keeps the tensors on the device."""
+    kept: dict[str, dict[str, Tensor]] = {}
+
+    def remembered(
+        phase: str, options: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        name = content_hash([phase, options])
+        if name not in kept:
+            kept[name] = memo(phase, options, compute)
+        return kept[name]
+
+    return remembered
 
 
 def load_outputs(

@@ -85,7 +85,9 @@ def make_objective(cell: Cell, original: nn.Module) -> Objective:
     reference: dict[str, float] = {}
     if node.needs_reference:
         if cell.reference_method is None:
-            raise ValueError(f"Expected a retrained model for search/objective={node.name}; use search/objective=score.")
+            raise ValueError(
+                f"Expected a retrained model for search/objective={node.name}; use search/objective=score."
+            )
         reference = measure(metrics, load_outputs(cell, cell.reference_method, cell.reference_key, original)[0])
     return Objective(str(node.name), node.direction, metrics, instantiate(node.value), reference)
 
@@ -103,9 +105,9 @@ def evaluator(cell: Cell, original: nn.Module, objective: Objective) -> Evaluate
         start = time.perf_counter()
         outputs, seconds = unlearn(cell, method, original, memo)
         value, measured = objective(outputs)
-        spent = {"method_seconds": seconds["method"], "evaluation_seconds": seconds["evaluation"]}
-        spent["seconds"] = time.perf_counter() - start
-        return value, {**measured, "changed_fraction": outputs.changed_fraction, **spent, **origin}
+        spent = {"method": seconds["method"], "evaluation": seconds["evaluation"], "trial": time.perf_counter() - start}
+        kept = {"changed_fraction": outputs.changed_fraction, "seconds": spent, "provenance": origin}
+        return value, measured | kept
 
     return evaluate
 

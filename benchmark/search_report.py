@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
-import yaml
+from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
@@ -16,6 +16,7 @@ from benchmark.cell import Cell
 from benchmark.landscape import draw_landscape
 from benchmark.objective import Objective
 from benchmark.provenance import provenance
+from benchmark.records import flatten
 from benchmark.store import write_atomically
 
 SHORT = {"retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA"}
@@ -37,12 +38,14 @@ class Report:
         """One row a trial: number, state, value, parameters, metrics (fractions), seconds, origin, error."""
         rows = []
         for trial in self.study.get_trials(deepcopy=False):
-            kept = {name: x for name, x in trial.user_attrs.items() if name not in ("owner", "seen", "error")}
+            kept = {name: x for name, x in flatten(trial.user_attrs).items() if name not in ("alive", "error")}
             failed = trial.state in (TrialState.FAIL, TrialState.PRUNED)
             reason = trial.user_attrs.get("error", "its process ended" if failed else None)
             values = {name: trial.params.get(name) for name in self.space}
             state = trial.state.name.lower()
-            rows.append({"number": trial.number, "state": state, "value": trial.value} | values | kept | {"error": reason})
+            rows.append(
+                {"number": trial.number, "state": state, "value": trial.value} | values | kept | {"error": reason}
+            )
         return pd.DataFrame(rows)
 
     @property
@@ -91,8 +94,8 @@ class Report:
         states = self.trials["state"].value_counts()
         origin = provenance(self.cell.compute)
         metrics = ", ".join(SHORT.get(name, name) for name in self.objective.metrics)
-        devices = ", ".join(sorted(self.complete["device"].unique()))
-        commits = ", ".join(sorted({f"{row.commit[:10]}{' (dirty)' if row.dirty else ''}" for row in self.complete.itertuples()}))
+        devices = ", ".join(sorted(self.complete["provenance.device"].unique()))
+        commits = ", ".join(sorted({commit_name(row) for row in self.complete.to_dict("records")}))
         facts = {
             "objective": f"{self.objective.name}, {self.objective.direction}, over {metrics}{self.weights}",
             "judged on": self.judged_on,
@@ -103,10 +106,13 @@ class Report:
             "device": devices,
             "commit": commits,
             "versions": f"torch {origin['torch']}, Python {origin['python']}",
-            "seconds a trial": f"{self.complete['seconds'].median():.2f} (median), of which one pass over all splits "
-            f"{self.complete['evaluation_seconds'].median():.2f}",
+            "seconds a trial": f"{self.complete['seconds.trial'].median():.2f} (median), of which one pass over all splits "
+            f"{self.complete['seconds.evaluation'].median():.2f}",
         }  # fmt: skip
-        lines = [f"**Search {search.name}: {names['dataset']}, {names['model']}, {names['task']} {names['target']}**", ""]
+        lines = [
+            f"**Search {search.name}: {names['dataset']}, {names['model']}, {names['task']} {names['target']}**",
+            "",
+        ]
         lines += ["| | |", "| --- | --- |", *(f"| {name} | {fact} |" for name, fact in facts.items()), ""]
         lines += [*self._results(), "", *self._importance_lines(), "", "The best values on the test images:", ""]
         return "\n".join([*lines, f"    {self.run_command}", ""])
@@ -119,7 +125,7 @@ class Report:
 
     def _results(self) -> list[str]:
         """Return the table of configured, best and retrained, in percent."""
-        metrics = [name for name in self.objective.metrics]
+        metrics = list(self.objective.metrics)
         best = self.study.best_trial
         rows: list[tuple[str, Mapping[str, Any], float | None, Mapping[str, Any]]] = [
             ("configured", self.default["values"], self.default["value"], self.default),
@@ -138,6 +144,11 @@ class Report:
     def _importance_lines(self) -> list[str]:
         parts = [f"{row.parameter} {row.importance:.2f}" for row in self.importances.itertuples()]
         return [f"Importance of the parameters (PED-ANOVA): {', '.join(parts) or 'all trials gave the same value'}."]
+
+
+def commit_name(trial: Mapping[Any, Any]) -> str:
+    """Return the commit that a trial ran at, and whether the code differed from it."""
+    return f"{trial['provenance.commit'][:10]}{' (dirty)' if trial['provenance.dirty'] else ''}"
 
 
 def shown(value: object) -> str:
@@ -170,7 +181,7 @@ def best_yaml(report: Report) -> str:
         f"# python -m benchmark.run --config-dir {report.folder.parent} +{group}=best …",
         f"# or, word by word: {report.overrides}",
     ]
-    return "\n".join(lines) + "\n" + yaml.safe_dump(nested(report.best), sort_keys=False)
+    return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create(nested(report.best)))
 
 
 def write_report(report: Report) -> None:

@@ -12,7 +12,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 
-.PHONY: help setup demo test test-all lint format data verify clean reproduce-all
+.PHONY: help setup demo search test test-all lint format data verify clean reproduce-all
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -38,6 +38,9 @@ reproduce-table%: $(READY)  ## one table of the paper, e.g. reproduce-table2 PRO
 reproduce-figure%: $(READY)  ## one figure of the paper, e.g. reproduce-figure2 PROFILE=quick
 	$(PY) -m benchmark.run experiment=figure$* $(OVERRIDES)
 	$(PY) -m benchmark.figures figure=$* $(OVERRIDES)
+
+search: $(READY)  ## search hyper-parameters, e.g. search SEARCH=ssd ARGS='dataset=cifar20 search.n_trials=50'
+	$(PY) -m benchmark.search search=$(or $(SEARCH),ssd) $(OVERRIDES)
 
 reproduce-all: $(addprefix reproduce-table,1 2 3 4 5 6) reproduce-figure2  ## everything
 

@@ -93,6 +93,7 @@ class Report:
         names, search = self.cell.identity, self.cell.config.search
         states = self.trials["state"].value_counts()
         origin = provenance(self.cell.compute)
+        seconds = self.complete[["seconds.trial", "seconds.evaluation"]].median()
         metrics = ", ".join(SHORT.get(name, name) for name in self.objective.metrics)
         devices = ", ".join(sorted(self.complete["provenance.device"].unique()))
         commits = ", ".join(sorted({commit_name(row) for row in self.complete.to_dict("records")}))
@@ -106,8 +107,7 @@ class Report:
             "device": devices,
             "commit": commits,
             "versions": f"torch {origin['torch']}, Python {origin['python']}",
-            "seconds a trial": f"{self.complete['seconds.trial'].median():.2f} (median), of which one pass over all splits "
-            f"{self.complete['seconds.evaluation'].median():.2f}",
+            "seconds a trial": f"{seconds.iloc[0]:.2f}, one pass over all splits {seconds.iloc[1]:.2f} (medians)",
         }  # fmt: skip
         lines = [
             f"**Search {search.name}: {names['dataset']}, {names['model']}, {names['task']} {names['target']}**",

@@ -12,7 +12,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 
-.PHONY: help setup demo test test-all lint format data verify clean reproduce-all report
+.PHONY: help setup demo search test test-all lint format data verify clean reproduce-all report
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,6 +43,9 @@ reproduce-all: $(addprefix reproduce-,table1 table2 table3 table4 table5 table6 
 
 report: $(READY)  ## the paper's claims beside what the tables say
 	$(PY) -m benchmark.report $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(PROFILE),profile=$(PROFILE))
+
+search: $(READY)  ## search hyper-parameters, e.g. search SEARCH=ssd ARGS='dataset=cifar20 search.n_trials=50'
+	$(PY) -m benchmark.search search=$(or $(SEARCH),ssd) $(OVERRIDES)
 
 data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 	$(PY) -m scripts.download_data

@@ -4,6 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +99,19 @@ def epoch_reporter(what: str, epochs: int) -> Callable[[int], None]:
 
 
 def unlearn(
-    cell: Cell, method: UnlearningMethod, original: nn.Module, progress: Path
+    cell: Cell, method: UnlearningMethod, original: nn.Module, *, memo: Memo | None = None, progress: Path | None = None
 ) -> tuple[EvalOutputs, dict[str, float]]:
     """Run `method` on a copy of the original and look once at every split; return outputs and seconds by phase.
 
-    Long trainings keep their state in the folder `progress`.
+    Args:
+        memo: stands in for `importance_memo`; its seconds then belong to `rest`.
+        progress: folder where long trainings keep their state; None keeps none.
     """
     stopwatch = Stopwatch(cell.compute.device)
     trainings: list[KeptTraining] = []
 
-    def kept(names: tuple[object, ...]) -> KeptTraining:
-        trainings.append(kept_training(cell, progress, *names))
+    def kept(folder: Path, names: tuple[object, ...]) -> KeptTraining:
+        trainings.append(kept_training(cell, folder, *names))
         return trainings[-1]
 
     context = MethodContext(
@@ -118,8 +121,8 @@ def unlearn(
         recipe=cell.recipe,
         build_model=cell.build_model,
         stopwatch=stopwatch,
-        memo=importance_memo(cell, stopwatch),
-        progress=kept,
+        memo=memo or importance_memo(cell, stopwatch),
+        progress=None if progress is None else partial(kept, progress),
     )
     before = {name: value.detach().clone() for name, value in original.named_parameters()}
     model = copy.deepcopy(original)
@@ -135,9 +138,9 @@ def unlearn(
 
 
 def method_seconds(measured: Mapping[str, float]) -> dict[str, float]:
-    """Split the method's wall-clock time: importances as first computed, the rest without any caching."""
+    """Split the method's wall-clock time: importances as first computed, the rest without them and any caching."""
     parts = {name: measured.get(name, 0.0) for name in ("importance_full", "importance_forget")}
-    rest = measured["wall"] - measured.get("importance_forget", 0.0) - measured.get("memo", 0.0)
+    rest = measured["wall"] - measured.get("memo", 0.0)
     parts["rest"] = max(rest, 0.0)
     return {**parts, "method": sum(parts.values()), "evaluation": measured["evaluation"]}
 
@@ -162,6 +165,21 @@ def importance_memo(cell: Cell, stopwatch: Stopwatch) -> Memo:
     return memo
 
 
+def in_memory(memo: Memo) -> Memo:
+    """Return a memo that asks `memo` once for each (phase, options) and keeps the tensors on the device."""
+    kept: dict[str, dict[str, Tensor]] = {}
+
+    def remembered(
+        phase: str, options: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        name = content_hash([phase, options])
+        if name not in kept:
+            kept[name] = memo(phase, options, compute)
+        return kept[name]
+
+    return remembered
+
+
 def load_outputs(
     cell: Cell, method: UnlearningMethod, key: Mapping[str, Any], original: nn.Module
 ) -> tuple[EvalOutputs, Card]:
@@ -173,7 +191,7 @@ def load_outputs(
     def compute() -> tuple[dict[str, Tensor], Card]:
         if key == cell.reference_key:
             log.info("  retraining without the forget set (%s)", cell.split.forget_target)
-        outputs, seconds = unlearn(cell, method, original, store_of(cell).progress("outputs", key))
+        outputs, seconds = unlearn(cell, method, original, progress=store_of(cell).progress("outputs", key))
         card = {"changed_fraction": outputs.changed_fraction, "seconds": seconds}
         return to_tensors(outputs), card | {"provenance": provenance(cell.compute)}
 

@@ -79,13 +79,29 @@ def split_by_mask(
 
 
 def stratified_subset(
-    dataset: ImageDataset, *, train_images: int | None, test_images: int | None, seed: int
-) -> ImageDataset:
-    """Return at most so many training and test images, every (fine) class by its share; None keeps all."""
+    dataset: ImageDataset, *, train_images: int | None, test_images: int | None, seed: int,
+    held_out: float | None = None,
+) -> ImageDataset:  # fmt: skip
+    """Return at most so many training and test images, every (fine) class by its share; None keeps all.
+
+    With `held_out` that share of these training images becomes the test set, and no test image is left.
+    """
     train = draw_stratified(dataset.train, train_images, seed, "train")
+    if held_out is not None:
+        rest, test = hold_out(train, held_out, seed)
+        return replace(dataset, train=rest, test=test)
     same = dataset.test is dataset.train
     test = train if same else draw_stratified(dataset.test, test_images, seed, "test")
     return replace(dataset, train=train, test=test)
+
+
+def hold_out(data: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Return the samples that stay and a stratified `share` of them that is held out, both in their old order."""
+    if not 0 < share < 1:
+        raise ValueError(f"Expected held_out to be a share between 0 and 1, but got {share}.")
+    held = draw_stratified(data, round(share * len(data)), seed, "held_out")
+    stays = ~torch.isin(data.index, held.index)
+    return data.subset(stays), held
 
 
 def draw_stratified(data: LabelledImages, n: int | None, seed: int, part: str) -> LabelledImages:

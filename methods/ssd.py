@@ -76,8 +76,9 @@ class SSD:
             return importance_of(ordered(split, self.order, context.random("importance order")))
 
         importance = context.remember("importance_full", self._importance_key(split, context), importance_of_all)
-        with context.phase("importance_forget"):
-            forget_importance = importance_of(split.forget_train)
+        forget_importance = context.remember(
+            "importance_forget", self._forget_key(split), lambda: importance_of(split.forget_train)
+        )
         dampen(model, importance, forget_importance, alpha=self.alpha, lam=self.lam)
         return model.eval()
 
@@ -93,6 +94,11 @@ class SSD:
             if self.order == "shuffled":
                 key["seed"] = context.seed
         return key
+
+    def _forget_key(self, split: ForgetSplit) -> dict[str, object]:
+        """Return what I_Df depends on beside the original model; under Eq. 1 no batch size."""
+        key: dict[str, object] = {"reduction": self.reduction, "forget_set": split.forget_fingerprint}
+        return key | ({"batch_size": self.batch_size} if self.reduction == "batch_mean" else {})
 
     def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
         return split.num_train + len(split.forget_train)

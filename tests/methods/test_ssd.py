@@ -167,7 +167,7 @@ def test_batch_mean_depends_on_the_order_and_per_sample_does_not(cnn, split, con
     assert not torch.allclose(result(**by_batch), result(**by_batch, order="shuffled"), atol=1e-3)
 
 
-def test_the_importance_of_all_is_remembered_under_what_it_depends_on(cnn, split, dataset, context):
+def test_importances_are_remembered_under_what_they_depend_on(cnn, split, dataset, context):
     asked = []
 
     def memo(phase, options, compute):
@@ -176,10 +176,13 @@ def test_the_importance_of_all_is_remembered_under_what_it_depends_on(cnn, split
 
     def key(split=split, seed=0, **changes):
         method(**changes)(copy.deepcopy(cnn), split, replace(context, memo=memo, seed=seed))
-        phase, options = asked.pop()
-        assert phase == "importance_full"
-        assert asked == []
+        (full, options), (forget, forget_options) = asked
+        asked.clear()
+        assert (full, forget) == ("importance_full", "importance_forget")
+        forget_keys.append(forget_options)
         return options
+
+    forget_keys = []
 
     other = random_split(dataset, n=6, seed=0)
     assert key() == key(other, alpha=9.0, order="shuffled", batch_size=7, seed=5)  # Eq. 1 depends on none of these
@@ -190,6 +193,11 @@ def test_the_importance_of_all_is_remembered_under_what_it_depends_on(cnn, split
         key(**paper, order="shuffled", seed=5),
     ]  # fmt: skip
     assert all(a != b for i, a in enumerate(different) for b in different[:i])
+    one, _, same, same_too, _, _, other_set, other_batch, other_order, _ = forget_keys
+    # per sample: no batch size; the order of D says nothing about D_f
+    assert "batch_size" not in one
+    assert same == same_too == other_order
+    assert one != same != other_set != other_batch != same
 
 
 def test_a_remembered_importance_gives_the_same_model(cnn, split, context):

@@ -171,7 +171,8 @@ def caption(cells: Sequence[Cell], records: Sequence[RunRecord]) -> str:
         spread = f"mean ± sample standard deviation over n = {n} method seeds" if n > 1 else "one method seed (n = 1)"
         parts.append(f"Percent, {spread}.")
         parts.append(f"Device: {', '.join(sorted({record.provenance['device'] for record in records}))}.")
-    parts.append("Bold: closest to the retrained model.")
+    if reference_methods(cells):
+        parts.append("Bold: closest to the retrained model.")
     return " ".join(parts)
 
 

@@ -39,6 +39,10 @@ reproduce-figure%: $(READY)  ## one figure of the paper, e.g. reproduce-figure2 
 	$(PY) -m benchmark.run experiment=figure$* $(OVERRIDES)
 	$(PY) -m benchmark.figures figure=$* $(OVERRIDES)
 
+reproduce-sequence: $(READY)  ## forget requests one after the other, e.g. reproduce-sequence PROFILE=quick
+	$(PY) -m benchmark.run experiment=sequence $(OVERRIDES)
+	$(PY) -m benchmark.sequence $(OVERRIDES)
+
 reproduce-all: $(addprefix reproduce-table,1 2 3 4 5 6) reproduce-figure2  ## everything
 
 data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/

@@ -39,13 +39,17 @@ reproduce-figure%: $(READY)  ## one figure: reproduce-figure2 PROFILE=quick
 	$(PY) -m benchmark.run experiment=figure$* $(OVERRIDES)
 	$(PY) -m benchmark.figures figure=$* $(OVERRIDES)
 
-reproduce-all: $(addprefix reproduce-,table1 table2 table3 table4 table5 table6 selectivity figure2 ablation) report  ## everything
+reproduce-all: $(addprefix reproduce-,table1 table2 table3 table4 table5 table6 selectivity figure2 sequence ablation) report  ## everything
 
 report: $(READY)  ## the paper's claims beside what the tables say
 	$(PY) -m benchmark.report $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(PROFILE),profile=$(PROFILE))
 
 search: $(READY)  ## search hyper-parameters, e.g. search SEARCH=ssd ARGS='dataset=cifar20 search.n_trials=50'
 	$(PY) -m benchmark.search search=$(or $(SEARCH),ssd) $(OVERRIDES)
+
+reproduce-sequence: $(READY)  ## forget requests one after the other, e.g. reproduce-sequence PROFILE=quick
+	$(PY) -m benchmark.run experiment=sequence $(OVERRIDES)
+	$(PY) -m benchmark.sequence $(OVERRIDES)
 
 data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 	$(PY) -m scripts.download_data

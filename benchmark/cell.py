@@ -16,8 +16,10 @@ from benchmark.reproducibility import resolve_compute
 from benchmark.store import content_hash, file_sha256
 from datasets.base import ForgetSplit, ImageDataset
 from datasets.loading import Preprocessing, channel_statistics
+from datasets.sequence import first_targets, sequence_split
 from datasets.splits import stratified_subset
 from methods.base import UnlearningMethod
+from methods.sequence import Sequential
 from methods.training import Compute, Recipe
 
 PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint says what it is
@@ -56,8 +58,17 @@ class Cell:
 
     @cached_property
     def split(self) -> ForgetSplit:
-        split: ForgetSplit = instantiate(self.config.task.split)(self.dataset)
+        make_split = instantiate(self.config.task.split)
+        if self.targets is not None:
+            return sequence_split(self.dataset, make_split, self.targets)
+        split: ForgetSplit = make_split(self.dataset)
         return split
+
+    @cached_property
+    def targets(self) -> list[str | int] | None:
+        """The targets of a sequence of forget requests, oldest first; None for a single one."""
+        requests = content(self.config.requests)
+        return None if requests["targets"] is None else first_targets(requests["targets"], requests["n"])
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -74,8 +85,9 @@ class Cell:
 
     @cached_property
     def method(self) -> UnlearningMethod:
+        """The method; in a sequence request by request, but the retrained model never saw any of the forgotten."""
         method: UnlearningMethod = instantiate(self.config.method)
-        return method
+        return method if self.targets is None or self.is_reference else Sequential(method)
 
     @cached_property
     def reference_method(self) -> UnlearningMethod | None:
@@ -130,7 +142,7 @@ class Cell:
             "model": model,
             "preprocessing": content(config.preprocessing),
             "original": content(config.original),
-            "task": content(config.task.split),
+            "task": content(config.task.split) | ({} if self.targets is None else {"target": self.targets}),
             "method": content(config.method),
             "reference": content(config.get("reference")),
             "metric": content(config.metric),
@@ -159,7 +171,8 @@ class Cell:
         config = self.config
         names = {part: str(config[part].name) for part in ("dataset", "model", "task", "protocol", "profile")}
         names["ablation"] = str(config.protocol.ablation)
-        return names | {"target": str(config.task.target), "method": method_name(config)}
+        target = "+".join(map(str, self.targets or [config.task.target]))
+        return names | {"target": target, "method": method_name(config)}
 
     def __str__(self) -> str:
         names = self.identity

@@ -41,7 +41,7 @@ def evaluate(
             logits[name] = logits["forget_train"]
         else:
             logits[name] = predict(model, data, preprocessing, batch_size)
-    return EvalOutputs(logits, labels, split.forget_test_is_train, changed_fraction)
+    return EvalOutputs(logits, labels, split.forget_test_is_train, changed_fraction, newest_of(split))
 
 
 def to_tensors(outputs: EvalOutputs) -> dict[str, Tensor]:
@@ -58,4 +58,9 @@ def from_tensors(tensors: dict[str, Tensor], outputs_like: ForgetSplit, changed_
         {name: tensors[f"labels.{name}"] for name in SPLITS},
         outputs_like.forget_test_is_train,
         changed_fraction,
+        newest_of(outputs_like),
     )
+
+
+def newest_of(split: ForgetSplit) -> int | None:
+    return len(split.requests[-1].forget_test) if split.requests else None

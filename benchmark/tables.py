@@ -106,6 +106,10 @@ def fill_command(cell: Cell) -> str:
     names = cell.identity
     groups = " ".join(f"{part}={names[part]}" for part in ("dataset", "model", "task", "method", "protocol", "profile"))
     target = "" if names["target"] == names["task"] else f" task.target={names['target']}"
+    if cell.targets is not None:
+        target = f" requests=sequence requests.targets=[{','.join(map(str, cell.targets))}]"
+    if cell.reference_method is None:
+        target += " ~method@reference"
     ablation = "" if names["ablation"] == "none" else f" ablation={names['ablation']}"
     return f"python -m benchmark.run {groups}{target}{ablation} method_seed={cell.seeds['method_seed']}"
 
@@ -167,7 +171,8 @@ def caption(cells: Sequence[Cell], records: Sequence[RunRecord]) -> str:
         spread = f"mean ± sample standard deviation over n = {n} method seeds" if n > 1 else "one method seed (n = 1)"
         parts.append(f"Percent, {spread}.")
         parts.append(f"Device: {', '.join(sorted({record.provenance['device'] for record in records}))}.")
-    parts.append("Bold: closest to the retrained model.")
+    if reference_methods(cells):
+        parts.append("Bold: closest to the retrained model.")
     return " ".join(parts)
 
 

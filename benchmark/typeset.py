@@ -8,7 +8,7 @@ import pandas as pd
 BLOCK = ["ablation", "dataset", "model", "task", "target"]
 METRICS = {
     "retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA", "gap": "gap", "rank": "rank",
-    "changed_fraction": "changed", "seconds": "t [s]",
+    "changed_fraction": "changed", "newest_accuracy": "newest", "seconds": "t [s]",
 }  # fmt: skip
 LATEX_METRICS = METRICS | {"retain_accuracy": r"$\mathcal{D}_r$", "forget_accuracy": r"$\mathcal{D}_f$"}
 TITLES = {

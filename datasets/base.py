@@ -127,7 +127,8 @@ class ForgetSplit:
 
     D_f = `forget_train`, D_r = `retain_train`. Accuracies are measured on `forget_test` and `retain_test`; the
     random task measures the former on the forgotten training samples, so there `forget_test is forget_train`.
-    `level` says whether a forgotten class is one of the labels or one of the fine labels.
+    `level` says whether a forgotten class is one of the labels or one of the fine labels. `requests` are the splits
+    that were forgotten one after the other to come here, oldest first; empty where there was one.
 
     Raises:
         ValueError: where a part is empty or a sample is both forgotten and retained.
@@ -140,6 +141,7 @@ class ForgetSplit:
     num_classes: int
     forget_target: str
     level: Literal["class", "subclass"] = "class"
+    requests: "tuple[ForgetSplit, ...]" = ()
 
     def __post_init__(self) -> None:
         for name in ("forget_train", "retain_train", "forget_test", "retain_test"):

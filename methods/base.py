@@ -34,6 +34,7 @@ class MethodContext:
         memo: `memo(phase, options, compute)` returns tensors that depend on the original model, the split and
             `options` alone; it books the seconds under `phase` and may keep the result for later runs.
         progress: names of a training -> what keeps its state while it lasts, for a run that continues a killed one.
+        first: in a sequence of forget requests, the call that answered the first one; None in that call itself.
     """
 
     seed: int
@@ -44,6 +45,7 @@ class MethodContext:
     stopwatch: Stopwatch
     memo: Memo | None = field(default=None)
     progress: Callable[[tuple[object, ...]], Progress] | None = field(default=None)
+    first: "Call | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -90,12 +92,21 @@ class MethodContext:
         """Return `compute()`, timed as `phase`, or what an earlier run kept of it."""
         if self.memo is not None:
             return self.memo(phase, options, compute)
-        with self.phase(phase):
+        with self.phase("memo"), self.phase(phase):  # as a memo books it: apart from the rest of the method
             return compute()
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Measure a part of the method under a name of its own."""
         return self.stopwatch.phase(name)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a method was called with."""
+
+    model: nn.Module
+    split: ForgetSplit
+    context: MethodContext
 
 
 class UnlearningMethod(Protocol):

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
-from methods.base import MethodContext
+from methods.base import Call, MethodContext
 from methods.importance import Order, Reduction, ordered, parameter_importance
 from methods.training import Recipe
 
@@ -47,6 +48,9 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"Expected {name} to be a finite number above 0, but got {value!r}.")
 
 
+Source = Literal["kept", "refreshed"]
+
+
 @dataclass(frozen=True)
 class SSD:
     """Dampen the parameters that the forget set needs much more than the whole training set does.
@@ -57,6 +61,10 @@ class SSD:
         reduction: `per_sample` (Eq. 1) or `batch_mean` (released code).
         order: in which D is cut into batches; matters for `batch_mean` only.
         batch_size: of the importance batches.
+        importance: in a sequence of forget requests, I_D of the later ones: `kept`, as the first request measured it on
+            the original model and all of D, in its order (the first forget set last, the later ones among the
+            classes), or `refreshed`, measured on the current model and what is left of D, the newest forget set last.
+            I_Df is always measured on the current model. No difference for a single request.
     """
 
     alpha: float
@@ -64,23 +72,34 @@ class SSD:
     reduction: Reduction
     order: Order
     batch_size: int
+    importance: Source = "refreshed"  # set by configs/method_requests; a single run has no such option
 
     def __post_init__(self) -> None:
         check_positive(alpha=self.alpha, lam=self.lam)
+        if self.importance not in get_args(Source):
+            raise ValueError(f"Expected importance to be kept or refreshed, but got {self.importance!r}.")
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
-        def importance_of(data: LabelledImages) -> dict[str, Tensor]:
-            return parameter_importance(model, context.batches(data, self.batch_size), reduction=self.reduction)
-
-        def importance_of_all() -> dict[str, Tensor]:
-            return importance_of(ordered(split, self.order, context.random("importance order")))
-
-        importance = context.remember("importance_full", self._importance_key(split, context), importance_of_all)
+        first = context.first if self.importance == "kept" else None
+        importance = self._importance_of_all(first or Call(model, split, context))
         forget_importance = context.remember(
-            "importance_forget", self._forget_key(split), lambda: importance_of(split.forget_train)
+            "importance_forget", self._forget_key(split), lambda: self._importance(model, split.forget_train, context)
         )
         dampen(model, importance, forget_importance, alpha=self.alpha, lam=self.lam)
         return model.eval()
+
+    def _importance(self, model: nn.Module, data: LabelledImages, context: MethodContext) -> dict[str, Tensor]:
+        return parameter_importance(model, context.batches(data, self.batch_size), reduction=self.reduction)
+
+    def _importance_of_all(self, call: Call) -> dict[str, Tensor]:
+        """Return I_D of the call's model and split."""
+        context = call.context
+
+        def compute() -> dict[str, Tensor]:
+            data = ordered(call.split, self.order, context.random("importance order"))
+            return self._importance(call.model, data, context)
+
+        return context.remember("importance_full", self._importance_key(call.split, context), compute)
 
     def _importance_key(self, split: ForgetSplit, context: MethodContext) -> dict[str, object]:
         """Return what I_D depends on beside the original model and D; under Eq. 1 nothing else."""

@@ -31,3 +31,12 @@ def top1_accuracy(logits: Tensor, labels: Tensor, *, averaging: Averaging, batch
 def accuracy(outputs: EvalOutputs, *, split: SplitName, averaging: Averaging, batch_size: int) -> float:
     """Return the top-1 accuracy on one split, a fraction in [0, 1]."""
     return top1_accuracy(outputs.logits[split], outputs.labels[split], averaging=averaging, batch_size=batch_size)
+
+
+def newest_accuracy(outputs: EvalOutputs, *, averaging: Averaging, batch_size: int) -> float | None:
+    """Return the accuracy on what the newest of several requests forgot, in [0, 1]; None for a single request."""
+    n = outputs.newest_test
+    if n is None:
+        return None
+    logits, labels = outputs.logits["forget_test"][-n:], outputs.labels["forget_test"][-n:]
+    return top1_accuracy(logits, labels, averaging=averaging, batch_size=batch_size)

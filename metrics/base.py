@@ -19,6 +19,7 @@ class EvalOutputs:
         labels: per split (N,) int64.
         forget_test_is_train: D_f accuracy is measured on the forgotten training samples (random task).
         changed_fraction: share of parameters that differ from the original model, in [0, 1].
+        newest_test: how many of the samples at the end of `forget_test` the newest of several requests forgot.
         reference: the outputs of the retrained model, where there is one.
         untrained_logits: of a model that is random in every layer, on the forget set's training part, (N_f, K).
     """
@@ -27,6 +28,7 @@ class EvalOutputs:
     labels: Mapping[SplitName, Tensor]
     forget_test_is_train: bool
     changed_fraction: float
+    newest_test: int | None = None
     reference: "EvalOutputs | None" = None
     untrained_logits: Tensor | None = None
 

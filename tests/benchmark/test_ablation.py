@@ -30,6 +30,7 @@ CASES = {
     "retrain": [(["method=retrain"], LOGITS), (["method=finetune"], "gap")],
     "importance_order": [(SSD, LOGITS)],
     "importance_reduction": [(SSD, LOGITS)],
+    "importance_refreshed": [([*SSD, "requests=sequence", "requests.n=2"], LOGITS)],
     "unsir_noise": [(["method=unsir"], LOGITS)],
     "bad_teacher": [(["method=bad_teacher", "model=vit", "model.image_size=16"], LOGITS)],
     "pins_split": [(["dataset=pins", "method=finetune", "dataset.subset.train_images=null"], LOGITS)],

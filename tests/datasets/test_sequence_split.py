@@ -1,0 +1,64 @@
+from functools import partial
+
+import pytest
+import torch
+
+from datasets.sequence import first_targets, sequence_split
+from datasets.splits import class_split, random_split, subclass_split
+
+CASES = [
+    (partial(class_split, target=0), ["pet", 0]),
+    (partial(subclass_split, target=0), ["dog", "ant", 5, "bee"]),
+]
+
+
+def rows(data):
+    return set(data.index.tolist())
+
+
+@pytest.mark.parametrize(("make", "targets"), CASES)
+def test_partition_laws_of_every_prefix(dataset, make, targets):
+    gone: dict[str, set[int]] = {"train": set(), "test": set()}
+    for n, target in enumerate(targets, start=1):
+        split = sequence_split(dataset, make, targets[:n])
+        newest = split.requests[-1]
+        for part, whole in (("train", dataset.train), ("test", dataset.test)):
+            forget, retain = getattr(split, f"forget_{part}"), getattr(split, f"retain_{part}")
+            alone = getattr(make(dataset, target=target), f"forget_{part}")
+            assert rows(getattr(newest, f"forget_{part}")) == rows(alone)
+            assert rows(getattr(newest, f"retain_{part}")) == rows(retain) == rows(whole) - gone[part] - rows(alone)
+            gone[part] |= rows(alone)
+            assert rows(forget) == gone[part]
+            assert len(forget) + len(retain) == len(whole)
+            assert torch.equal(forget.index[-len(alone) :], alone.index)  # the newest stands last
+        assert len(split.requests) == n
+        assert split.level == newest.level
+
+
+def test_the_first_request_is_the_ordinary_split(dataset):
+    first = sequence_split(dataset, CASES[0][0], ["pet", "wild"]).requests[0]
+    assert first.forget_fingerprint == class_split(dataset, target="pet").forget_fingerprint
+    assert not first.requests
+
+
+@pytest.mark.parametrize(
+    ("make", "targets", "expected"),
+    [
+        (CASES[0][0], ["pet", 1], "'pet' twice"),
+        (CASES[0][0], ["pet", "whale"], "insect, pet, wild"),
+        (CASES[0][0], [0, 1, 2], "retain_train"),
+        (CASES[0][0], [], "at least one"),
+        (partial(random_split, n=3, seed=0), [0], "task=class or task=subclass"),
+    ],
+)
+def test_bad_sequences(dataset, make, targets, expected):
+    with pytest.raises(ValueError, match=expected):
+        sequence_split(dataset, make, targets)
+
+
+def test_first_targets():
+    assert first_targets(["a", 1, "b"], 2) == ["a", 1]
+    assert first_targets(["a", 1], None) == ["a", 1]
+    for n in (0, 3, -1):
+        with pytest.raises(ValueError, match=r"1 … 2"):
+            first_targets(["a", 1], n)

@@ -54,9 +54,7 @@ def describe(error: BaseException) -> str:
         return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {', '.join(known)}."
     text = str(error).split("Config search path:")[0]
     if found := re.search(r"hydra/launcher/(joblib|ray|submitit_\w+)", text):
-        text = (
-            f"Expected the plug-in for launcher={found[1]}, but it is not installed; run pip install -e '.[cluster]'."
-        )
+        text = f"Expected the plug-in for launcher={found[1]}, but there is none; run pip install -e '.[cluster]'."
     text = re.sub(r"\s+", " ", text).strip() or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"

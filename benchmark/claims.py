@@ -10,10 +10,10 @@ import json
 import logging
 import os
 import platform
+import signal
 import subprocess
 import threading
 import time
-from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class Claims:
                     self._write(name, beat=beat)
                     continue
             lost.set()
-            interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # ends a wait too
             return
 
     def _is_live(self, path: Path) -> bool:

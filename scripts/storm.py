@@ -3,7 +3,7 @@
     python -m scripts.storm                                  # 30 kills, 3 workers, the demo's grid
     python -m scripts.storm kills=3 workers=2 recipe.epochs=1 method=baseline,ssd
 
-Options: kills, workers, seed, limit (seconds), out (folder, default: one that is removed); other key=value are overrides.
+Options: kills, workers, seed, limit (seconds), out (folder, default: a scratch one); the rest are overrides.
 Exit code 1 where a table differs, a record was written twice or too few kills found a worker.
 """
 

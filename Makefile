@@ -1,4 +1,4 @@
-# make help lists the targets. Variables: METHODS=ssd,retrain MODEL=resnet18 SEEDS=3 PROTOCOL=strict PROFILE=quick
+# make help lists the targets. Variables: METHODS=ssd,retrain MODEL=resnet18 SEEDS=3 PROTOCOL=strict PROFILE=quick WORKERS=3
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -11,8 +11,10 @@ seeds = $(subst $(space),$(comma),$(shell seq 0 $$(($(1) - 1))))
 OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
+RUN = $(PY) -m $(if $(WORKERS),benchmark.work workers=$(WORKERS),benchmark.run)
 
 .PHONY: help setup demo search test test-all lint format data verify clean reproduce-all report
+.PHONY: help setup demo test test-all lint format data verify storm launchers clean reproduce-all
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -28,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)  ## all there is on the embedded digits, a table in minutes
-	$(PY) -m benchmark.run experiment=demo $(OVERRIDES)
+	$(RUN) experiment=demo $(OVERRIDES)
 	$(PY) -m benchmark.tables table=demo out=runs/tables/demo $(OVERRIDES)
 
 reproduce-%: $(READY)  ## one table: table1 … table6, selectivity or ablation, e.g. reproduce-table2 PROFILE=quick
@@ -37,6 +39,12 @@ reproduce-%: $(READY)  ## one table: table1 … table6, selectivity or ablation,
 
 reproduce-figure%: $(READY)  ## one figure: reproduce-figure2 PROFILE=quick
 	$(PY) -m benchmark.run experiment=figure$* $(OVERRIDES)
+reproduce-table%: $(READY)  ## one table of the paper, e.g. reproduce-table2 PROFILE=quick
+	$(RUN) experiment=table$* $(OVERRIDES)
+	$(PY) -m benchmark.tables table=$* $(OVERRIDES)
+
+reproduce-figure%: $(READY)  ## one figure of the paper, e.g. reproduce-figure2 PROFILE=quick
+	$(RUN) experiment=figure$* $(OVERRIDES)
 	$(PY) -m benchmark.figures figure=$* $(OVERRIDES)
 
 reproduce-all: $(addprefix reproduce-,table1 table2 table3 table4 table5 table6 selectivity figure2 sequence ablation) report  ## everything
@@ -56,6 +64,12 @@ data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 
 verify: $(READY)  ## check that every committed table follows from its committed records
 	$(PY) -m scripts.verify_results
+
+storm: $(READY)  ## kill -9 thirty workers of a grid and compare the tables with undisturbed ones
+	$(PY) -m scripts.storm
+
+launchers: $(READY)  ## one small grid under every launcher that is installed; compares the tables
+	$(PY) -m scripts.verify_launchers
 
 test: $(READY)  ## the fast tests, no network
 	$(PY) -m pytest

@@ -18,8 +18,7 @@ EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, 
 
 def run_cli(command: Callable[[], Any]) -> None:
     """Run `command`; an error ends it with one line and exit code 1, or a traceback under HYDRA_FULL_ERROR=1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("hydra").setLevel(logging.WARNING)
+    show_log()
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
         return
@@ -31,6 +30,13 @@ def run_cli(command: Callable[[], Any]) -> None:
         sys.exit("stopped; run the same command again to continue.")
     except Exception as error:
         sys.exit(f"error: {describe(error)}")
+
+
+def show_log() -> None:
+    """Print the suite's log lines, and of Hydra and its launchers the warnings only."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("hydra", "hydra_plugins"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def wants_traceback() -> bool:
@@ -47,6 +53,8 @@ def describe(error: BaseException) -> str:
         hint = nearest(str(error.key), known)
         return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {', '.join(known)}."
     text = str(error).split("Config search path:")[0]
+    if found := re.search(r"hydra/launcher/(joblib|ray|submitit_\w+)", text):
+        text = f"Expected the plug-in for launcher={found[1]}, but there is none; run pip install -e '.[cluster]'."
     text = re.sub(r"\s+", " ", text).strip() or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from hydra import compose
@@ -107,6 +108,16 @@ def passes(cell: Cell, planned: set[str]) -> Iterator[float]:
         yield evaluation + image_passes(cell.reference_method, split, recipe)
     if skip_reason(cell.method, split) is None and is_new("outputs", cell.outputs_key):
         yield evaluation + image_passes(cell.method, split, recipe)
+
+
+def missing_artefacts(cell: Cell) -> set[Path]:
+    """Return the cards that are not there yet of the artefacts that the cell rests on."""
+    keys = [("original", cell.original_key)]
+    if cell.reference_method is not None:
+        keys.append(("outputs", cell.reference_key))
+    keys.append(("outputs", cell.outputs_key))
+    paths = (store_of(cell).path(kind, key) for kind, key in keys)
+    return {path for path in paths if not path.exists()}
 
 
 def training_speed(cell: Cell, steps: int = 3) -> float:

@@ -14,14 +14,15 @@ if not __package__:
     sys.exit("error: start this from the root of the repository as `python -m benchmark.run`.")
 
 import hydra
+import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.checkpoints import load_original, load_outputs
 from benchmark.cli import describe, run_cli, wants_traceback
 from benchmark.evaluate import predict
-from benchmark.progress import Failure
+from benchmark.failures import Failure
 from benchmark.provenance import provenance
 from benchmark.records import RunRecord
 from datasets.seeding import derive_seed
@@ -30,6 +31,7 @@ from methods.timing import Stopwatch
 from metrics.base import EvalOutputs
 
 log = logging.getLogger(__name__)
+OmegaConf.register_new_resolver("gpus", lambda: min(torch.cuda.device_count(), 1), replace=True)  # for one cell
 CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
 
 

@@ -12,8 +12,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from benchmark.grid import expand
-from benchmark.run import CONFIGS
+from benchmark.grid import cells_of, expand
+from benchmark.run import CONFIGS, run_cell
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -53,10 +53,34 @@ def commands(text: str, module: str) -> list[str]:
 
 @pytest.mark.parametrize("line", [*commands(README, "benchmark.run"), *commands(CONTRIBUTING, "benchmark.run")])
 def test_commands_compose(line):
-    overrides = [word for word in shlex.split(line, comments=True) if not word.startswith("-") and word != "job"]
+    words = [word for word in shlex.split(line, comments=True) if not word.startswith("-") and word != "job"]
+    overrides = [word for word in words if not word.startswith(("launcher=", "hydra."))]  # those need plug-ins
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         for job in expand(overrides)[:2]:
             compose("run", job)
+
+
+SHRUNK = [
+    "model.width=2", "recipe.epochs=1", "dataset.subset.train_images=120", "dataset.subset.test_images=30",
+    "~method@reference", "compute.threads=1",
+]  # fmt: skip
+
+
+def test_sweeps_of_the_readme_run(tmp_path):
+    """Every cell of every sweep, on few images and a narrow network; a cell that sweeps share is the same run."""
+    sweeps = commands(block(README, "sweeps"), "benchmark.run")
+    assert len(sweeps) == 5
+    runs = 0
+    for line in sweeps:
+        overrides = [word for word in shlex.split(line, comments=True) if word != "-m"]
+        with initialize_config_dir(CONFIGS, version_base="1.3"):
+            cells = cells_of([*overrides, *SHRUNK, f"output_dir={tmp_path}"])
+        assert len({cell.run_id for cell in cells}) == len(cells) > 1
+        for cell in cells:
+            runs += 1
+            run_cell(cell)
+    records = list((tmp_path / "records").glob("*.json"))
+    assert 0 < len(records) < runs
 
 
 def test_make_targets_of_the_readme_exist():

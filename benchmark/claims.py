@@ -1,0 +1,154 @@
+"""Claims: files in a shared folder that say which process works on what, so that no two work on the same.
+
+A claim counts while its owner lives. An owner on this host is looked up among its processes, by id and start time; a
+claim of another host must change within `expiry_seconds`, by this host's own clock: owners rewrite theirs every
+`beat_seconds`. All changes are made under one file lock.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Set
+from pathlib import Path
+
+from filelock import FileLock
+
+from benchmark.store import write_atomically
+
+log = logging.getLogger(__name__)
+Owner = dict[str, str | int]
+
+
+class ClaimLost(Exception):  # noqa: N818
+    """This process was silent for too long, and another one has taken over."""
+
+
+def start_time(pid: int) -> str | None:
+    """Return when process `pid` of this host started, in the system's own words; None where there is none."""
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else fields[19]
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    state, _, started = subprocess.run(command, capture_output=True, text=True).stdout.strip().partition(" ")
+    return None if state[:1] in ("", "Z") else started.strip()
+
+
+def host_name() -> str:
+    """Return a name for the set of processes that this one can see: host, boot and, in a container, its processes."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def this_process() -> Owner:
+    return {"host": host_name(), "pid": os.getpid(), "started": start_time(os.getpid()) or ""}
+
+
+class Claims:
+    """The claims below one folder, as this process sees them."""
+
+    def __init__(self, folder: Path, *, beat_seconds: float = 15.0, expiry_seconds: float = 180.0) -> None:
+        self.folder = folder
+        self.beat_seconds = beat_seconds
+        self.expiry_seconds = expiry_seconds
+        self.owner = this_process()
+        self._changed: dict[str, tuple[str, float]] = {}  # claims of other hosts: text, and when it was new to us
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def take(self, choose: Callable[[Set[str]], str | None]) -> str | None:
+        """Claim the name that `choose` picks, given the names under a live claim; None where it picks none.
+
+        No claim changes while `choose` runs; claims of dead owners are removed before.
+        """
+        with self._lock():
+            held = {path.stem for path in sorted(self.folder.glob("*.json")) if self._is_live(path)}
+            name = choose(held)
+            if name in held:
+                raise ValueError(f"Expected a name that is not claimed, but got {name}.")
+            if name is not None:
+                self._write(name, beat=0)
+            return name
+
+    @contextlib.contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Keep a taken claim alive inside the `with` block and drop it at its end.
+
+        Raises:
+            ClaimLost: another process has taken over.
+        """
+        stop, lost = threading.Event(), threading.Event()
+        thread = threading.Thread(target=self._beat, args=(name, stop, lost), daemon=True)
+        thread.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            if lost.is_set():
+                raise ClaimLost(name) from None
+            raise
+        finally:
+            stop.set()
+            thread.join()
+            with self._lock():
+                if self._is_mine(name):
+                    self._path(name).unlink()
+
+    def _beat(self, name: str, stop: threading.Event, lost: threading.Event) -> None:
+        beat = 0
+        while not stop.wait(self.beat_seconds):
+            beat += 1
+            with self._lock():
+                if self._is_mine(name):
+                    self._write(name, beat=beat)
+                    continue
+            lost.set()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # ends a wait too
+            return
+
+    def _is_live(self, path: Path) -> bool:
+        """Return whether the claim's owner lives; remove the claim where not."""
+        text = path.read_text()
+        owner = parse(text)
+        if owner.get("host") == self.owner["host"]:
+            live = start_time(int(owner["pid"])) == owner["started"]
+        else:
+            now = time.monotonic()
+            if self._changed.get(path.stem, ("", 0.0))[0] != text:
+                self._changed[path.stem] = (text, now)
+            live = now - self._changed[path.stem][1] < self.expiry_seconds
+        if not live:
+            log.warning("  taking over from process %s on %s, which is gone", owner.get("pid"), owner.get("host"))
+            path.unlink()
+        return live
+
+    def _is_mine(self, name: str) -> bool:
+        path = self._path(name)
+        return path.exists() and self.owner.items() <= parse(path.read_text()).items()
+
+    def _write(self, name: str, *, beat: int) -> None:
+        write_atomically(self._path(name), json.dumps({**self.owner, "beat": beat}) + "\n")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.folder / ".lock")
+
+
+def parse(text: str) -> Owner:
+    """Return a claim's owner; of a damaged claim nobody, so that it expires."""
+    try:
+        owner = json.loads(text)
+        return {"host": str(owner["host"]), "pid": int(owner["pid"]), "started": str(owner["started"])}
+    except (ValueError, KeyError, TypeError):
+        return {}

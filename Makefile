@@ -13,8 +13,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 RUN = $(PY) -m $(if $(WORKERS),benchmark.work workers=$(WORKERS),benchmark.run)
 
-.PHONY: help setup demo search test test-all lint format data verify clean reproduce-all report
-.PHONY: help setup demo test test-all lint format data verify storm launchers clean reproduce-all
+.PHONY: help setup demo search test test-all lint format data verify storm launchers clean reproduce-all report
 .DEFAULT_GOAL := help
 
 help:  ## list the targets

@@ -13,19 +13,23 @@ import torch
 
 from methods.training import Compute
 
+CODE = ("--", ":/", ":(top,exclude)results")
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core")
 
 
 @cache
 def commit() -> tuple[str, bool | None]:
-    """Return (commit, whether tracked files differ from it), as at the first call; ("unknown", None) without git."""
+    """Return (commit, whether tracked files outside results/ differ from it), as at the first call.
+
+    ("unknown", None) without git. Tables are written to results/ and read by no run: they are not code.
+    """
 
     def git(*arguments: str) -> str:
         root = Path(__file__).parent
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", *CODE))
     except (OSError, subprocess.CalledProcessError):
         return "unknown", None
 

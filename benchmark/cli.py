@@ -44,8 +44,13 @@ def describe(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
-        hint = nearest(str(error.key), known)
-        return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {', '.join(known)}."
+        hint, there = nearest(str(error.key), known), ", ".join(known) or "none"
+        return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {there}."
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"Expected to read and write {error.filename}, but could not ({error.strerror}); "
+            f"check the path, its permissions and the space left."
+        )
     text = str(error).split("Config search path:")[0]
     text = re.sub(r"\s+", " ", text).strip() or type(error).__name__
     if not isinstance(error, EXPECTED):

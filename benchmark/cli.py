@@ -50,8 +50,13 @@ def describe(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
-        hint = nearest(str(error.key), known)
-        return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {', '.join(known)}."
+        hint, there = nearest(str(error.key), known), ", ".join(known) or "none"
+        return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {there}."
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"Expected to read and write {error.filename}, but could not ({error.strerror}); "
+            f"check the path, its permissions and the space left."
+        )
     text = str(error).split("Config search path:")[0]
     if found := re.search(r"hydra/launcher/(joblib|ray|submitit_\w+)", text):
         text = f"Expected the plug-in for launcher={found[1]}, but there is none; run pip install -e '.[cluster]'."

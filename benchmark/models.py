@@ -1,5 +1,6 @@
 """ResNet18 in its CIFAR form and timm's vision transformers."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ class ResNet18(nn.Module):
 
 def resnet18(num_classes: int, *, width: int) -> nn.Module:
     """Return a ResNet18 whose first stage has `width` channels (64 in the paper)."""
-    if width < 1:
-        raise ValueError(f"Expected model.width to be at least 1, but got {width}.")
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"Expected model.width to be a whole number from 1 on, but got {width!r}.")
     return ResNet18(num_classes, width=width)
 
 
@@ -115,7 +116,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
                 with np.load(path, allow_pickle=False) as file:
                     return {name: torch.from_numpy(file[name]) for name in file.files}
             case ".pth" | ".pt":
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
+                with warnings.catch_warnings(action="ignore"):  # torch's, about pickles that it will refuse
+                    loaded = torch.load(path, map_location="cpu", weights_only=True)
                 state = loaded.get("state_dict", loaded.get("model", loaded))
                 return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:

@@ -24,8 +24,15 @@ def resolve_compute(config: DictConfig) -> Compute:
         raise ValueError(
             f"Expected a CUDA device for compute.device={name}, but there is none; use compute.device=cpu."
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"Expected compute.device to be one of {torch.cuda.device_count()} CUDA devices, but got {name}."
+        )
     if config.precision not in ("float32", "bfloat16"):
         raise ValueError(f"Expected compute.precision to be float32 or bfloat16, but got {config.precision!r}.")
+    for option, smallest in (("threads", config.threads), ("eval_batch_size", config.get("eval_batch_size"))):
+        if smallest is not None and not (isinstance(smallest, int) and smallest >= 1):
+            raise ValueError(f"Expected compute.{option} to be a whole number from 1 on, but got {smallest!r}.")
     torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
     if config.threads is not None:
         torch.set_num_threads(int(config.threads))

@@ -53,6 +53,8 @@ def load_cifar10(data_dir: str | Path) -> ImageDataset:
 
 def load_cifar100(data_dir: str | Path, labels: Literal["fine", "coarse"]) -> ImageDataset:
     """Return CIFAR-100 from `data_dir/cifar100.npz`; `coarse` labels make it CIFAR-20."""
+    if labels not in ("fine", "coarse"):
+        raise ValueError(f"Expected dataset.load.labels to be fine or coarse, but got {labels!r}.")
     arrays = load_arrays(Path(data_dir), "cifar100", 100, lambda folder: official_arrays("CIFAR100", folder))
     parts = []
     for part in ("train", "test"):

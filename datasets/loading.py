@@ -23,8 +23,12 @@ class Preprocessing:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
-            raise ValueError(f"Expected as many means as positive stds, but got {self.mean} and {self.std}.")
+        if not len(self.mean) == len(self.std) == 3 or not all(s > 0 for s in self.std):
+            raise ValueError(
+                f"Expected as many means as positive stds, three of each, but got {self.mean} and {self.std}."
+            )
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"Expected preprocessing.size to be at least 1 pixel, but got {self.size}.")
 
     def __call__(self, pixels: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=pixels.device).mul_(255)
@@ -61,6 +65,11 @@ class Augmentation:
     padding: int
     flip: bool
     degrees: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("padding", self.padding), ("degrees", self.degrees)):
+            if not (isinstance(value, int | float) and value >= 0):
+                raise ValueError(f"Expected {name} of the augmentation to be a number from 0 on, but got {value!r}.")
 
 
 def augment(data: LabelledImages, positions: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:

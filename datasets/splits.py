@@ -39,8 +39,8 @@ def random_split(dataset: ImageDataset, *, n: int, seed: int) -> ForgetSplit:
     D_r accuracy is measured on the whole test set, D_f accuracy on the forgotten training samples.
     """
     total = len(dataset.train)
-    if not 0 < n < total:
-        raise ValueError(f"Expected task.n to be in 1 … {total - 1} for {dataset.name}, but got {n}.")
+    if not isinstance(n, int) or not 0 < n < total:
+        raise ValueError(f"Expected task.n to be in 1 … {total - 1} for {dataset.name}, but got {n!r}.")
     order = torch.randperm(total, generator=generator("forget", dataset.name, "random", n, seed))
     mask = torch.zeros(total, dtype=torch.bool)
     mask[order[:n]] = True

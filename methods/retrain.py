@@ -26,6 +26,8 @@ class Retrain:
     def __post_init__(self) -> None:
         if self.reset not in ("all", "head"):
             raise ValueError(f"Expected reset to be all or head, but got {self.reset!r}.")
+        if not isinstance(self.recipe, Recipe):
+            raise ValueError(f"Expected recipe to be a training recipe, but got {self.recipe!r}.")
 
     def start(self, model: nn.Module, context: MethodContext) -> nn.Module:
         """Return the model that training starts from; with `head`, `model` itself with a new last layer."""

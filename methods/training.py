@@ -67,14 +67,35 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        self._check_types()
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"Expected epochs and batch_size to be at least 1, but got {self.epochs} and {self.batch_size}."
             )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"Expected lr to be a positive number, but got {self.lr}.")
+        if not (0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):
+            raise ValueError(
+                f"Expected momentum to lie in [0, 1) and weight_decay to be at least 0, "
+                f"but got {self.momentum} and {self.weight_decay}."
+            )
+        if self.warmup_ramp < 1 or self.warmup_epochs < 0:
+            raise ValueError(
+                f"Expected warmup_ramp to be at least 1 and warmup_epochs at least 0, "
+                f"but got {self.warmup_ramp} and {self.warmup_epochs}."
+            )
         if self.optimizer not in ("sgd", "adam", "adamw"):
             raise ValueError(f"Expected optimizer to be sgd, adam or adamw, but got {self.optimizer!r}.")
+
+    def _check_types(self) -> None:
+        """Raise ValueError for text where a number belongs."""
+        whole = {name: getattr(self, name) for name in ("epochs", "batch_size", "warmup_epochs", "warmup_ramp")}
+        whole |= {f"milestone {i}": milestone for i, milestone in enumerate(self.milestones, start=1)}
+        numbers = {name: getattr(self, name) for name in ("lr", "momentum", "weight_decay", "decay")}
+        for values, kinds, kind in ((whole, int, "a whole number"), (numbers, int | float, "a number")):
+            for name, value in values.items():
+                if not isinstance(value, kinds):
+                    raise ValueError(f"Expected {name} to be {kind}, but got {value!r}.")
 
     @classmethod
     def constant(

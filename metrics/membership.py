@@ -23,6 +23,8 @@ def fit_attack(members: Tensor, non_members: Tensor, *, c: float) -> LogisticReg
         non_members: feature of unseen samples, (M,).
         c: inverse regularisation strength of the binary form.
     """
+    if not (isinstance(c, int | float) and c > 0):
+        raise ValueError(f"Expected c of the attack to be a number above 0, but got {c!r}.")
     features = torch.cat([members, non_members]).cpu().numpy()[:, None]
     is_member = torch.cat([torch.ones(len(members)), torch.zeros(len(non_members))]).long().numpy()
     return LogisticRegression(C=c, class_weight="balanced", solver="lbfgs").fit(features, is_member)

@@ -1,5 +1,6 @@
 """Bad inputs: one line that says what was expected, a non-zero exit code, no traceback, no record."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,55 +8,13 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from bad_arguments import BAD_ARGUMENTS
+from bad_inputs import CIFAR10, check_nothing_half_written, check_one_line
 from command_line import TINY, make_table, records_of, run_command
 
 from datasets import cifar
 
-CIFAR10 = {
-    "train_images": np.zeros((20, 32, 32, 3), np.uint8),
-    "train_labels": np.arange(20) % 10,
-    "test_images": np.zeros((10, 32, 32, 3), np.uint8),
-    "test_labels": np.arange(10),
-}
-
-# name: (arguments, what the line must say)
-BAD_ARGUMENTS = {
-    "unknown data set": (["dataset=cifar9"], "Available options in 'dataset': cifar10"),
-    "unknown method": (["method=sdd"], "Available options in 'method'"),
-    "unknown experiment": (["experiment=table99"], "Available options in 'experiment'"),
-    "typo in a key": (["method.alhpa=3"], "did you mean alpha"),
-    "no key": (["ssd"], "ssd"),
-    "missing value": (["recipe.epochs=???"], "recipe.epochs"),
-    "unknown class": (["task.target=rocket"], "one of 0, 1, 2"),
-    "class index too large": (["task.target=10"], "0 … 9"),
-    "alpha zero": (["method.alpha=0"], "alpha to be a finite number above 0, but got 0"),
-    "alpha negative": (["method.alpha=-1"], "alpha to be a finite number above 0"),
-    "alpha not a number": (["method.alpha=nan"], "alpha to be a finite number above 0, but got nan"),
-    "alpha text": (["method.alpha=ten"], "alpha"),
-    "lambda infinite": (["method.lam=inf"], "lam to be a finite number above 0"),
-    "unknown reduction": (["method.reduction=sum"], "batch_mean or per_sample"),
-    "unknown order": (["protocol=paper", "method.order=sorted"], "class_sorted or shuffled"),
-    "unknown reset": (["method=retrain", "method.reset=tail"], "all or head"),
-    "no epochs": (["recipe.epochs=0"], "epochs and batch_size to be at least 1"),
-    "diverging training": (["recipe.lr=1e30", "recipe.warmup_epochs=0"], "finite logits"),
-    "unknown optimizer": (["recipe.optimizer=lion"], "sgd, adam or adamw"),
-    "unknown checkpoint": (["original.checkpoint=first"], "last or best_test"),
-    "unknown device": (["compute.device=tpu9"], "compute.device"),
-    "no such GPU": (["compute.device=cuda:99"], "compute.device"),
-    "unknown precision": (["compute.precision=float8"], "float32 or bfloat16"),
-    "width zero": (["model.width=0"], "model.width"),
-    "target twice": (["requests=sequence", "requests.targets=[6,3,6]"], "but got '6' twice"),
-    "unknown target of a sequence": (["requests=sequence", "requests.targets=[6,rocket]"], "but got 'rocket'"),
-    "every class forgotten": (["requests=sequence", f"requests.targets={list(range(10))}"], "retain_train"),
-    "too many requests": (["requests=sequence", "requests.n=10"], "requests.n to be in 1 … 9"),
-    "no request": (["requests=sequence", "requests.targets=[]"], "at least one target"),
-    "a sequence of random sets": (["requests=sequence", "task=random"], "use task=class or task=subclass"),
-    "unknown importance": (["requests=sequence", "method.importance=old"], "kept or refreshed"),
-    "too many to forget": (["task=random", "task.n=60"], "task.n to be in 1 … 59"),
-    "subset smaller than the classes": (["dataset.subset.train_images=5"], "at least one a class (10)"),
-    "unknown averaging": (["metric.retain_accuracy.averaging=median"], "per_sample or per_batch"),
-    "negative seed text": (["method_seed=one"], "one"),
-}
+SMALL = ["case=digits_class", "method=baseline", "method_seed=0"]
 
 
 @pytest.mark.parametrize("name", BAD_ARGUMENTS)
@@ -63,20 +22,11 @@ def test_bad_argument(name, tmp_path, monkeypatch, capsys):
     arguments, expected = BAD_ARGUMENTS[name]
     code = run_command([*TINY, f"output_dir={tmp_path}", *arguments], monkeypatch)
     check_one_line(code, capsys.readouterr().err, expected)
-    assert not records_of(tmp_path)
+    check_nothing_half_written(tmp_path)
 
 
-def check_one_line(code: int, stderr: str, expected: str) -> None:
-    lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("  ")]
-    assert code != 0
-    assert len(lines) == 1, stderr
-    assert lines[0].startswith("error: ")
-    assert expected in lines[0]
-    assert "Traceback" not in stderr
-
-
-def cifar10_run(data_dir: Path, tmp_path: Path, monkeypatch, capsys) -> tuple[int, str]:
-    arguments = [*TINY, "dataset=cifar10", f"data_dir={data_dir}", f"output_dir={tmp_path / 'runs'}"]
+def cifar10_run(data_dir: Path, tmp_path: Path, monkeypatch, capsys, *more: str) -> tuple[int, str]:
+    arguments = [*TINY, "dataset=cifar10", *more, f"data_dir={data_dir}", f"output_dir={tmp_path / 'runs'}"]
     code = run_command([a for a in arguments if "subset" not in a], monkeypatch)
     return code, capsys.readouterr().err
 
@@ -87,6 +37,14 @@ def damaged(name: str) -> dict[str, np.ndarray]:
         "label out of range": CIFAR10 | {"test_labels": np.arange(10) + 1},
         "wrong shape": CIFAR10 | {"train_images": np.zeros((20, 3, 32, 32), np.uint8)},
         "wrong type": CIFAR10 | {"train_images": np.zeros((20, 32, 32, 3), np.float32)},
+        "negative label": CIFAR10 | {"train_labels": np.arange(20) - 1},
+        "labels with NaN": CIFAR10 | {"train_labels": np.full(20, np.nan)},
+        "fewer labels": CIFAR10 | {"train_labels": np.arange(10)},
+        "no images": CIFAR10 | {"train_images": CIFAR10["train_images"][:0], "train_labels": np.arange(0)},
+        "images with NaN": CIFAR10 | {"test_images": np.full((10, 32, 32, 3), np.nan)},
+        "target missing": CIFAR10 | {"train_labels": np.arange(20) % 10 // 2},
+        "one class left": CIFAR10 | {"train_labels": np.full(20, 1)},
+        "target not in the test set": CIFAR10 | {"test_labels": np.arange(10) // 2},
         "missing array": {k: v for k, v in CIFAR10.items() if k != "test_labels"},
     }[name]
 
@@ -99,11 +57,21 @@ def damaged(name: str) -> dict[str, np.ndarray]:
         ("wrong shape", "uint8 (N, H, W, 3)"),
         ("wrong type", "uint8 (N, H, W, 3)"),
         ("missing array", "it lacks test_labels"),
+        ("negative label", "0 … 9, but got -1 … 18"),
+        ("labels with NaN", "int64 (20,), but got float64"),
+        ("fewer labels", "int64 (20,), but got int64 (10,)"),
+        ("no images", "uint8 (N, H, W, 3)"),
+        ("images with NaN", "test_images"),
+        ("target missing", "forget_train of forget target 'dog' to hold samples"),
+        ("one class left", "retain_train of forget target 'automobile' to hold samples"),
+        ("target not in the test set", "forget_test of forget target 'dog' to hold samples"),
     ],
 )
 def test_bad_array_file(name, expected, tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "cifar10.npz", **damaged(name))
-    check_one_line(*cifar10_run(tmp_path, tmp_path, monkeypatch, capsys), expected)
+    target = "task.target=1" if name == "one class left" else "task.target=dog"
+    check_one_line(*cifar10_run(tmp_path, tmp_path, monkeypatch, capsys, target), expected)
+    check_nothing_half_written(tmp_path)
 
 
 def test_truncated_array_file(tmp_path, monkeypatch, capsys):
@@ -139,20 +107,32 @@ def test_unwritable_output_dir(monkeypatch, capsys):
     check_one_line(code, capsys.readouterr().err, "output_dir")
 
 
-def test_half_record(tmp_path, monkeypatch, capsys):
+def test_a_half_record_is_computed_again(tmp_path, monkeypatch, caplog):
     arguments = [*TINY, f"output_dir={tmp_path}", "~method@reference", "method=baseline"]
     assert run_command(arguments, monkeypatch) == 0
-    record = next((tmp_path / "records").glob("*.json"))
+    (name,), (record,) = records_of(tmp_path), (tmp_path / "records").glob("*.json")
+    whole = json.loads(record.read_text())
     record.write_text(record.read_text()[:100])
-    capsys.readouterr()
-    check_one_line(run_command(arguments, monkeypatch), capsys.readouterr().err, "delete it and run again")
+    assert run_command(arguments, monkeypatch) == 0
+    assert f"set aside the damaged {name}" in caplog.text
+    assert json.loads(record.read_text())["metrics"] == whole["metrics"]
+    assert len(list((tmp_path / "records").glob("*.damaged-*"))) == 1
 
 
-def test_missing_pretrained_weights(tmp_path, monkeypatch, capsys):
-    arguments = ["model.timm_name=vit_tiny_patch16_224", f"model.weights={tmp_path / 'none.npz'}", "model=vit"]
-    code = run_command([*arguments, "+recipe=full/resnet18_digits", f"output_dir={tmp_path}"], monkeypatch)
-    assert code != 0
-    assert "Traceback" not in capsys.readouterr().err
+@pytest.mark.parametrize("place", ["records", "artefacts", "artefacts/original"])
+def test_a_file_in_place_of_a_folder(place, tmp_path, monkeypatch, capsys):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("")
+    code = run_command([*TINY, "~method@reference", "method=baseline", f"output_dir={tmp_path}"], monkeypatch)
+    check_one_line(code, capsys.readouterr().err, f"Expected to read and write {tmp_path / place}")
+    check_nothing_half_written(tmp_path)
+
+
+def test_data_dir_is_a_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").write_text("")
+    monkeypatch.setenv("UNLEARN_DATA_DIR", str(tmp_path / "data"))
+    code = run_command(["dataset=cifar10", f"output_dir={tmp_path / 'runs'}"], monkeypatch)
+    check_one_line(code, capsys.readouterr().err, "$UNLEARN_DATA_DIR")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +141,7 @@ def test_missing_pretrained_weights(tmp_path, monkeypatch, capsys):
         (["profile=quick"], "table=2"),
         (["table=99"], "Available options in 'experiment'"),
         (["2"], "--help"),
+        (["table=demo", "out=/proc/table", *SMALL], "/proc/table"),
         (["table=demo", "profile=slow"], "Available options in 'profile'"),
     ],
 )

@@ -38,13 +38,37 @@ def test_a_skipped_run_is_a_record_too(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, -3])
-def test_a_half_written_record_is_one_clear_error(tmp_path, keep):
+def test_a_half_written_record_is_set_aside(tmp_path, keep, caplog):
     path = record().write(tmp_path)
     path.write_text(path.read_text()[:keep])
     with pytest.raises(ValueError, match=r"r1\.json to be a run record.*delete it and run again"):
         RunRecord.read(path)
-    with pytest.raises(ValueError, match=r"r1\.json"):
-        load_records(tmp_path)
+    assert load_records(tmp_path) == []
+    assert caplog.text.count("delete it and run again") == 1
+    assert path.exists()  # a table only reads
+    assert RunRecord.find(path) is None
+    assert "set aside the damaged r1.json" in caplog.text
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith("r1.json.damaged-")
+    record().write(tmp_path)
+    assert RunRecord.find(path) == record()
+
+
+def test_a_changed_number_is_noticed(tmp_path):
+    path = record().write(tmp_path)
+    path.write_text(path.read_text().replace("0.97", "0.98"))
+    with pytest.raises(ValueError, match="does not fit its checksum"):
+        RunRecord.read(path)
+
+
+def test_a_record_without_a_checksum_is_one_too(tmp_path):
+    path = tmp_path / "r1.json"
+    path.write_text(json.dumps(asdict(record())))
+    assert RunRecord.find(path) == record()
+
+
+def test_no_record_is_none(tmp_path):
+    assert RunRecord.find(tmp_path / "r1.json") is None
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '{"run_id": "r1"}', b"\xff\xfe"])

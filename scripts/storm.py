@@ -3,8 +3,8 @@
     python -m scripts.storm                                  # 30 kills, 3 workers, the demo's grid
     python -m scripts.storm kills=3 workers=2 recipe.epochs=1 method=baseline,ssd
 
-Options: kills, workers, seed, gap (seconds before a kill, at most), limit (seconds for all kills), out (folder; default:
-a scratch one); the rest are overrides. With a short gap all kills come before the first record. Exit code 1 where a
+Options: kills, workers, seed, gap (seconds before a kill, at most), limit (seconds for all kills), out (folder, else a
+scratch one); the rest are overrides. With a short gap all kills come before the first record. Exit code 1 where a
 table differs, a record was written twice or too few kills found a worker.
 """
 

@@ -29,8 +29,9 @@ class Pace:
             return ""
         self.spent += self.plan.seconds[config_hash]
         left = sum(self.plan.seconds.values()) - self.spent
-        pace = (time.monotonic() - self.start) / max(self.spent, 1e-9)
-        return f"  {duration(left * pace)} left" if left > 0 else ""
+        if left <= 0 or self.spent <= 0:  # nothing that was planned to take time is finished yet
+            return ""
+        return f"  {duration(left * (time.monotonic() - self.start) / self.spent)} left"
 
 
 class GridWatch:

@@ -14,9 +14,9 @@ from hydra import initialize_config_dir
 from benchmark import work
 from benchmark.claims import Claims
 from benchmark.failures import Failure
-from benchmark.grid import cells_of
+from benchmark.grid import Plan, cells_of
 from benchmark.run import CONFIGS, run_cell
-from benchmark.watch import GridWatch
+from benchmark.watch import GridWatch, Pace
 
 ROOT = Path(__file__).parents[2]
 GRID = ["method=baseline,finetune", "method_seed=0,1", "~method@reference", *TINY]  # strict: an original for each seed
@@ -91,6 +91,15 @@ def test_a_lost_claim_costs_only_its_cell(tmp_path, monkeypatch, caplog):
     work.drain(watch, claims)  # the other host stays silent, so the cell comes back
     assert "taken over by another process" in caplog.text
     assert len(records_of(tmp_path)) == 1
+
+
+def test_no_time_is_told_before_something_is_known():
+    pace = Pace(Plan(3, {"free": 0.0, "one": 1.0, "two": 1.0}, {}))
+    assert pace.finish("free") == ""
+    pace.start -= 10.0
+    assert pace.finish("one") == "  10 s left"
+    assert pace.finish("unknown") == ""
+    assert pace.finish("two") == ""
 
 
 @pytest.mark.parametrize("arguments", [["workers=0"], ["workers=many"], ["method=sdd"], ["output_dir=a,b"]])

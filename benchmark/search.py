@@ -55,7 +55,7 @@ def search_cell(overrides: Sequence[str]) -> Cell:
     """Return the cell whose method is searched; its test images are held-out training images where it says so."""
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         config = compose("run", list(overrides))
-        if config.search is None:
+        if config.get("search") is None:
             raise ValueError("Expected search=…, for example search=ssd, but got none; try --help.")
         held_out = None if OmegaConf.is_missing(config.search, "held_out") else config.search.held_out
         if held_out is not None:

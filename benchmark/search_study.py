@@ -11,6 +11,7 @@ from threading import Event, Thread
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -46,8 +47,10 @@ def open_storage(storage: str) -> BaseStorage:
 
 def open_sqlite(url: str) -> RDBStorage:
     """Return a SQLite storage; its write-ahead log spares ten waits for the disk a trial and survives kills as well."""
-    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    path = Path(url.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # of two processes that make the tables at once, one would fail
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
     def fast(connection: Any, _: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")

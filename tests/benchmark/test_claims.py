@@ -107,6 +107,7 @@ def test_a_held_claim_changes(tmp_path):
         assert (tmp_path / "a.json").read_text() != before
 
 
+@pytest.mark.slow  # a race of timers: on a busy machine it may be lost
 def test_a_lost_claim_stops_the_work_and_stays_with_its_new_owner(tmp_path):
     claims = Claims(tmp_path, beat_seconds=0.05)
     claims.take(first_free("a"))

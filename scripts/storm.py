@@ -113,8 +113,8 @@ def main() -> None:
         calm, stormy = out / "calm", out / "storm"
         stormy.mkdir(parents=True)
         grid = ["experiment=demo", "compute.threads=1", *overrides]
-        numbers = {name: int(options[name]) for name in ("kills", "workers", "seed", "gap", "limit")}
-        problems = storm(grid, stormy, **numbers)
+        counts = {name: int(options[name]) for name in ("kills", "workers", "seed")}
+        problems = storm(grid, stormy, **counts, gap=float(options["gap"]), limit=float(options["limit"]))
         quiet = [sys.executable, "-m", "benchmark.run", *grid, f"output_dir={calm}"]
         subprocess.run(quiet, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
         for folder in (calm, stormy):

@@ -123,8 +123,9 @@ def test_three_local_workers_give_the_records_of_one(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_small_storm(tmp_path):
-    grid = [*TINY, "dataset.subset.train_images=200", "case=digits_class", "method=baseline,finetune,ssd"]
-    options = ["kills=3", "workers=2", f"out={tmp_path}", "method_seed=0,1"]
+    grid = ["dataset.subset.train_images=400", "dataset.subset.test_images=100", "model.width=4", "case=digits_class"]
+    grid += ["method=baseline,finetune,ssd", "method_seed=0,1"]
+    options = ["kills=3", "workers=2", "gap=0.3", f"out={tmp_path}"]
     command = [sys.executable, "-m", "scripts.storm", *options, *grid]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -33,13 +33,7 @@ demo: $(READY)  ## all there is on the embedded digits, a table in minutes
 	$(PY) -m benchmark.tables table=demo out=runs/tables/demo $(OVERRIDES)
 
 reproduce-%: $(READY)  ## one table: table1 … table6, selectivity or ablation, e.g. reproduce-table2 PROFILE=quick
-	$(PY) -m benchmark.run experiment=$* $(OVERRIDES)
-	$(PY) -m benchmark.tables table=$* $(OVERRIDES)
-
-reproduce-figure%: $(READY)  ## one figure: reproduce-figure2 PROFILE=quick
-	$(PY) -m benchmark.run experiment=figure$* $(OVERRIDES)
-reproduce-table%: $(READY)  ## one table of the paper, e.g. reproduce-table2 PROFILE=quick
-	$(RUN) experiment=table$* $(OVERRIDES)
+	$(RUN) experiment=$* $(OVERRIDES)
 	$(PY) -m benchmark.tables table=$* $(OVERRIDES)
 
 reproduce-figure%: $(READY)  ## one figure of the paper, e.g. reproduce-figure2 PROFILE=quick
@@ -55,7 +49,7 @@ search: $(READY)  ## search hyper-parameters, e.g. search SEARCH=ssd ARGS='datas
 	$(PY) -m benchmark.search search=$(or $(SEARCH),ssd) $(OVERRIDES)
 
 reproduce-sequence: $(READY)  ## forget requests one after the other, e.g. reproduce-sequence PROFILE=quick
-	$(PY) -m benchmark.run experiment=sequence $(OVERRIDES)
+	$(RUN) experiment=sequence $(OVERRIDES)
 	$(PY) -m benchmark.sequence $(OVERRIDES)
 
 data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/

@@ -45,9 +45,8 @@ class GridWatch:
         self.cells = {cell.config_hash: cell for cell in cells}
         self.notes = FailureNotes(self.folder / "failed")
         self.paths = {name: path for name, cell in self.cells.items() if (path := record_path(cell)) is not None}
-        self.done = self.recorded()  # these and the failures below have been told
-        for name in self.done:
-            RunRecord.read(self.paths[name])  # a damaged record is no record: it says so now
+        # These and the failures below have been told; a damaged record is set aside, and its cell computed again.
+        self.done = {name for name in self.recorded() if RunRecord.find(self.paths[name]) is not None}
         self.failures: dict[str, Failure] = {}
         self._polling = threading.Lock()
         self.pace = Pace(make_plan(list(self.cells.values())))

@@ -23,10 +23,11 @@ from benchmark.store import write_atomically
 
 log = logging.getLogger(__name__)
 Owner = dict[str, str | int]
+LOST = signal.SIGUSR1  # not SIGINT: a shell starts its background jobs with that one ignored
 
 
-class ClaimLost(Exception):  # noqa: N818
-    """This process was silent for too long, and another one has taken over."""
+class ClaimLost(BaseException):
+    """This process was silent for too long, and another one has taken over; no error that a run could handle."""
 
 
 def start_time(pid: int) -> str | None:
@@ -82,28 +83,32 @@ class Claims:
 
     @contextlib.contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """Keep a taken claim alive inside the `with` block and drop it at its end.
+        """Keep a taken claim alive inside the `with` block and drop it at its end; for the main thread.
 
         Raises:
             ClaimLost: another process has taken over.
         """
-        stop, lost = threading.Event(), threading.Event()
-        thread = threading.Thread(target=self._beat, args=(name, stop, lost), daemon=True)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(name, stop), daemon=True)
+
+        def give_up(*_: object) -> None:
+            raise ClaimLost(name)
+
+        previous = signal.signal(LOST, give_up)
         thread.start()
         try:
             yield
-        except KeyboardInterrupt:
-            if lost.is_set():
-                raise ClaimLost(name) from None
-            raise
         finally:
             stop.set()
-            thread.join()
-            with self._lock():
-                if self._is_mine(name):
-                    self._path(name).unlink()
+            try:
+                thread.join()
+                with self._lock():
+                    if self._is_mine(name):
+                        self._path(name).unlink()
+            finally:
+                signal.signal(LOST, previous)
 
-    def _beat(self, name: str, stop: threading.Event, lost: threading.Event) -> None:
+    def _beat(self, name: str, stop: threading.Event) -> None:
         beat = 0
         while not stop.wait(self.beat_seconds):
             beat += 1
@@ -111,8 +116,7 @@ class Claims:
                 if self._is_mine(name):
                     self._write(name, beat=beat)
                     continue
-            lost.set()
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # ends a wait too
+            signal.pthread_kill(threading.main_thread().ident or 0, LOST)  # ends a wait too
             return
 
     def _is_live(self, path: Path) -> bool:

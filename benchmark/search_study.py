@@ -20,6 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
+from datasets.atomic import is_running
+
 log = logging.getLogger(__name__)
 Space = dict[str, BaseDistribution]
 Evaluate = Callable[[Mapping[str, Any]], tuple[float, Mapping[str, Any]]]
@@ -177,14 +179,4 @@ def is_dead(trial: FrozenTrial) -> bool:
     """Return whether a running trial's process is gone: from this machine, or without a sign of life for a minute."""
     started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     host, pid, seen = trial.user_attrs.get("alive", ("", 0, started))
-    return (host == socket.gethostname() and not process_exists(pid)) or time.time() - seen > DEAD_SECONDS
-
-
-def process_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return (host == socket.gethostname() and not is_running(pid)) or time.time() - seen > DEAD_SECONDS

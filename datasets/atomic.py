@@ -65,6 +65,7 @@ def is_leftover(part: Path) -> bool:
 
 
 def is_running(process: int) -> bool:
+    """Return whether this computer has a process of that id, whoever owns it."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -39,6 +39,12 @@ class TinyCNN(nn.Module):
         return self.fc
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Networks that a test builds start from the same weights in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def make_cnn() -> Callable[..., nn.Module]:
     """seed -> a freshly initialised network, pretrained or not; the global random state is left alone."""

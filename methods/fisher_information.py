@@ -7,69 +7,104 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.importance import Batch, eval_mode
-from methods.per_sample import SquaredGradients
+from methods.per_sample import SquaredGradients, default_chunk_size
+
+MANY_GROUPS = -40.0  # log2 of a share of the trace that no two columns have to share a group for
+HALVINGS = 14  # of the search for a grouping
 
 
 def fisher_diagonal(
-    model: nn.Module, batches: Iterable[Batch], *, estimated: float, random: torch.Generator, chunk_size: int = 64
+    model: nn.Module, batches: Iterable[Batch], *, error: float, random: torch.Generator, chunk_size: int | None = None
 ) -> dict[str, Tensor]:
     """Return I = (1/N) Σ_x Σ_y p(y|x)·(∂CE(x, y)/∂θ)² for every named parameter, ≥ 0, shaped like the parameter.
 
     For one sample the sum over classes is the diagonal of Jᵀ(diag(p) − ppᵀ)J, J being the Jacobian of the logits.
     With LLᵀ = diag(p) − ppᵀ it is Σ_r (∂(L_r·logits)/∂θ)²: one gradient a column, not one a class, and the columns of
-    a confident prediction almost vanish. The smallest columns of a batch, which together hold at most the share
-    `estimated` of its Σ_x trace(diag(p) − ppᵀ), are replaced by one column a sample: their sum with random signs. The
-    square of its gradient has the right expectation, and at most twice the square of that as variance; so the relative
-    error of I falls with `estimated`/sqrt(N). With 0 the result is exact; 1 takes one gradient a sample.
+    a confident prediction almost vanish. Small columns of a sample are put together: their sum with random signs has
+    one gradient, whose square has the right expectation and an error that falls with the number of samples.
 
     The model is used in eval mode and left as it was. Parameters that do not require a gradient, or that the logits do
     not depend on, have information 0. The labels in `batches` play no role.
 
     Args:
         model: any classifier that maps (B, …) to logits (B, K).
-        batches: pairs of inputs (B, …) and labels (B,) on the model's device.
-        estimated: in [0, 1].
+        batches: pairs of inputs (B, …) and labels (B,) on the model's device. Columns are chosen within a batch and
+            samples with equally many are taken together: some hundreds of samples are a good size.
+        error: relative error that the signs may cause in the information of one sample, ≥ 0; that of N samples is
+            √N times smaller. As it is predicted from the logits alone, see `select_columns`, it may be off by a factor.
+            0: exact; infinite: one gradient a sample.
         random: draws the signs; on the model's device.
-        chunk_size: gradients that are taken at once.
+        chunk_size: samples that share a forward pass; None: what suits the device.
     """
-    if not 0 <= estimated <= 1:
-        raise ValueError(f"Expected estimated to lie in [0, 1], but got {estimated}.")
-    squares = SquaredGradients(model, lambda logits, columns: (logits * columns).sum(dim=1))
+    if not error >= 0:
+        raise ValueError(f"Expected error to be at least 0, but got {error}.")
+    squares = SquaredGradients(model, lambda logits, columns: columns.to(logits.dtype))
     sums, count = squares.zeros(), 0
     with eval_mode(model):
         for inputs, _ in batches:
             with torch.no_grad():
-                logits = model(inputs)
-            samples, columns = select_columns(torch.softmax(logits.double(), dim=1), estimated, random)
-            for part in torch.arange(len(samples), device=samples.device).split(chunk_size):
-                squares.add_to(sums, inputs[samples[part]], columns[part].to(logits.dtype), chunk_size)
+                probabilities = torch.softmax(model(inputs).double(), dim=1)
+            columns, numbers = select_columns(probabilities, error, random)
+            for part in numbers.argsort().split(chunk_size or default_chunk_size(inputs.device)):
+                largest = int(numbers[part].max())
+                squares.add_to(sums, inputs[part], columns[part, :largest], len(part))
             count += len(inputs)
     if count == 0:
         raise ValueError("Expected at least one batch to take the Fisher information over, but got none.")
     return {name: value.div_(count) for name, value in sums.items()}
 
 
-def select_columns(probabilities: Tensor, estimated: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def select_columns(probabilities: Tensor, error: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return the columns that the gradients of a batch are taken along; see `fisher_diagonal`.
+
+    (Σ_k s_k g_k)² with random signs s misses Σ_k g_k² by terms s_j s_k g_j g_k, whose squares sum to
+    2·((Σ g_k²)² − Σ g_k⁴). With the columns' traces t_k = ‖L_k‖² in the place of g_k² this predicts the variance of a
+    grouping. The groups of a sample hold about equal traces, the same for the whole batch, as large as `error` allows:
+    a column above that stays alone.
 
     Args:
         probabilities: (B, K) float64.
 
     Returns:
-        The sample that each column belongs to, (R,) int64, and the columns, (R, K).
+        The columns of each sample, padded with zeros, (B, R, K), and how many they are, (B,) int64.
     """
-    factors = covariance_factor(probabilities)
-    traces = factors.square().sum(dim=1)  # (B, K), of each column
-    falling, order = traces.flatten().sort(descending=True)
-    rest = falling.flip(0).cumsum(0).flip(0)  # what this column and all smaller ones hold
-    exact = torch.zeros_like(order, dtype=torch.bool)
-    exact[order[rest > estimated * rest[0]]] = True
-    exact = exact.view_as(traces)
+    factors = covariance_factor(probabilities).mT  # (B, columns, K)
+    traces, order = factors.square().sum(dim=2).sort(dim=1, descending=True)
+    factors = factors.gather(1, order.unsqueeze(2).expand_as(factors))
+    groups = grouped(traces, error)
     signs = torch.randint(0, 2, traces.shape, generator=random, device=traces.device) * 2 - 1
-    mixed = (factors * (signs * ~exact).unsqueeze(1)).sum(dim=2)  # (B, K)
-    is_mixed = (mixed != 0).any(dim=1)
-    samples = torch.cat([exact.nonzero()[:, 0], is_mixed.nonzero()[:, 0]])
-    return samples, torch.cat([factors.mT[exact], mixed[is_mixed]])
+    index = groups.unsqueeze(2).expand_as(factors)
+    columns = torch.zeros_like(factors).scatter_add_(1, index, factors * signs.unsqueeze(2))
+    numbers = (columns != 0).any(dim=2).sum(dim=1)
+    return columns[:, : int(numbers.max())], numbers
+
+
+def grouped(traces: Tensor, error: float) -> Tensor:
+    """Return the group of each column, (B, K) int64 from 0 on, for traces (B, K) that fall along each row."""
+    columns = torch.arange(traces.shape[1], device=traces.device).expand_as(traces)
+    if error == 0:
+        return columns
+    rest = traces.flip(1).cumsum(1).flip(1)  # what a column and all smaller ones hold
+    bound = len(traces) * (error * traces.sum() / len(traces)).square()
+    low, high = MANY_GROUPS, 0.0  # log2 of the share of the largest sum that one group holds
+    groups = torch.zeros_like(columns)
+    if variance(traces, groups) <= bound:
+        return groups
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        level = (rest / (rest.max() * 2**middle)).floor()
+        found = F.pad((level[:, 1:] != level[:, :-1]).cumsum(dim=1), (1, 0))
+        if variance(traces, found) <= bound:
+            low, groups = middle, found
+        else:
+            high = middle
+    return groups if low > MANY_GROUPS else columns
+
+
+def variance(traces: Tensor, groups: Tensor) -> Tensor:
+    """Return the predicted variance of a batch's information for a grouping of the columns."""
+    sums = torch.zeros_like(traces).scatter_add_(1, groups, traces)
+    return 2 * (sums.square().sum() - traces.square().sum())
 
 
 def covariance_factor(probabilities: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
-from methods.per_sample import SquaredGradients
+from methods.per_sample import SquaredGradients, default_chunk_size
 
 Reduction = Literal["batch_mean", "per_sample"]
 Order = Literal["class_sorted", "shuffled"]
@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def parameter_importance(
-    model: nn.Module, batches: Iterable[Batch], *, reduction: Reduction, chunk_size: int = 64
+    model: nn.Module, batches: Iterable[Batch], *, reduction: Reduction, chunk_size: int | None = None
 ) -> dict[str, Tensor]:
     """Return the importance of every named parameter over `batches`, float32, ≥ 0, shaped like the parameter.
 
@@ -31,7 +31,7 @@ def parameter_importance(
     Args:
         model: any classifier that maps (B, …) to logits (B, K).
         batches: pairs of inputs (B, …) and labels (B,) int64 on the model's device.
-        chunk_size: `per_sample` only: samples that are taken at once.
+        chunk_size: `per_sample` only: samples that are taken at once; None: what suits the device.
     """
     if reduction not in ("batch_mean", "per_sample"):
         raise ValueError(f"Expected reduction to be batch_mean or per_sample, but got {reduction!r}.")
@@ -74,11 +74,14 @@ def _sum_of_batches(model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[st
     return sums, count
 
 
-def _sum_of_samples(model: nn.Module, batches: Iterable[Batch], chunk_size: int) -> tuple[dict[str, Tensor], int]:
-    squares = SquaredGradients(model, lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"))
+def _sum_of_samples(model: nn.Module, batches: Iterable[Batch], chunk_size: int | None) -> tuple[dict[str, Tensor], int]:
+    def gradient(logits: Tensor, labels: Tensor) -> Tensor:  # of the cross-entropy, (B, 1, K)
+        return (torch.softmax(logits, dim=1) - F.one_hot(labels, logits.shape[1])).unsqueeze(1)
+
+    squares = SquaredGradients(model, gradient)
     sums, count = squares.zeros(), 0
     for inputs, labels in batches:
-        squares.add_to(sums, inputs, labels, chunk_size)
+        squares.add_to(sums, inputs, labels, chunk_size or default_chunk_size(inputs.device))
         count += len(inputs)
     return sums, count
 

@@ -1,44 +1,48 @@
 """Sums over samples of squared per-sample gradients: what Eq. 1's importance and the Fisher information are made of."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Objective = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), targets (B, …)) -> (B,)
-Sums = dict[str, Tensor]
+from methods.layer_squares import KNOWN, Sums, UnknownLayerError, squares_of
 
-LARGEST = 2**25  # numbers in the per-sample gradients of one layer that are held at once: 128 MiB
+Directions = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), targets (B, …)) -> (B, R, K)
+
 CHECKED = 2  # samples on which the layer formulas must agree with the general way
 AGREEMENT = 1e-3  # relative, in the Euclidean norm of each parameter's sum; a wrong formula is off by much more
 
 
+def default_chunk_size(device: torch.device) -> int:
+    """Return how many samples should share a forward pass: on a CPU what its caches hold, on a GPU what fills it."""
+    return 32 if device.type == "cpu" else 256
+
+
 class SquaredGradients:
-    """Σ_b (∂ objective_b / ∂θ)² for every named parameter θ of a model in which no sample sees another (eval mode).
+    """Σ_b Σ_r (∂⟨v_br, logits_b⟩ / ∂θ)² for every named parameter θ of a model whose samples do not see each other.
 
-    One ordinary backward pass gives the gradient at the output of every layer for a whole batch. A layer's squares
-    follow from it and the layer's input: for a linear layer on vectors as (δ²)ᵀ·a², without any per-sample gradient;
-    for convolutions, and for linear layers on sequences, by one small matrix product a sample. This is checked on the
-    first two samples against `torch.func`; where it does not hold (unknown layers with parameters, a layer that is
-    used twice, samples that are cut up) every gradient is taken by `torch.func`.
+    The directions v (B, R, K) follow from the logits: the gradient of an objective at the logits gives that of the
+    objective, R of them share a forward pass. One ordinary backward pass for each r gives the gradient at the output of
+    every layer for a whole batch, and a layer's squares follow from it and the layer's input (`methods.layer_squares`)
+    without a gradient for each sample. This is checked on the first two samples against `torch.func`; where it does
+    not hold (unknown layers with parameters, a layer that is used twice, samples that are cut up) every gradient is
+    taken by `torch.func`.
 
-    Parameters that do not require a gradient, or that the objective does not depend on, get 0.
+    Parameters that do not require a gradient, or that the logits do not depend on, get 0.
 
     Args:
         model: maps (B, …) to logits (B, K); in eval mode.
-        objective: one number a sample from its logits and its target.
+        directions: of each sample, from its logits and its target.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, directions: Directions) -> None:
         self.model = model
-        self.objective = objective
+        self.directions = directions
         self.parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         self.fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
         self.fixed |= dict(model.named_buffers())
@@ -72,19 +76,25 @@ class SquaredGradients:
         )
 
     def by_samples(self, inputs: Tensor, targets: Tensor) -> Sums:
-        """Return the sums by one vectorised gradient a sample; for any model."""
+        """Return the sums by one vectorised gradient a sample and direction; for any model."""
 
-        def value(parameters: dict[str, Tensor], sample: Tensor, target: Tensor) -> Tensor:
+        def value(parameters: dict[str, Tensor], sample: Tensor, direction: Tensor) -> Tensor:
             logits = functional_call(self.model, {**parameters, **self.fixed}, (sample.unsqueeze(0),))
-            return self.objective(logits, target.unsqueeze(0)).sum()
+            return (logits[0] * direction).sum()
 
+        with torch.no_grad():
+            directions = self.directions(self.model(inputs), targets)
+        sums: Sums = {}
         with sdpa_kernel(SDPBackend.MATH):  # vmap would loop over the fused kernels
-            gradients = vmap(grad(value), in_dims=(None, 0, 0))(self.parameters, inputs, targets)
-        # Not in place: gradients may share memory, as those of a ViT's class token and positions do.
-        return {name: gradient.square().sum(dim=0) for name, gradient in gradients.items()}
+            gradients = vmap(grad(value), in_dims=(None, 0, 0))
+            for direction in directions.unbind(dim=1):
+                # Not in place: gradients may share memory, as those of a ViT's class token and positions do.
+                for name, gradient in gradients(self.parameters, inputs, direction).items():
+                    sums[name] = sums.get(name, 0) + gradient.square().sum(dim=0)
+        return sums
 
     def by_layers(self, inputs: Tensor, targets: Tensor) -> Sums:
-        """Return the sums from the inputs and output gradients of the layers, one backward pass for all samples.
+        """Return the sums from the inputs and output gradients of the layers, a backward pass for each direction.
 
         Raises:
             UnknownLayerError: there is no formula for a layer, or it is not used once on whole samples.
@@ -97,21 +107,30 @@ class SquaredGradients:
         with torch.enable_grad(), recorded_layers(self.model, self.parameters.keys() - broadcast.keys()) as layers:
             given = {**self.parameters, **self.fixed, **broadcast}
             logits = functional_call(self.model, given, (inputs.detach().clone().requires_grad_(),))
-            total = self.objective(logits, targets).sum()
-            sources: list[Any] = [*(edge for _, _, _, edge in layers), *broadcast.values()]
-            gradients: Sequence[Tensor | None] = torch.autograd.grad(total, sources, allow_unused=True)
+        with torch.no_grad():
+            directions = self.directions(logits.detach(), targets).unbind(dim=1)
+            for prefix, _, activation, _ in layers:
+                if len(activation) != n:
+                    raise UnknownLayerError(prefix)
+            squares = [squares_of(layer, activation, len(directions)) for _, layer, activation, _ in layers]
+        sources: list[Any] = [*(edge for _, _, _, edge in layers), *broadcast.values()]
         sums: Sums = {}
-        for (prefix, layer, activation, _), gradient in zip(layers, gradients, strict=False):
-            if gradient is None:
-                continue
-            if len(activation) != n or len(gradient) != n:
-                raise UnknownLayerError(prefix)
-            for name, value in layer_squares(layer, activation, gradient).items():
+        for r, direction in enumerate(directions, start=1):
+            gradients = torch.autograd.grad(
+                logits, sources, direction, retain_graph=r < len(directions), allow_unused=True
+            )
+            for square, gradient in zip(squares, gradients, strict=False):
+                if gradient is not None:
+                    if len(gradient) != n:
+                        raise UnknownLayerError("samples are cut up")
+                    square.add(gradient)
+            for name, gradient in zip(broadcast, gradients[len(layers) :], strict=True):
+                if gradient is not None:
+                    sums[name] = sums.get(name, 0) + gradient.square().sum(dim=0, keepdim=True)
+        for (prefix, _, _, _), square in zip(layers, squares, strict=True):
+            for name, value in square.sums().items():
                 if f"{prefix}{name}" in self.parameters:
                     sums[f"{prefix}{name}"] = value
-        for name, gradient in zip(broadcast, gradients[len(layers) :], strict=True):
-            if gradient is not None:
-                sums[name] = gradient.square().sum(dim=0, keepdim=True)
         return sums
 
     def _broadcast_names(self) -> list[str]:
@@ -124,12 +143,7 @@ class SquaredGradients:
         ]
 
 
-class UnknownLayerError(Exception):
-    """A layer whose squared gradients have no formula here."""
-
-
 Recorded = tuple[str, nn.Module, Tensor, GradientEdge]  # prefix of its parameters, layer, input, edge of its output
-KNOWN = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm)
 
 
 @contextmanager
@@ -156,55 +170,3 @@ def recorded_layers(model: nn.Module, names: set[str]) -> Iterator[list[Recorded
     finally:
         for handle in handles:
             handle.remove()
-
-
-def layer_squares(layer: nn.Module, activation: Tensor, gradient: Tensor) -> Sums:
-    """Return Σ_b of the squared gradients of a layer's weight and bias.
-
-    Args:
-        activation: the layer's input, (B, …).
-        gradient: of the objective at the layer's output, (B, …).
-    """
-    match layer:
-        case nn.Linear() if activation.ndim == 2:
-            return {"weight": gradient.square().T @ activation.square(), "bias": gradient.square().sum(dim=0)}
-        case nn.Linear():
-            a, d = activation.flatten(1, -2), gradient.flatten(1, -2)  # (B, T, features)
-            return {"weight": product_squares(d.mT, a), "bias": d.sum(dim=1).square().sum(dim=0)}
-        case nn.Conv2d(groups=1, padding_mode="zeros", padding=tuple(padding)):
-            d = gradient.flatten(2)  # (B, C_out, positions)
-            weight = conv_squares(layer, padding, activation, d)
-            return {"weight": weight, "bias": d.sum(dim=2).square().sum(dim=0)}
-        case nn.BatchNorm2d():
-            normalised = F.batch_norm(activation, layer.running_mean, layer.running_var, eps=layer.eps)
-            weight = (gradient * normalised).sum(dim=(2, 3))
-            return {"weight": weight.square().sum(dim=0), "bias": gradient.sum(dim=(2, 3)).square().sum(dim=0)}
-        case nn.LayerNorm():
-            normalised = F.layer_norm(activation, layer.normalized_shape, eps=layer.eps)
-            over = tuple(range(1, activation.ndim - len(layer.normalized_shape)))
-            parts = {"weight": gradient * normalised, "bias": gradient}
-            return {name: (p.sum(dim=over) if over else p).square().sum(dim=0) for name, p in parts.items()}
-    raise UnknownLayerError(type(layer).__name__)
-
-
-def conv_squares(layer: nn.Conv2d, padding: tuple[int, ...], activation: Tensor, gradient: Tensor) -> Tensor:
-    """Return Σ_b of the squared weight gradients of a convolution; `gradient` is (B, C_out, positions)."""
-    total = torch.zeros_like(layer.weight)
-    for part in parts_of(len(activation), activation[0].numel() * layer.kernel_size[0] * layer.kernel_size[1]):
-        patches = F.unfold(activation[part], layer.kernel_size, layer.dilation, padding, layer.stride)
-        total += product_squares(gradient[part], patches.mT).view_as(total)
-    return total
-
-
-def product_squares(left: Tensor, right: Tensor) -> Tensor:
-    """Return Σ_b (left_b @ right_b)², (M, N), for (B, M, T) and (B, T, N)."""
-    total = left.new_zeros(left.shape[1], right.shape[2])
-    for part in parts_of(len(left), total.numel()):
-        total += torch.bmm(left[part], right[part]).square_().sum(dim=0)
-    return total
-
-
-def parts_of(n: int, size: int) -> Iterator[slice]:
-    """Yield slices of `n` samples of `size` numbers each, no slice above LARGEST numbers but for a single sample."""
-    bounds = [*range(0, n, max(1, LARGEST // size)), n]
-    return (slice(start, stop) for start, stop in pairwise(bounds))

@@ -23,7 +23,7 @@ from benchmark.run import CONFIGS
 from datasets.base import LabelledImages
 from datasets.loading import Batches
 from datasets.seeding import generator
-from methods.fisher import estimated_share
+from methods.fisher import sample_error
 from methods.fisher_information import fisher_diagonal
 
 Information = dict[str, Tensor]
@@ -74,9 +74,9 @@ def main() -> None:
     print(f"{cell}: test accuracy {100 * card['test_accuracy']:.1f} %, {n} images, {classes} classes")
 
     def by_columns(data: LabelledImages, tolerance: float) -> Information:
-        share, random = estimated_share(tolerance, len(data)), generator("fisher information")
+        error, random = sample_error(tolerance, len(data)), generator("fisher information")
         batches = Batches(data, batch_size, cell.preprocessing)
-        return fisher_diagonal(model, batches, estimated=share, random=random)
+        return fisher_diagonal(model, batches, error=error, random=random)
 
     few = data.subset(torch.arange(min(options["literal"], n)))
     literal, seconds = timed(lambda: literal_loop(model, Batches(few, batch_size, cell.preprocessing)))

@@ -1,6 +1,7 @@
 """Fisher forgetting: the true Fisher information against literal loops, the rules for variance and rows."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.fisher import Fisher, estimated_share
+from methods.fisher import Fisher, sample_error
 from methods.fisher_information import covariance_factor, fisher_diagonal, select_columns
 from tests.methods.helpers import compose_method, make_context, tiny_net, tiny_split, tiny_vit
 
@@ -64,7 +65,7 @@ def trained(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> nn.
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_exact_information_equals_the_literal_loop(build, size, dtype, bound):
     model, inputs = build(1).to(dtype), images(5, size, dtype)
-    ours = fisher_diagonal(model, in_batches(inputs, 3), estimated=0.0, random=seeded(), chunk_size=4)
+    ours = fisher_diagonal(model, in_batches(inputs, 3), error=0.0, random=seeded(), chunk_size=4)
     expected = literal(model, inputs)
     assert ours.keys() == expected.keys()
     assert relative_error(ours, expected) < bound
@@ -77,7 +78,7 @@ def test_linear_softmax_has_its_closed_form():
     inputs = torch.randn((7, 4), generator=seeded(), dtype=torch.float64)
     p = model(inputs).softmax(dim=1)
     expected = (p * (1 - p)).T @ inputs.square() / 7
-    ours = fisher_diagonal(model, in_batches(inputs, 7), estimated=0.0, random=seeded())
+    ours = fisher_diagonal(model, in_batches(inputs, 7), error=0.0, random=seeded())
     torch.testing.assert_close(ours["weight"], expected.detach())
 
 
@@ -90,15 +91,13 @@ def test_the_default_tolerance_is_kept_on_a_trained_network():
     inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     model = trained(tiny_net(1), inputs, labels, 60)
 
-    def information(estimated: float) -> dict[str, Tensor]:
-        return fisher_diagonal(model, batches, estimated=estimated, random=seeded(), chunk_size=64)
+    def information(error: float) -> dict[str, Tensor]:
+        return fisher_diagonal(model, batches, error=error, random=seeded(), chunk_size=64)
 
     exact = information(0.0)
-    assert 0 < estimated_share(method.tolerance, n) < 0.1
-    assert relative_error(information(estimated_share(method.tolerance, n)), exact) < method.tolerance == 1e-3
+    assert relative_error(information(sample_error(method.tolerance, n)), exact) < method.tolerance == 1e-3
     for tolerance in (0.01, 0.03):
-        estimated = estimated_share(tolerance, n)
-        assert relative_error(information(estimated), exact) < 1.5 * tolerance
+        assert relative_error(information(sample_error(tolerance, n)), exact) < 1.5 * tolerance
 
 
 def test_the_estimate_has_the_right_mean():
@@ -106,7 +105,7 @@ def test_the_estimate_has_the_right_mean():
     random = seeded()
     mean = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for _ in range(120):
-        one = fisher_diagonal(model, in_batches(inputs, 3), estimated=1.0, random=random)
+        one = fisher_diagonal(model, in_batches(inputs, 3), error=math.inf, random=random)
         mean = {name: value + one[name] / 120 for name, value in mean.items()}
     assert relative_error(mean, literal(model, inputs)) < 0.2
 
@@ -124,17 +123,35 @@ def test_the_factor_is_that_of_the_covariance():
 def test_confident_predictions_need_few_columns():
     logits = torch.randn((8, 50), generator=seeded(), dtype=torch.float64) + 20 * torch.eye(50)[:8]
     p = logits.softmax(dim=1)
-    samples, columns = select_columns(p, 0.2, seeded())
-    assert len(samples) == len(columns) < 8 * 12
-    assert len(select_columns(p, 0.0, seeded())[0]) == 8 * 49
-    assert sorted(select_columns(p, 1.0, seeded())[0].tolist()) == list(range(8))
+    columns, numbers = select_columns(p, 0.2, seeded())
+    assert 8 < numbers.sum() < 8 * 12
+    assert columns.shape == (8, numbers.max(), 50)
+    assert torch.equal((columns != 0).any(dim=2).sum(dim=1), numbers)
+    assert select_columns(p, 0.0, seeded())[1].tolist() == 8 * [49]
+    assert select_columns(p, math.inf, seeded())[1].tolist() == 8 * [1]
+
+
+def test_the_error_is_predicted_and_falls_with_the_columns():
+    """For a model whose classes have independent gradients of one size: logits = parameters, one row a sample."""
+    p = (2 * torch.randn((64, 30), generator=seeded(), dtype=torch.float64)).softmax(dim=1)
+    exact = (p * (1 - p)).sum(dim=0)  # Σ_x diagonal of diag(p) − ppᵀ
+    numbers_before = 64 * 29
+    for wanted in (0.02, 0.1, 0.5):
+        errors = []
+        for seed in range(50):
+            columns, numbers = select_columns(p, wanted, seeded(seed))
+            errors.append(float((columns.square().sum(dim=(0, 1)) - exact).norm() / exact.norm()))
+        assert numbers.sum() < numbers_before
+        numbers_before = numbers.sum()
+        predicted = wanted / 64**0.5
+        assert predicted / 3 < sum(errors) / 50 < 3 * predicted
 
 
 def test_predictions_without_doubt_carry_no_information():
     model = nn.Linear(2, 3)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1e4, 0], [0, 0], [0, 0]]))
-    ours = fisher_diagonal(model, in_batches(torch.ones(4, 2), 2), estimated=0.0, random=seeded())
+    ours = fisher_diagonal(model, in_batches(torch.ones(4, 2), 2), error=0.0, random=seeded())
     assert all((value == 0).all() for value in ours.values())
 
 
@@ -143,7 +160,7 @@ def test_the_model_is_left_as_it_was():
     model.norm.eval()
     model.conv.weight.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    ours = fisher_diagonal(model, in_batches(images(4, 16, torch.float32), 2), estimated=0.5, random=seeded())
+    ours = fisher_diagonal(model, in_batches(images(4, 16, torch.float32), 2), error=0.5, random=seeded())
     assert (ours["conv.weight"] == 0).all()
     assert (ours["fc.weight"] > 0).any()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -154,9 +171,9 @@ def test_the_model_is_left_as_it_was():
 
 def test_an_empty_set_and_a_wrong_share_are_refused():
     with pytest.raises(ValueError, match="at least one batch"):
-        fisher_diagonal(tiny_net(0), [], estimated=0.0, random=seeded())
-    with pytest.raises(ValueError, match="estimated to lie"):
-        fisher_diagonal(tiny_net(0), [], estimated=1.5, random=seeded())
+        fisher_diagonal(tiny_net(0), [], error=0.0, random=seeded())
+    with pytest.raises(ValueError, match="error to be at least 0"):
+        fisher_diagonal(tiny_net(0), [], error=math.nan, random=seeded())
     with pytest.raises(ValueError, match="tolerance"):
         replace(METHOD, tolerance=-1.0)
 

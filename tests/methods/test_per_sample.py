@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.models import resnet18
+from methods.layer_squares import KEPT, PRODUCTS, add_by_positions, add_by_products
 from methods.per_sample import SquaredGradients
 
 TARGETS = torch.tensor([0, 2, 1, 2, 0])
@@ -14,6 +15,11 @@ TARGETS = torch.tensor([0, 2, 1, 2, 0])
 
 def cross_entropy(logits, labels):
     return F.cross_entropy(logits, labels, reduction="none")
+
+
+def gradient(logits, labels):
+    """Of the cross-entropy at the logits."""
+    return (logits.softmax(dim=1) - F.one_hot(labels, logits.shape[1])).unsqueeze(1)
 
 
 def images(size=8, n=5):
@@ -122,7 +128,7 @@ def literal(model, inputs, targets):
 def test_equal_to_the_literal_loop(name, by_layers, chunk_size):
     model = disturbed((BY_LAYERS | BY_SAMPLES)[name]()).double()
     inputs = images(32 if name == "vit" else 8).double()
-    squares = SquaredGradients(model, cross_entropy)
+    squares = SquaredGradients(model, gradient)
     sums = squares.zeros()
     squares.add_to(sums, inputs, TARGETS, chunk_size)
     assert squares._by_layers is by_layers
@@ -131,10 +137,46 @@ def test_equal_to_the_literal_loop(name, by_layers, chunk_size):
         assert value.norm() > 0
 
 
+def all_classes(logits, labels):
+    """Directions (B, K + 1, K), the last one 0."""
+    return F.pad(torch.eye(logits.shape[1], dtype=logits.dtype), (0, 0, 0, 1)).expand(len(logits), -1, -1)
+
+
+@pytest.mark.parametrize("kept", [1, KEPT["cpu"]])
+@pytest.mark.parametrize("name", [*BY_LAYERS, *BY_SAMPLES])
+def test_several_directions_of_a_sample(monkeypatch, name, kept):
+    monkeypatch.setitem(KEPT, "cpu", kept)
+    model = disturbed((BY_LAYERS | BY_SAMPLES)[name]()).double()
+    inputs = images(32 if name == "vit" else 8).double()
+    squares = SquaredGradients(model, all_classes)
+    sums = squares.zeros()
+    squares.add_to(sums, inputs, TARGETS, 2)
+    assert squares._by_layers is (name in BY_LAYERS)
+    for part, parameter in model.named_parameters():
+        expected = torch.zeros_like(parameter)
+        for x in inputs:
+            for logit in model(x[None])[0]:
+                (g,) = torch.autograd.grad(logit, parameter, retain_graph=True)
+                expected += g.square()
+        torch.testing.assert_close(sums[part], expected, rtol=1e-9, atol=1e-12 * float(expected.norm() + 1))
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 4), (6, 3)])
+def test_products_by_positions_equal_those_by_products(n, m):
+    random = torch.Generator().manual_seed(0)
+    left, right = torch.randn(5, n, 7, m, generator=random), torch.randn(5, n, 6, generator=random)
+    literal = torch.einsum("btrm,btn->brmn", left, right).square().sum(dim=(0, 1))
+    by_products, by_positions = torch.zeros(m, 6), torch.zeros(m, 6)
+    add_by_products(by_products, left, right.__getitem__)
+    add_by_positions(by_positions, left, right.__getitem__)
+    torch.testing.assert_close(by_products, literal)
+    torch.testing.assert_close(by_positions, literal)
+
+
 def test_the_check_notices_a_wrong_formula(monkeypatch):
     model = disturbed(BY_LAYERS["inplace"]())
-    wrong = SquaredGradients(model, cross_entropy)
-    right = SquaredGradients(model, cross_entropy).by_samples(images(), TARGETS)
+    wrong = SquaredGradients(model, gradient)
+    right = SquaredGradients(model, gradient).by_samples(images(), TARGETS)
     monkeypatch.setattr(wrong, "by_layers", lambda x, y: {name: 1.01 * v for name, v in right.items()})
     sums = wrong.zeros()
     wrong.add_to(sums, images(), TARGETS, 5)
@@ -144,9 +186,9 @@ def test_the_check_notices_a_wrong_formula(monkeypatch):
 
 def test_small_pieces_give_the_same(monkeypatch):
     model = disturbed(BY_LAYERS["strided"]()).double()
-    squares = SquaredGradients(model, cross_entropy)
+    squares = SquaredGradients(model, gradient)
     whole = squares.by_layers(images().double(), TARGETS)
-    monkeypatch.setattr("methods.per_sample.LARGEST", 100)
+    monkeypatch.setitem(PRODUCTS, "cpu", 100)
     for name, value in squares.by_layers(images().double(), TARGETS).items():
         torch.testing.assert_close(value, whole[name])
 
@@ -156,7 +198,7 @@ def test_fixed_and_unused_parameters_get_0_and_nothing_is_left_behind():
     model.unused = nn.Linear(2, 2)
     model.conv1.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    squares = SquaredGradients(model, cross_entropy)
+    squares = SquaredGradients(model, gradient)
     sums = squares.zeros()
     squares.add_to(sums, images(), TARGETS, 5)
     assert squares._by_layers

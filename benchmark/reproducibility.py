@@ -1,15 +1,13 @@
-"""Device, precision and determinism of a run, resolved once from the configuration."""
+"""Device and determinism of a run, resolved once from the configuration."""
 
 import os
 
 import torch
 from omegaconf import DictConfig
 
-from methods.training import Compute
 
-
-def resolve_compute(config: DictConfig) -> Compute:
-    """Return where and how to compute; `device: auto` takes the GPU where there is one.
+def resolve_device(config: DictConfig) -> torch.device:
+    """Return where to compute; `device: auto` takes the GPU where there is one.
 
     Fixes the number of threads where `threads` is given and asks torch for deterministic kernels where they exist.
     """
@@ -24,12 +22,14 @@ def resolve_compute(config: DictConfig) -> Compute:
         raise ValueError(
             f"Expected a CUDA device for compute.device={name}, but there is none; use compute.device=cpu."
         )
-    if config.precision not in ("float32", "bfloat16"):
-        raise ValueError(f"Expected compute.precision to be float32 or bfloat16, but got {config.precision!r}.")
+    if config.precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"Expected compute.precision to be auto, float32 or bfloat16, but got {config.precision!r}.")
+    if config.channels_last not in ("auto", True, False):
+        raise ValueError(f"Expected compute.channels_last to be auto, true or false, but got {config.channels_last!r}.")
     torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
     if config.threads is not None:
         torch.set_num_threads(int(config.threads))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    return Compute(device, config.precision, bool(config.channels_last))
+    return device

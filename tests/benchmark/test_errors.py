@@ -42,7 +42,7 @@ BAD_ARGUMENTS = {
     "unknown checkpoint": (["original.checkpoint=first"], "last or best_test"),
     "unknown device": (["compute.device=tpu9"], "compute.device"),
     "no such GPU": (["compute.device=cuda:99"], "compute.device"),
-    "unknown precision": (["compute.precision=float8"], "float32 or bfloat16"),
+    "unknown precision": (["compute.precision=float8"], "auto, float32 or bfloat16"),
     "width zero": (["model.width=0"], "model.width"),
     "too many to forget": (["task=random", "task.n=60"], "task.n to be in 1 … 59"),
     "subset smaller than the classes": (["dataset.subset.train_images=5"], "at least one a class (10)"),

@@ -12,7 +12,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 
-.PHONY: help setup demo test test-all lint format data verify clean reproduce-all
+.PHONY: help setup demo test test-all lint format data verify speed clean reproduce-all
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,6 +46,9 @@ data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 
 verify: $(READY)  ## check that every committed table follows from its committed records
 	$(PY) -m scripts.verify_results
+
+speed: $(READY)  ## measure every step beside the textbook way (two CPU cores: two hours); ARGS='width=16 repeats=3'
+	$(PY) -m scripts.benchmark_speed $(ARGS)
 
 test: $(READY)  ## the fast tests, no network
 	$(PY) -m pytest

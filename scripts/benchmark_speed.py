@@ -58,7 +58,8 @@ def caption(cell: Cell, options: dict[str, str], frame: pd.DataFrame) -> str:
     text = (
         f"{device_name(cell.device)}, torch {torch.__version__}; {cell.identity['model']} of {parameters:.1f} M "
         f"parameters, {cell.identity['dataset']}, {len(cell.dataset.train)} training and "
-        f"{len(cell.dataset.test)} test images; training in {cell.compute.precision}, {'channels last' if cell.compute.channels_last else 'contiguous'}. "
+        f"{len(cell.dataset.test)} test images; "
+        f"training in {cell.compute.precision}, {'channels last' if cell.compute.channels_last else 'contiguous'}. "
         f"Median [min, max] of n = {options['repeats']}; ratio: textbook time over ours."
     )
     seconds = frame.set_index("step")["seconds"]

@@ -6,13 +6,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from benchmark.fastest import fastest, is_open, measured_speeds, training_speed, ways
 from benchmark.models import build
 from benchmark.records import run_id
-from benchmark.reproducibility import resolve_compute
+from benchmark.reproducibility import resolve_device
 from benchmark.store import content_hash, file_sha256
 from datasets.base import ForgetSplit, ImageDataset
 from datasets.loading import Preprocessing, channel_statistics
@@ -49,12 +51,34 @@ class Cell:
             raise ValueError(f"Expected output_dir to be a writable folder, but {folder} is not ({reason}).") from error
 
     @cached_property
+    def device(self) -> torch.device:
+        return resolve_device(self.config.compute)
+
+    @cached_property
     def compute(self) -> Compute:
-        return resolve_compute(self.config.compute)
+        """Where and how to compute; what the configuration leaves open is measured on first use, see `fastest`."""
+        allowed = ways(self.config.compute, self.device)
+        if not is_open(self.config.compute):
+            return allowed[0]
+
+        def trial(way: Compute) -> float:
+            model = way.place(self._unplaced_model(0, pretrained=False))
+            data, recipe = self.dataset.train, self.recipe
+            return training_speed(model, data, recipe, preprocessing=self.preprocessing, compute=way)
+
+        key = {
+            "model": self.science["model"],
+            "num_classes": len(self.dataset.class_names),
+            "image": list(self.dataset.train.storage.shape[1:]),
+            "size": self.preprocessing.size,
+            "optimizer": self.recipe.optimizer,
+            "batch_size": self.recipe.batch_size,
+        }
+        return fastest(allowed, measured_speeds(Path(self.config.output_dir) / "compute", key, allowed, trial))
 
     @cached_property
     def dataset(self) -> ImageDataset:
-        return load_dataset(content(self.config.dataset.load), content(self.config.dataset.subset), self.compute)
+        return load_dataset(content(self.config.dataset.load), content(self.config.dataset.subset), self.device)
 
     @cached_property
     def split(self) -> ForgetSplit:
@@ -101,9 +125,12 @@ class Cell:
 
     def build_model(self, seed: int, *, pretrained: bool = True) -> nn.Module:
         """Return a freshly initialised model on the device; without `pretrained`, random in every layer."""
+        return self.compute.place(self._unplaced_model(seed, pretrained=pretrained))
+
+    def _unplaced_model(self, seed: int, *, pretrained: bool) -> nn.Module:
         options = {} if pretrained else content(self.config.model.untrained)
         builder = instantiate(self.config.model.build, _partial_=True, **options)
-        return self.compute.place(build(builder, len(self.dataset.class_names), seed))
+        return build(builder, len(self.dataset.class_names), seed)
 
     @cached_property
     def original_key(self) -> dict[str, Any]:
@@ -190,9 +217,9 @@ def content(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def load_dataset(load: dict[str, Any], subset: dict[str, Any], compute: Compute) -> ImageDataset:
+def load_dataset(load: dict[str, Any], subset: dict[str, Any], device: torch.device) -> ImageDataset:
     """Return the subset of a data set on the device; consecutive cells of a grid share it."""
-    return _load_dataset(_Hashable(load, subset), compute)
+    return _load_dataset(_Hashable(load, subset), device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +237,6 @@ class _Hashable:
 
 
 @lru_cache(maxsize=2)
-def _load_dataset(config: _Hashable, compute: Compute) -> ImageDataset:
+def _load_dataset(config: _Hashable, device: torch.device) -> ImageDataset:
     dataset: ImageDataset = instantiate(config.load)
-    return stratified_subset(dataset, **config.subset).to(compute.device)
+    return stratified_subset(dataset, **config.subset).to(device)

@@ -1,21 +1,18 @@
 """The cells of a sweep, expanded as Hydra expands them, and what they will cost on this device."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmark.cell import Cell
 from benchmark.checkpoints import store_of
+from benchmark.fastest import training_speed
 from benchmark.store import content_hash
-from datasets.seeding import generator
 from methods.base import image_passes, skip_reason
-from methods.timing import Stopwatch
-from methods.training import train
 
 FORWARD = 1 / 3  # a forward pass costs about a third of a training pass
 
@@ -81,7 +78,10 @@ def make_plan(cells: Sequence[Cell]) -> Plan:
                 continue
             model = content_hash([cell.science["model"], cell.science["dataset"], cell.science["preprocessing"]])
             if model not in by_model:
-                by_model[model] = training_speed(cell)
+                by_model[model] = training_speed(
+                    cell.build_model(seed=0), cell.dataset.train, cell.recipe, preprocessing=cell.preprocessing,
+                    compute=cell.compute,
+                )  # fmt: skip
                 speeds[f"{cell.identity['model']} on {cell.identity['dataset']}"] = by_model[model]
             seconds[cell.config_hash] = sum(passes(cell, planned)) / by_model[model]
         except Exception:  # the cell will fail for the same reason and say so; the others go on
@@ -118,21 +118,3 @@ def missing_artefacts(cell: Cell) -> set[Path]:
     keys.append(("outputs", cell.outputs_key))
     paths = (store_of(cell).path(kind, key) for kind, key in keys)
     return {path for path in paths if not path.exists()}
-
-
-def training_speed(cell: Cell, steps: int = 3) -> float:
-    """Return the images a second that the cell's model trains on this device, from a few real steps."""
-    model = cell.build_model(seed=0)
-    recipe = cell.recipe
-    sample = cell.dataset.train.subset(
-        torch.arange(min(recipe.batch_size * steps, len(cell.dataset.train)), device=cell.compute.device)
-    )
-    one_pass = replace(recipe, epochs=1, lr=1e-6, warmup_epochs=0)
-    random = generator("speed", device=cell.compute.device)
-    seconds = 0.0
-    for _ in range(2):  # the first pass warms up
-        stopwatch = Stopwatch(cell.compute.device)
-        with stopwatch.phase("train"):
-            train(model, sample, one_pass, preprocessing=cell.preprocessing, random=random, compute=cell.compute)
-        seconds = stopwatch.seconds["train"]
-    return len(sample) / seconds

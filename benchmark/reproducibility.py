@@ -1,15 +1,13 @@
-"""Device, precision and determinism of a run, resolved once from the configuration."""
+"""Device and determinism of a run, resolved once from the configuration."""
 
 import os
 
 import torch
 from omegaconf import DictConfig
 
-from methods.training import Compute
 
-
-def resolve_compute(config: DictConfig) -> Compute:
-    """Return where and how to compute; `device: auto` takes the GPU where there is one.
+def resolve_device(config: DictConfig) -> torch.device:
+    """Return where to compute; `device: auto` takes the GPU where there is one.
 
     Fixes the number of threads where `threads` is given and asks torch for deterministic kernels where they exist.
     """
@@ -28,11 +26,13 @@ def resolve_compute(config: DictConfig) -> Compute:
         raise ValueError(
             f"Expected compute.device to be one of {torch.cuda.device_count()} CUDA devices, but got {name}."
         )
-    if config.precision not in ("float32", "bfloat16"):
-        raise ValueError(f"Expected compute.precision to be float32 or bfloat16, but got {config.precision!r}.")
     for option, smallest in (("threads", config.threads), ("eval_batch_size", config.get("eval_batch_size"))):
         if smallest is not None and not (isinstance(smallest, int) and smallest >= 1):
             raise ValueError(f"Expected compute.{option} to be a whole number from 1 on, but got {smallest!r}.")
+    if config.precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"Expected compute.precision to be auto, float32 or bfloat16, but got {config.precision!r}.")
+    if config.channels_last not in ("auto", True, False):
+        raise ValueError(f"Expected compute.channels_last to be auto, true or false, but got {config.channels_last!r}.")
     torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
     if config.threads is not None:
         torch.set_num_threads(int(config.threads))
@@ -40,4 +40,4 @@ def resolve_compute(config: DictConfig) -> Compute:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a memset an operation
     torch.backends.cudnn.benchmark = False
-    return Compute(device, config.precision, bool(config.channels_last))
+    return device

@@ -38,7 +38,7 @@ CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
 def run_cell(cell: Cell) -> RunRecord:
     """Return the cell's record, read where it is there already, else measured and written."""
     cell.validate()
-    stopwatch = Stopwatch(cell.compute.device)
+    stopwatch = Stopwatch(cell.device)
     with stopwatch.phase("load"):
         path = cell.record_path
         if (found := RunRecord.find(path)) is not None:

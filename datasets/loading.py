@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +32,21 @@ class Preprocessing:
             raise ValueError(f"Expected preprocessing.size to be at least 1 pixel, but got {self.size}.")
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        mean = torch.tensor(self.mean, device=pixels.device).mul_(255)
-        scale = torch.tensor(self.std, device=pixels.device).mul_(255).reciprocal_()
+        mean, scale = channel_constants(self.mean, self.std, pixels.device)
         images = pixels.to(torch.float32).sub_(mean).mul_(scale).permute(0, 3, 1, 2)  # channels-last in memory
         if self.size is not None and self.size != images.shape[-1]:
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
         return images
+
+
+@lru_cache(maxsize=8)
+def channel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what to subtract and to multiply with, (C,) each; kept, as a copy to a GPU would wait for the GPU."""
+    with torch.inference_mode(mode=False):
+        return (
+            torch.tensor(mean, device=device).mul_(255),
+            torch.tensor(std, device=device).mul_(255).reciprocal_(),
+        )
 
 
 def channel_statistics(data: LabelledImages) -> tuple[tuple[float, ...], tuple[float, ...]]:

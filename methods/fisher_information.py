@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.base import get_classifier
 from methods.importance import Batch, eval_mode
 from methods.per_sample import SquaredGradients, default_chunk_size
 
-MANY_GROUPS = -40.0  # log2 of a share of the trace that no two columns have to share a group for
+MANY_GROUPS = -40.0  # log2 of a share so small that every column may as well stay alone
 HALVINGS = 14  # of the search for a grouping
 
 
@@ -39,12 +40,12 @@ def fisher_diagonal(
     if not error >= 0:
         raise ValueError(f"Expected error to be at least 0, but got {error}.")
     squares = SquaredGradients(model, lambda logits, columns: columns.to(logits.dtype))
-    sums, count = squares.zeros(), 0
+    sums, count, head = squares.zeros(), 0, last_weight(model)
     with eval_mode(model):
         for inputs, _ in batches:
             with torch.no_grad():
                 probabilities = torch.softmax(model(inputs).double(), dim=1)
-            columns, numbers = select_columns(probabilities, error, random)
+            columns, numbers = select_columns(probabilities, error, random, head)
             for part in numbers.argsort().split(chunk_size or default_chunk_size(inputs.device)):
                 largest = int(numbers[part].max())
                 squares.add_to(sums, inputs[part], columns[part, :largest], len(part))
@@ -54,57 +55,75 @@ def fisher_diagonal(
     return {name: value.div_(count) for name, value in sums.items()}
 
 
-def select_columns(probabilities: Tensor, error: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def last_weight(model: nn.Module) -> Tensor | None:
+    """Return the weight (K, d) of the last layer where the model names it and it is linear."""
+    try:
+        layer = get_classifier(model)
+    except (AttributeError, TypeError):
+        return None
+    return layer.weight.detach().double() if isinstance(layer, nn.Linear) else None
+
+
+def select_columns(
+    probabilities: Tensor, error: float, random: torch.Generator, head: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the columns that the gradients of a batch are taken along; see `fisher_diagonal`.
 
     (Σ_k s_k g_k)² with random signs s misses Σ_k g_k² by terms s_j s_k g_j g_k, whose squares sum to
-    2·((Σ g_k²)² − Σ g_k⁴). With the columns' traces t_k = ‖L_k‖² in the place of g_k² this predicts the variance of a
-    grouping. The groups of a sample hold about equal traces, the same for the whole batch, as large as `error` allows:
-    a column above that stays alone.
+    2·((Σ g_k²)² − Σ g_k⁴). With energies e_k in the place of g_k² this predicts the variance of a grouping. The groups
+    of a sample hold about equal energy, the same for the whole batch, as large as `error` allows: a column above that
+    stays alone. The energy is ‖Wᵀ L_k‖², that of the gradient at the last layer's input, and L is rotated so that as
+    few columns as possible hold most of it; without `head` it is ‖L_k‖².
 
     Args:
         probabilities: (B, K) float64.
+        head: W, the weight (K, d) float64 of the last layer.
 
     Returns:
         The columns of each sample, padded with zeros, (B, R, K), and how many they are, (B,) int64.
     """
     factors = covariance_factor(probabilities).mT  # (B, columns, K)
-    traces, order = factors.square().sum(dim=2).sort(dim=1, descending=True)
-    factors = factors.gather(1, order.unsqueeze(2).expand_as(factors))
-    groups = grouped(traces, error)
-    signs = torch.randint(0, 2, traces.shape, generator=random, device=traces.device) * 2 - 1
+    if head is not None and error > 0:
+        at_input = factors @ head
+        energies, rotation = torch.linalg.eigh(at_input @ at_input.mT)  # rising
+        factors, energies = (rotation.mT @ factors).flip(1), energies.flip(1).clamp_(min=0)
+    else:
+        energies, order = factors.square().sum(dim=2).sort(dim=1, descending=True)
+        factors = factors.gather(1, order.unsqueeze(2).expand_as(factors))
+    groups = grouped(energies, error)
+    signs = torch.randint(0, 2, energies.shape, generator=random, device=energies.device) * 2 - 1
     index = groups.unsqueeze(2).expand_as(factors)
     columns = torch.zeros_like(factors).scatter_add_(1, index, factors * signs.unsqueeze(2))
     numbers = (columns != 0).any(dim=2).sum(dim=1)
     return columns[:, : int(numbers.max())], numbers
 
 
-def grouped(traces: Tensor, error: float) -> Tensor:
-    """Return the group of each column, (B, K) int64 from 0 on, for traces (B, K) that fall along each row."""
-    columns = torch.arange(traces.shape[1], device=traces.device).expand_as(traces)
+def grouped(energies: Tensor, error: float) -> Tensor:
+    """Return the group of each column, (B, K) int64 from 0 on, for energies (B, K) that fall along each row."""
+    columns = torch.arange(energies.shape[1], device=energies.device).expand_as(energies)
     if error == 0:
         return columns
-    rest = traces.flip(1).cumsum(1).flip(1)  # what a column and all smaller ones hold
-    bound = len(traces) * (error * traces.sum() / len(traces)).square()
+    rest = energies.flip(1).cumsum(1).flip(1)  # what a column and all smaller ones hold
+    bound = len(energies) * (error * energies.sum() / len(energies)).square()
     low, high = MANY_GROUPS, 0.0  # log2 of the share of the largest sum that one group holds
     groups = torch.zeros_like(columns)
-    if variance(traces, groups) <= bound:
+    if variance(energies, groups) <= bound:
         return groups
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         level = (rest / (rest.max() * 2**middle)).floor()
         found = F.pad((level[:, 1:] != level[:, :-1]).cumsum(dim=1), (1, 0))
-        if variance(traces, found) <= bound:
+        if variance(energies, found) <= bound:
             low, groups = middle, found
         else:
             high = middle
     return groups if low > MANY_GROUPS else columns
 
 
-def variance(traces: Tensor, groups: Tensor) -> Tensor:
+def variance(energies: Tensor, groups: Tensor) -> Tensor:
     """Return the predicted variance of a batch's information for a grouping of the columns."""
-    sums = torch.zeros_like(traces).scatter_add_(1, groups, traces)
-    return 2 * (sums.square().sum() - traces.square().sum())
+    sums = torch.zeros_like(energies).scatter_add_(1, groups, energies)
+    return 2 * (sums.square().sum() - energies.square().sum())
 
 
 def covariance_factor(probabilities: Tensor) -> Tensor:

@@ -74,7 +74,9 @@ def _sum_of_batches(model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[st
     return sums, count
 
 
-def _sum_of_samples(model: nn.Module, batches: Iterable[Batch], chunk_size: int | None) -> tuple[dict[str, Tensor], int]:
+def _sum_of_samples(
+    model: nn.Module, batches: Iterable[Batch], chunk_size: int | None
+) -> tuple[dict[str, Tensor], int]:
     def gradient(logits: Tensor, labels: Tensor) -> Tensor:  # of the cross-entropy, (B, 1, K)
         return (torch.softmax(logits, dim=1) - F.one_hot(labels, logits.shape[1])).unsqueeze(1)
 

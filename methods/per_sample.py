@@ -80,7 +80,8 @@ class SquaredGradients:
 
         def value(parameters: dict[str, Tensor], sample: Tensor, direction: Tensor) -> Tensor:
             logits = functional_call(self.model, {**parameters, **self.fixed}, (sample.unsqueeze(0),))
-            return (logits[0] * direction).sum()
+            total: Tensor = (logits[0] * direction).sum()
+            return total
 
         with torch.no_grad():
             directions = self.directions(self.model(inputs), targets)

@@ -1,0 +1,129 @@
+"""Measure every step beside the textbook way, in one process on one checkpoint.
+
+    python -m scripts.benchmark_speed dataset=cifar100 images=10000 test_images=2000 width=64 repeats=5
+
+Options: images, test_images (a stratified subset), width (of ResNet18), repeats, sample (images of the steps that need
+no whole data set), literal (images of Fisher's literal loop), workers (of the textbook DataLoader),
+steps=training,evaluation,… and out=FOLDER. Every other key=value is an override, as for `python -m benchmark.run`.
+Writes OUT/<device>-<precision>-torch<version>.csv and the same as a Markdown table.
+"""
+
+import logging
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir
+
+from benchmark.cell import Cell
+from benchmark.cli import run_cli
+from benchmark.provenance import commit, device_name
+from benchmark.run import CONFIGS
+from scripts.speed_measure import Row, measure
+from scripts.speed_steps import Steps
+
+log = logging.getLogger(__name__)
+OPTIONS = {
+    "images": "10000", "test_images": "2000", "width": "64", "repeats": "5", "sample": "640", "literal": "4",
+    "workers": "0", "steps": "", "out": "results/speed",
+}  # fmt: skip
+DEFAULTS = ["dataset=cifar100", "protocol=paper", "method=ssd"]
+
+
+def arguments(given: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Split key=value arguments into this script's options and overrides of the configuration."""
+    pairs = [a.partition("=") for a in given]
+    options = OPTIONS | {name: value for name, _, value in pairs if name in OPTIONS}
+    return options, [a for a, (name, _, _) in zip(given, pairs, strict=True) if name not in OPTIONS]
+
+
+def composed(options: dict[str, str], overrides: list[str], folder: str) -> tuple[Cell, float]:
+    """Return the SSD cell and the tolerance of Fisher's configuration."""
+    subset = [
+        f"dataset.subset.{name}_images={options[key]}" for name, key in (("train", "images"), ("test", "test_images"))
+    ]
+    own = [*DEFAULTS, *overrides, *subset, f"output_dir={folder}"]
+    if not any(a == "model=vit" for a in overrides):
+        own.append(f"model.width={options['width']}")
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        fisher = compose("run", [*own, "method=fisher"]).method.tolerance
+        return Cell(compose("run", own)), float(fisher)
+
+
+def caption(cell: Cell, options: dict[str, str], frame: pd.DataFrame) -> str:
+    parameters = sum(p.numel() for p in cell.build_model(0).parameters()) / 1e6
+    text = (
+        f"{device_name(cell.device)}, torch {torch.__version__}; {cell.identity['model']} of {parameters:.1f} M "
+        f"parameters, {cell.identity['dataset']}, {len(cell.dataset.train)} training and "
+        f"{len(cell.dataset.test)} test images; "
+        f"training in {cell.compute.precision}, {'channels last' if cell.compute.channels_last else 'contiguous'}. "
+        f"Median [min, max] of n = {options['repeats']}; ratio: textbook time over ours."
+    )
+    seconds = frame.set_index("step")["seconds"]
+    if {"trial", "evaluation"} <= set(seconds.index):
+        text += f" A search trial takes {seconds['trial'] / seconds['evaluation']:.2f} evaluations."
+    return text
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Return the table for people."""
+    lines = [
+        "| Step | Throughput | Seconds | Textbook | Ratio | Largest difference | Share of ceiling | Host peak |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in frame.to_dict("records"):
+        seconds = f"{row['seconds']:.3g} [{row['seconds_min']:.3g}, {row['seconds_max']:.3g}]"
+        plain = ratio = difference = share = "–"
+        if pd.notna(row.get("ratio")):
+            plain = (
+                f"{row['textbook_seconds']:.3g} [{row['textbook_seconds_min']:.3g}, {row['textbook_seconds_max']:.3g}]"
+            )
+            ratio = f"{row['ratio']:.1f} [{row['ratio_min']:.1f}, {row['ratio_max']:.1f}]"
+            difference = f"{row['largest_difference']:.0e}"
+        if pd.notna(row.get("ceiling_share")):
+            share = f"{100 * row['ceiling_share']:.0f} % of {row['ceiling']}"
+        peak = f"{row['host_peak_bytes'] / 2**30:.2f} GiB"
+        speed = f"{row['per_second']:,.0f} {row['unit']}/s"
+        lines.append(f"| {row['step']} | {speed} | {seconds} | {plain} | {ratio} | {difference} | {share} | {peak} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Read the command line, measure and write both files."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    options, overrides = arguments(sys.argv[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        cell, tolerance = composed(options, overrides, folder)
+        numbers = {name: int(options[name]) for name in ("sample", "literal", "workers")}
+        steps = Steps(cell, tolerance=tolerance, **numbers).all()
+        wanted = options["steps"].split(",") if options["steps"] else list(steps)
+        unknown = [name for name in wanted if name not in steps]
+        if unknown:
+            raise ValueError(f"Expected steps to be some of {', '.join(steps)}, but got {', '.join(unknown)}.")
+        rows: list[Row] = []
+        for name in wanted:
+            rows.append(measure(steps[name], repeats=int(options["repeats"]), device=cell.device))
+            log.info(markdown(pd.DataFrame(rows[-1:])).splitlines()[-1])
+        write(pd.DataFrame(rows), cell, options)
+
+
+def write(frame: pd.DataFrame, cell: Cell, options: dict[str, str]) -> None:
+    """Write the CSV and the Markdown table."""
+    revision, dirty = commit()
+    device, precision = device_name(cell.device), cell.compute.precision
+    frame = frame.assign(device=device, precision=precision, torch=torch.__version__, commit=revision, dirty=dirty)
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    path = Path(options["out"]) / f"{slug}-{precision}-torch{torch.__version__.partition('+')[0]}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False, float_format="%.6g")
+    path.with_suffix(".md").write_text(f"{caption(cell, options, frame)}\n\n{markdown(frame)}")
+    log.info("wrote %s and %s", path, path.with_suffix(".md").name)
+
+
+if __name__ == "__main__":
+    run_cli(main)

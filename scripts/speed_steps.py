@@ -1,0 +1,156 @@
+"""The steps that are measured, each in the suite's way and in the textbook way, on the same checkpoint."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from benchmark.cell import Cell
+from benchmark.evaluate import evaluate
+from datasets.base import LabelledImages
+from datasets.loading import Batches
+from datasets.seeding import generator
+from methods.fisher import estimated_share
+from methods.fisher_information import fisher_diagonal
+from methods.importance import parameter_importance
+from methods.ssd import SSD
+from methods.training import Compute, Recipe, train
+from metrics.membership import fit_attack
+from scripts.fisher_tolerance import literal_loop
+from scripts.speed_measure import Result, Step
+from scripts.speed_textbook import Textbook
+
+METRICS = ("retain_accuracy", "forget_accuracy", "mia")
+ATTACK_SAMPLES = (50_000, 10_000)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Builds the steps of an SSD cell.
+
+    Attributes:
+        sample: training images of the steps that need no whole data set.
+        literal: images on which Fisher's literal loop runs.
+        tolerance: of the Fisher information.
+        workers: of the textbook way's DataLoader.
+    """
+
+    cell: Cell
+    sample: int
+    literal: int
+    tolerance: float
+    workers: int
+
+    @cached_property
+    def textbook(self) -> Textbook:
+        return Textbook(self.cell.device, self.cell.preprocessing, self.ssd.batch_size, self.workers)
+
+    @property
+    def ssd(self) -> SSD:
+        method = self.cell.method
+        if not isinstance(method, SSD):
+            raise ValueError(f"Expected method to be ssd, but got {type(method).__name__}.")
+        return method
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The cell's recipe, one epoch of it at a small constant learning rate."""
+        return replace(self.cell.recipe, epochs=1, lr=0.01, warmup_epochs=0, milestones=())
+
+    @cached_property
+    def few(self) -> LabelledImages:
+        data = self.cell.dataset.train
+        order = torch.randperm(len(data), generator=generator("speed sample"))
+        return data.subset(order[: self.sample].to(data.device))
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The checkpoint: one epoch on the sample."""
+        return self.train(self.cell.build_model(0), self.cell.compute)
+
+    @cached_property
+    def plain(self) -> nn.Module:
+        """The same checkpoint in torch's default memory layout."""
+        return copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)
+
+    def train(self, model: nn.Module, compute: Compute) -> nn.Module:
+        random = generator("speed", device=compute.device)
+        return train(
+            model, self.few, self.recipe, preprocessing=self.cell.preprocessing, random=random, compute=compute
+        )
+
+    def batches(self, data: LabelledImages) -> Batches:
+        return Batches(data, self.ssd.batch_size, self.cell.preprocessing)
+
+    def evaluate(self, model: nn.Module) -> Result:
+        size = self.cell.config.compute.eval_batch_size
+        outputs = evaluate(model, self.cell.split, self.cell.preprocessing, batch_size=size, changed_fraction=0.0)
+        return {name: torch.tensor(instantiate(self.cell.config.metric[name])(outputs)) for name in METRICS}
+
+    def textbook_evaluate(self, model: nn.Module) -> Result:
+        metric = self.cell.config.metric
+        per_batch = metric.retain_accuracy.averaging == "per_batch"
+        return self.textbook.evaluate(model, self.cell.split, per_batch=per_batch, c=metric.mia.c)
+
+    def all(self) -> dict[str, Step]:
+        """Return the steps by name, in the order in which a cell takes them."""
+        return {step.name: step for step in [*self._parts(), *self._cells()]}
+
+    def _parts(self) -> Iterator[Step]:
+        n, few, plain, textbook = len(self.few), self.few, self.plain, self.textbook
+        bf16 = self.cell.compute.precision == "bfloat16"
+        yield Step(
+            "training", "images", n,
+            lambda: dict(self.train(copy.deepcopy(self.model), self.cell.compute).named_parameters()),
+            lambda: textbook.train(copy.deepcopy(plain), few, self.recipe) or {},
+            agreement=self._training_agreement, dtype=torch.bfloat16 if bf16 else torch.float32,
+        )  # fmt: skip
+        for reduction, size in (("batch_mean", None), ("per_sample", 1)):
+            yield Step(
+                f"importance_{reduction}", "images", n,
+                lambda r=reduction: parameter_importance(self.model, self.batches(few), reduction=r),
+                lambda s=size: textbook.importance(plain, few, s),
+            )  # fmt: skip
+        yield Step(
+            "fisher", "images", n, lambda: self._fisher(few, self.tolerance),
+            lambda: literal_loop(plain, self._literal_batches()), textbook_amount=self.literal,
+            agreement=lambda: (self._fisher(self._literal, 0.0), literal_loop(plain, self._literal_batches())),
+        )  # fmt: skip
+        random = torch.Generator().manual_seed(0)
+        members, others = (torch.rand(k, generator=random, dtype=torch.float64) for k in ATTACK_SAMPLES)
+        yield Step(
+            "attack_fit", "samples", sum(ATTACK_SAMPLES),
+            lambda: {"coef": torch.from_numpy(fit_attack(members.square(), others, c=2.0).coef_)},
+        )  # fmt: skip
+
+    @property
+    def _literal(self) -> LabelledImages:
+        return self.few.subset(torch.arange(self.literal, device=self.few.device))
+
+    def _literal_batches(self) -> Batches:
+        return self.batches(self._literal)
+
+    def _fisher(self, data: LabelledImages, tolerance: float) -> Result:
+        share, random = estimated_share(tolerance, len(data)), generator("fisher", device=data.device)
+        return fisher_diagonal(self.model, self.batches(data), estimated=share, random=random)
+
+    def _training_agreement(self) -> tuple[Result, Result]:
+        """Two steps in float32 on the same images in the same order, without augmentation."""
+        recipe = self.recipe.without_augmentation()
+        data = self.few.subset(torch.arange(min(2 * recipe.batch_size, len(self.few)), device=self.few.device))
+        random = generator("agreement", device=data.device)
+        order = torch.randperm(len(data), generator=generator("agreement", device=data.device), device=data.device)
+        ours, plain = copy.deepcopy(self.model), copy.deepcopy(self.plain)
+        compute = replace(self.cell.compute, precision="float32")
+        train(ours, data, recipe, preprocessing=self.cell.preprocessing, random=random, compute=compute)
+        self.textbook.train(plain, data.subset(order), recipe, shuffle=False)
+        return dict(ours.named_parameters()), dict(plain.named_parameters())
+
+    def _cells(self) -> Iterator[Step]:
+        from scripts.speed_cells import cell_steps
+
+        yield from cell_steps(self)

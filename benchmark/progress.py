@@ -4,11 +4,11 @@ import logging
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.cli import describe, show_log
@@ -43,7 +43,8 @@ class GridProgress(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Say how many cells there are, how many are done and how long the rest will take."""
         try:
-            self.cells = cells_of(list(config.hydra.overrides.task))
+            overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # each cell resolves its own
+            self.cells = cells_of(cast("list[str]", overrides))
             if config.hydra.launcher._target_.endswith("BasicLauncher"):
                 self.pace = Pace(make_plan(self.cells))
                 log.info("%s", self.pace.plan)

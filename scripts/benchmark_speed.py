@@ -5,7 +5,7 @@
 Options: images, test_images (a stratified subset), width (of ResNet18), repeats, sample (images of the steps that need
 no whole data set), literal (images of Fisher's literal loop), workers (of the textbook DataLoader),
 steps=training,evaluation,… and out=FOLDER. Every other key=value is an override, as for `python -m benchmark.run`.
-Writes OUT/<device>-<precision>-torch<version>.csv and the same as a Markdown table.
+Writes OUT/<device>-<precision>-torch<version>.csv and the same as a Markdown table, after each step.
 """
 
 import logging
@@ -27,7 +27,7 @@ from scripts.speed_steps import Steps
 
 log = logging.getLogger(__name__)
 OPTIONS = {
-    "images": "10000", "test_images": "2000", "width": "64", "repeats": "5", "sample": "640", "literal": "4",
+    "images": "10000", "test_images": "2000", "width": "64", "repeats": "5", "sample": "320", "literal": "4",
     "workers": "0", "steps": "", "out": "results/speed",
 }  # fmt: skip
 DEFAULTS = ["dataset=cifar100", "protocol=paper", "method=ssd"]
@@ -109,7 +109,7 @@ def main() -> None:
         for name in wanted:
             rows.append(measure(steps[name], repeats=int(options["repeats"]), device=cell.device))
             log.info(markdown(pd.DataFrame(rows[-1:])).splitlines()[-1])
-        write(pd.DataFrame(rows), cell, options)
+            write(pd.DataFrame(rows), cell, options)
 
 
 def write(frame: pd.DataFrame, cell: Cell, options: dict[str, str]) -> None:
@@ -122,7 +122,6 @@ def write(frame: pd.DataFrame, cell: Cell, options: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False, float_format="%.6g")
     path.with_suffix(".md").write_text(f"{caption(cell, options, frame)}\n\n{markdown(frame)}")
-    log.info("wrote %s and %s", path, path.with_suffix(".md").name)
 
 
 if __name__ == "__main__":

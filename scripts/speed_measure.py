@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+T = TypeVar("T")
 Result = Mapping[str, Tensor]
 Way = Callable[[], Result]
 Row = dict[str, object]
+
+LONG_SECONDS = 10.0  # a first call that takes longer counts: there is nothing left to warm up
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,10 @@ class Step:
     Attributes:
         amount: units (images, parameters, samples) that one call of `ours` handles.
         textbook_amount: the same for `textbook`; None: as many.
+        borrowed: instead of `textbook`: the times and the result of it that an earlier step measured.
         agreement: returns both results where the timed ones cannot be compared (other random numbers or samples).
         moved_bytes: read and written by one call where the bandwidth is the ceiling; 0: arithmetic is.
+        dtype: of the arithmetic.
     """
 
     name: str
@@ -33,22 +39,76 @@ class Step:
     ours: Way
     textbook: Way | None = None
     textbook_amount: int | None = None
+    borrowed: Callable[[], tuple[list[float], Result]] | None = None
     agreement: Callable[[], tuple[Result, Result]] | None = None
     moved_bytes: int = 0
     dtype: torch.dtype = torch.float32
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def measure(step: Step, *, repeats: int, device: torch.device) -> Row:
+    """Return the step's row: both ways in turn, `repeats` times each after a first call that only counts if long."""
+    with FlopCounterMode(display=False) as counter:
+        found, first = timed(step.ours, device)
+    ours, theirs = [first] if first > LONG_SECONDS else [], list[float]()
+    expected: Result | None = None
+    if step.textbook is not None:
+        expected, first = timed(step.textbook, device)
+        theirs = [first] if first > LONG_SECONDS else []
+    host_peak = device_peak = 0
+    while min(len(ours), len(theirs) if step.textbook else repeats) < repeats:
+        if len(ours) < repeats:
+            reset_peak_memory(device)
+            ours.append(timed(step.ours, device)[1])
+            host_peak = max(host_peak, host_peak_bytes())
+            device_peak = max(device_peak, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)
+        if step.textbook is not None and len(theirs) < repeats:
+            theirs.append(timed(step.textbook, device)[1])
+    if step.borrowed is not None:
+        theirs, expected = step.borrowed()
+    row: Row = {"step": step.name, "unit": step.unit, "amount": step.amount, "repeats": repeats}
+    row |= spread("seconds", ours) | {"per_second": step.amount / statistics.median(ours)}
+    row |= {"host_peak_bytes": host_peak, "device_peak_bytes": device_peak}
+    row |= share_of_ceiling(step, counter.get_total_flops() / min(ours), min(ours), device)
+    if theirs and expected is not None:
+        scale = step.amount / (step.textbook_amount or step.amount)
+        textbook = [scale * seconds for seconds in theirs[-repeats:]]
+        row |= spread("textbook_seconds", textbook)
+        ratios = [b / a for a, b in zip(ours, textbook, strict=False)]
+        row |= spread("ratio", ratios) | {"ratio": statistics.median(textbook) / statistics.median(ours)}
+        row["largest_difference"] = largest_difference(*(step.agreement() if step.agreement else (found, expected)))
+    return row
+
+
+def spread(name: str, values: list[float]) -> Row:
+    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
+
+
+def share_of_ceiling(step: Step, flops: float, seconds: float, device: torch.device) -> Row:
+    """Return the share of what the device can do at best, measured now: bytes or floating-point operations a second."""
+    if step.moved_bytes:
+        return {"ceiling": "bandwidth", "ceiling_share": step.moved_bytes / seconds / bandwidth_ceiling(device)}
+    if not flops:
+        return {}
+    name = f"{step.dtype}".removeprefix("torch.")
+    return {"ceiling": name, "ceiling_share": flops / arithmetic_ceiling(device, step.dtype)}
+
+
+def timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """Return the result of `call` and its seconds, the device being synchronised."""
+    synchronize(device)
+    start = time.perf_counter()
+    result = call()
+    synchronize(device)
+    return result, time.perf_counter() - start
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    call()
-    synchronize(device)
-    return time.perf_counter() - start
+    return timed(call, device)[1]
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def arithmetic_ceiling(device: torch.device, dtype: torch.dtype) -> float:
@@ -91,37 +151,3 @@ def host_peak_bytes() -> int:
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def measure(step: Step, *, repeats: int, device: torch.device) -> Row:
-    """Return the step's row: both ways in turn, `repeats` times after a first call that is not timed."""
-    with FlopCounterMode(display=False) as counter:
-        found = step.ours()
-    row: Row = {"step": step.name, "unit": step.unit, "amount": step.amount, "repeats": repeats}
-    expected = None if step.textbook is None else step.textbook()
-    reset_peak_memory(device)
-    ours, theirs = [seconds_of(step.ours, device)], []
-    row["host_peak_bytes"] = host_peak_bytes()
-    row["device_peak_bytes"] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    for k in range(repeats):
-        if k:
-            ours.append(seconds_of(step.ours, device))
-        if step.textbook is not None:
-            theirs.append(seconds_of(step.textbook, device))
-    row |= {"seconds": statistics.median(ours), "seconds_min": min(ours), "seconds_max": max(ours)}
-    row["per_second"] = step.amount / statistics.median(ours)
-    if step.moved_bytes:
-        row |= {"ceiling": "bandwidth", "ceiling_share": step.moved_bytes / min(ours) / bandwidth_ceiling(device)}
-    elif counter.get_total_flops():
-        share = counter.get_total_flops() / min(ours) / arithmetic_ceiling(device, step.dtype)
-        row |= {"ceiling": f"{step.dtype}".removeprefix("torch."), "ceiling_share": share}
-    if expected is not None:
-        scale = step.amount / (step.textbook_amount or step.amount)
-        textbook = [scale * s for s in theirs]
-        ratios = [b / a for a, b in zip(ours, textbook, strict=True)]
-        row |= {"textbook_seconds": statistics.median(textbook), "textbook_seconds_min": min(textbook)}
-        row |= {"textbook_seconds_max": max(textbook), "ratio": statistics.median(textbook) / statistics.median(ours)}
-        row |= {"ratio_min": min(ratios), "ratio_max": max(ratios)}
-        pair = (found, expected) if step.agreement is None else step.agreement()
-        row["largest_difference"] = largest_difference(*pair)
-    return row

@@ -7,25 +7,28 @@ from functools import cached_property
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 from benchmark.cell import Cell
 from benchmark.evaluate import evaluate
+from benchmark.fastest import name_of, ways
 from datasets.base import LabelledImages
 from datasets.loading import Batches
 from datasets.seeding import generator
-from methods.fisher import estimated_share
+from methods.fisher import sample_error
 from methods.fisher_information import fisher_diagonal
-from methods.importance import parameter_importance
+from methods.importance import Reduction, parameter_importance
 from methods.ssd import SSD
 from methods.training import Compute, Recipe, train
 from metrics.membership import fit_attack
 from scripts.fisher_tolerance import literal_loop
 from scripts.speed_measure import Result, Step
-from scripts.speed_textbook import Textbook
+from scripts.speed_textbook import Textbook, importance_of
 
 METRICS = ("retain_accuracy", "forget_accuracy", "mia")
 ATTACK_SAMPLES = (50_000, 10_000)
+FISHER_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,28 @@ class Steps:
             lambda: textbook.train(copy.deepcopy(plain), few, self.recipe) or {},
             agreement=self._training_agreement, dtype=torch.bfloat16 if bf16 else torch.float32,
         )  # fmt: skip
-        for reduction, size in (("batch_mean", None), ("per_sample", 1)):
+        for way in ways(OmegaConf.create({"precision": "auto", "channels_last": "auto"}), self.cell.device):
             yield Step(
-                f"importance_{reduction}", "images", n,
-                lambda r=reduction: parameter_importance(self.model, self.batches(few), reduction=r),
-                lambda s=size: textbook.importance(plain, few, s),
+                f"training: {name_of(way)}", "images", n,
+                lambda w=way: dict(self.train(w.place(copy.deepcopy(self.model)), w).named_parameters()),
+                dtype=torch.bfloat16 if way.precision == "bfloat16" else torch.float32,
             )  # fmt: skip
+        for reduction, size in (("batch_mean", self.ssd.batch_size), ("per_sample", 1)):
+
+            def importance(r: Reduction = reduction) -> Result:
+                return parameter_importance(self.model, self.batches(few), reduction=r)
+
+            def literal(s: int = size) -> Result:  # on the very same images: transforms round in another order
+                return importance_of(plain, Batches(few, s, self.cell.preprocessing), self.cell.device)
+
+            yield Step(
+                f"importance_{reduction}", "images", n, importance,
+                lambda s=size: textbook.importance(plain, few, s),
+                agreement=lambda a=importance, b=literal: (a(), b()),
+            )  # fmt: skip
+        fisher_data = few.subset(torch.arange(min(FISHER_IMAGES, n), device=few.device))
         yield Step(
-            "fisher", "images", n, lambda: self._fisher(few, self.tolerance),
+            "fisher", "images", len(fisher_data), lambda: self._fisher(fisher_data, self.tolerance),
             lambda: literal_loop(plain, self._literal_batches()), textbook_amount=self.literal,
             agreement=lambda: (self._fisher(self._literal, 0.0), literal_loop(plain, self._literal_batches())),
         )  # fmt: skip
@@ -135,18 +152,21 @@ class Steps:
         return self.batches(self._literal)
 
     def _fisher(self, data: LabelledImages, tolerance: float) -> Result:
-        share, random = estimated_share(tolerance, len(data)), generator("fisher", device=data.device)
-        return fisher_diagonal(self.model, self.batches(data), estimated=share, random=random)
+        """Return the information of `data`, each sample with the error that it may have among the whole retain set."""
+        error = sample_error(tolerance, len(self.cell.split.retain_train))
+        random = generator("fisher", device=data.device)
+        return fisher_diagonal(self.model, self.batches(data), error=error, random=random)
 
     def _training_agreement(self) -> tuple[Result, Result]:
-        """Two steps in float32 on the same images in the same order, without augmentation."""
+        """One step in float32 on the same images in the same order, without augmentation."""
         recipe = self.recipe.without_augmentation()
-        data = self.few.subset(torch.arange(min(2 * recipe.batch_size, len(self.few)), device=self.few.device))
-        random = generator("agreement", device=data.device)
+        data = self.few.subset(torch.arange(min(recipe.batch_size, len(self.few)), device=self.few.device))
         order = torch.randperm(len(data), generator=generator("agreement", device=data.device), device=data.device)
         ours, plain = copy.deepcopy(self.model), copy.deepcopy(self.plain)
-        compute = replace(self.cell.compute, precision="float32")
-        train(ours, data, recipe, preprocessing=self.cell.preprocessing, random=random, compute=compute)
+        train(
+            ours, data, recipe, preprocessing=self.cell.preprocessing,
+            random=generator("agreement", device=data.device), compute=replace(self.cell.compute, precision="float32"),
+        )  # fmt: skip
         self.textbook.train(plain, data.subset(order), recipe, shuffle=False)
         return dict(ours.named_parameters()), dict(plain.named_parameters())
 

@@ -1,6 +1,6 @@
 """The textbook way of every step, to compare the suite with: a torchvision-style data set and a DataLoader."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -97,16 +97,24 @@ class Textbook:
 
     def importance(self, model: nn.Module, data: LabelledImages, batch_size: int | None = None) -> dict[str, Tensor]:
         """Return the mean over batches of the squared gradient of the mean loss; Eq. 1 with a batch size of 1."""
-        sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-        loader = self.loader(data, batch_size)
-        for images, labels in loader:
-            model.zero_grad()
-            F.cross_entropy(model(images.to(self.device)), labels.to(self.device)).backward()
-            for name, p in model.named_parameters():
-                if p.grad is not None:
-                    sums[name] += p.grad.detach() ** 2
+        return importance_of(model, self.loader(data, batch_size), self.device)
+
+
+def importance_of(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> dict[str, Tensor]:
+    """Return the importance by the plain loop over `batches`."""
+    sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    count = 0
+    for images, labels in batches:
         model.zero_grad()
-        return {name: value / len(loader) for name, value in sums.items()}
+        F.cross_entropy(model(images.to(device)), labels.to(device)).backward()
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                sums[name] += p.grad.detach() ** 2
+        count += 1
+    model.zero_grad()
+    return {name: value / count for name, value in sums.items()}
 
 
 @torch.no_grad()

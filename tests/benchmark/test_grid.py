@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.grid import expand
+from benchmark.progress import GridProgress
 from benchmark.run import CONFIGS
 
 
@@ -83,3 +85,19 @@ def test_unlearning_options_do_not_change_the_original():
 def test_published_alpha_and_lambda():
     config = compose("run", ["dataset=cifar100"])
     assert (config.method.alpha, config.method.lam) == (10, 1)
+
+
+def test_each_planned_cell_resolves_its_own_overrides():
+    config = OmegaConf.create(
+        {
+            "method_seed": 0,
+            "hydra": {
+                "overrides": {"task": ["method=baseline", "method_seed=0,1", "train_seed=${method_seed}"]},
+                "launcher": {"_target_": "some.other.Launcher"},
+            },
+        }
+    )
+    progress = GridProgress()
+    progress.on_multirun_start(config)
+    progress.stop.set()
+    assert [cell.seeds["train_seed"] for cell in progress.cells] == [0, 1]

@@ -114,7 +114,7 @@ class Steps:
         )  # fmt: skip
         for way in ways(OmegaConf.create({"precision": "auto", "channels_last": "auto"}), self.cell.device):
             yield Step(
-                f"training: {name_of(way)}", "images", n,
+                f"training {name_of(way)}".replace(",", ""), "images", n,
                 lambda w=way: dict(self.train(w.place(copy.deepcopy(self.model)), w).named_parameters()),
                 dtype=torch.bfloat16 if way.precision == "bfloat16" else torch.float32,
             )  # fmt: skip

@@ -100,8 +100,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cell, tolerance = composed(options, overrides, folder)
         numbers = {name: int(options[name]) for name in ("sample", "literal", "workers")}
-        steps = Steps(cell, tolerance=tolerance, **numbers).all()
-        wanted = options["steps"].split(",") if options["steps"] else list(steps)
+        source = Steps(cell, tolerance=tolerance, **numbers)
+        given = options["steps"].split(",") if options["steps"] else []
+        parts = source.parts()
+        steps = parts if given and set(given) <= parts.keys() else source.all()
+        wanted = given or list(steps)
         unknown = [name for name in wanted if name not in steps]
         if unknown:
             raise ValueError(f"Expected steps to be some of {', '.join(steps)}, but got {', '.join(unknown)}.")

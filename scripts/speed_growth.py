@@ -4,7 +4,8 @@
 
 Runs on random images and weights, on the GPU where there is one; two CPU cores take about four minutes. The exponent is
 the slope of the least-squares line through log(median seconds) over log(value). Values double; a width that doubles has
-four times the parameters. Writes OUT/growth-<device>.csv, a row for each point, and its figure as .png and .pdf.
+four times the parameters. Other work on the machine spoils the numbers: seconds_max shows it. Writes
+OUT/growth-<device>.csv, a row for each point, and its figure as .png and .pdf.
 """
 
 import math
@@ -112,14 +113,18 @@ def on_images(
     }[step]
 
 
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def seconds_of(call: Callable[[], object], number: int, device: torch.device) -> float:
     """Return the mean seconds of `number` calls."""
-    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    synchronize()
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(number):
         call()
-    synchronize()
+    synchronize(device)
     return (time.perf_counter() - start) / number
 
 
@@ -156,10 +161,10 @@ def draw(frame: pd.DataFrame, title: str, paths: Sequence[Path]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     factors, steps = list(dict.fromkeys(frame["factor"])), list(dict.fromkeys(frame["step"]))
-    figure, panels = plt.subplots(math.ceil(len(factors) / 2), 2, figsize=(9, 6), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(math.ceil(len(factors) / 2), 2, figsize=(10, 6), layout="constrained", squeeze=False)
     for axes, factor in zip(panels.flat, factors, strict=False):
         panel = frame[frame["factor"] == factor]
         for step, line in panel.groupby("step", sort=False):
@@ -172,12 +177,16 @@ def draw(frame: pd.DataFrame, title: str, paths: Sequence[Path]) -> None:
         limits = axes.get_ylim()
         axes.plot(x, middle * x / x[1], color="0.75", linewidth=0.8, label="slope 1", zorder=0)
         axes.set_ylim(limits)  # those of the measurements
-        axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=" "))
+        axes.xaxis.set_major_formatter(lambda v, _: f"{v / 1e6:.2g} M" if v >= 1e5 else f"{v:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         if panel["value"].nunique() <= 6:
             axes.set_xticks(sorted(set(panel["value"])))
             axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.xaxis.set_major_locator(LogLocator(numticks=8))
+        axes.tick_params(labelsize="small")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"time and its exponent; {title}", fontsize="medium")

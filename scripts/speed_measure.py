@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -112,10 +113,16 @@ def synchronize(device: torch.device) -> None:
 
 
 def arithmetic_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the floating-point operations a second of a large matrix product."""
-    n = 8192 if device.type == "cuda" else 2048
+    """Return the floating-point operations a second of a large matrix product or convolution, whichever is better."""
+    n, size = (8192, 512) if device.type == "cuda" else (2048, 64)
     a, b = (torch.ones(n, n, device=device, dtype=dtype) for _ in range(2))
-    return 2 * n**3 / min(seconds_of(lambda: a @ b, device) for _ in range(5))
+    images = torch.ones(size, 256, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    kernels = torch.ones(256, 256, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    product = 2 * n**3 / min(seconds_of(lambda: a @ b, device) for _ in range(5))
+    flops = 2 * images.numel() * kernels[0].numel()
+    with torch.inference_mode():
+        convolution = flops / min(seconds_of(lambda: F.conv2d(images, kernels, padding=1), device) for _ in range(9))
+    return max(product, convolution)
 
 
 def bandwidth_ceiling(device: torch.device) -> float:

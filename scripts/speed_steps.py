@@ -99,9 +99,13 @@ class Steps:
         per_batch = metric.retain_accuracy.averaging == "per_batch"
         return self.textbook.evaluate(model, self.cell.split, per_batch=per_batch, c=metric.mia.c)
 
+    def parts(self) -> dict[str, Step]:
+        """Return the steps that need no whole data set, by name."""
+        return {step.name: step for step in self._parts()}
+
     def all(self) -> dict[str, Step]:
-        """Return the steps by name, in the order in which a cell takes them."""
-        return {step.name: step for step in [*self._parts(), *self._cells()]}
+        """Return the steps by name; computes the importances of the whole data set for those of a cell."""
+        return self.parts() | {step.name: step for step in self._cells()}
 
     def _parts(self) -> Iterator[Step]:
         n, few, plain, textbook = len(self.few), self.few, self.plain, self.textbook

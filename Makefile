@@ -13,8 +13,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 RUN = $(PY) -m $(if $(WORKERS),benchmark.work workers=$(WORKERS),benchmark.run)
 
-.PHONY: help setup demo search test test-all lint format data verify storm launchers clean reproduce-all report
-.PHONY: help setup demo test test-all lint format data verify speed clean reproduce-all
+.PHONY: help setup demo search test test-all lint format data verify storm launchers speed clean reproduce-all report
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,6 +63,7 @@ storm: $(READY)  ## kill -9 thirty workers of a grid and compare the tables with
 
 launchers: $(READY)  ## one small grid under every launcher that is installed; compares the tables
 	$(PY) -m scripts.verify_launchers
+
 speed: $(READY)  ## measure every step beside the textbook way (two CPU cores: two hours); ARGS='width=16 repeats=3'
 	$(PY) -m scripts.benchmark_speed $(ARGS)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 Sums = dict[str, Tensor]
 
 # Numbers held at once: in the products of samples, and in the output gradients that one layer keeps for a product.
+# Any other device is treated as a CPU.
 PRODUCTS = {"cpu": 2**20, "cuda": 2**27}
 KEPT = {"cpu": 2**22, "cuda": 2**26}
 KNOWN = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm)
@@ -102,7 +103,7 @@ class Products:
         if self.bias is not None:
             self.bias += left.sum(dim=1).square_().sum(dim=0)
         batch, positions, outputs = left.shape
-        fitting = min(self.rounds, KEPT[left.device.type] // left.numel())
+        fitting = min(self.rounds, KEPT.get(left.device.type, KEPT["cpu"]) // left.numel())
         if fitting <= 1:
             self._add(left.unsqueeze(2))
             return
@@ -148,5 +149,5 @@ def add_by_positions(total: Tensor, left: Tensor, right: Callable[[slice], Tenso
 
 def parts_of(samples: Tensor, size: int) -> Iterator[slice]:
     """Yield slices of the samples, `size` numbers being held for each, as large as PRODUCTS allows but at least one."""
-    n, step = len(samples), max(1, PRODUCTS[samples.device.type] // size)
+    n, step = len(samples), max(1, PRODUCTS.get(samples.device.type, PRODUCTS["cpu"]) // size)
     return (slice(start, start + step) for start in range(0, n, step))

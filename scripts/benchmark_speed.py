@@ -9,7 +9,6 @@ Writes OUT/<device>-<precision>-torch<version>.csv and the same as a Markdown ta
 """
 
 import logging
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ from benchmark.cell import Cell
 from benchmark.cli import run_cli
 from benchmark.provenance import commit, device_name
 from benchmark.run import CONFIGS
-from scripts.speed_measure import Row, measure
+from scripts.speed_measure import Row, device_slug, measure
 from scripts.speed_steps import Steps
 
 log = logging.getLogger(__name__)
@@ -120,8 +119,9 @@ def write(frame: pd.DataFrame, cell: Cell, options: dict[str, str]) -> None:
     revision, dirty = commit()
     device, precision = device_name(cell.device), cell.compute.precision
     frame = frame.assign(device=device, precision=precision, torch=torch.__version__, commit=revision, dirty=dirty)
-    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    path = Path(options["out"]) / f"{slug}-{precision}-torch{torch.__version__.partition('+')[0]}.csv"
+    path = (
+        Path(options["out"]) / f"{device_slug(cell.device)}-{precision}-torch{torch.__version__.partition('+')[0]}.csv"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False, float_format="%.6g")
     path.with_suffix(".md").write_text(f"{caption(cell, options, frame)}\n\n{markdown(frame)}")

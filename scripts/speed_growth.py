@@ -9,10 +9,8 @@ OUT/growth-<device>.csv, a row for each point, and its figure as .png and .pdf.
 """
 
 import math
-import re
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,8 +33,7 @@ from methods.importance import parameter_importance
 from methods.ssd import dampen
 from methods.training import Compute, Recipe, train
 from metrics.membership import entropy, fit_attack
-
-Row = dict[str, object]
+from scripts.speed_measure import Row, device_slug, seconds_of
 
 PREPROCESSING = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SHORTEST = 0.02  # seconds; a faster call is repeated until it takes as long
@@ -113,19 +110,14 @@ def on_images(
     }[step]
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds_of(call: Callable[[], object], number: int, device: torch.device) -> float:
+def mean_seconds(call: Callable[[], object], number: int, device: torch.device) -> float:
     """Return the mean seconds of `number` calls."""
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(number):
-        call()
-    synchronize(device)
-    return (time.perf_counter() - start) / number
+
+    def calls() -> None:
+        for _ in range(number):
+            call()
+
+    return seconds_of(calls, device) / number
 
 
 def fitted_exponent(values: Sequence[float], seconds: Sequence[float]) -> float:
@@ -143,9 +135,9 @@ def grow(step: str, factor: str, *, repeats: int, device: torch.device) -> list[
     calls = [prepared(step, size, device) for size in sizes]
     for call in calls:
         call()
-    numbers = [math.ceil(SHORTEST / seconds_of(call, 1, device)) for call in calls]
+    numbers = [math.ceil(SHORTEST / seconds_of(call, device)) for call in calls]
     pairs = list(zip(calls, numbers, strict=True))
-    rounds = [[seconds_of(call, number, device) for call, number in pairs] for _ in range(repeats)]
+    rounds = [[mean_seconds(call, number, device) for call, number in pairs] for _ in range(repeats)]
     times = list(zip(*rounds, strict=True))
     exponent = fitted_exponent(values, [statistics.median(t) for t in times])
     return [
@@ -199,7 +191,7 @@ def write(rows: Sequence[Row], folder: Path, device: torch.device) -> Path:
     """Write the CSV and the figure; return the former's path."""
     name, (revision, dirty) = device_name(device), commit()
     frame = pd.DataFrame(rows).assign(device=name, torch=torch.__version__, commit=revision, dirty=dirty)
-    path = folder / f"growth-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.csv"
+    path = folder / f"growth-{device_slug(device)}.csv"
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False, float_format="%.6g")
     draw(frame, f"{name}, torch {torch.__version__}", [path.with_suffix(kind) for kind in (".png", ".pdf")])

@@ -1,5 +1,6 @@
 """How a step is measured: alternating repeats, ceilings of the device, peak memory, agreement of the results."""
 
+import re
 import resource
 import statistics
 import time
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.provenance import device_name
 
 T = TypeVar("T")
 Result = Mapping[str, Tensor]
@@ -105,6 +108,11 @@ def timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     return timed(call, device)[1]
+
+
+def device_slug(device: torch.device) -> str:
+    """Return the device's name as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
 
 
 def synchronize(device: torch.device) -> None:

@@ -124,7 +124,6 @@ def unlearn(
         memo=memo or importance_memo(cell, stopwatch),
         progress=None if progress is None else partial(kept, progress),
     )
-    before = {name: value.detach().clone() for name, value in original.named_parameters()}
     model = copy.deepcopy(original)
     with stopwatch.phase("wall"):
         model = method(model, cell.split, context)
@@ -132,7 +131,7 @@ def unlearn(
     with stopwatch.phase("evaluation"):
         outputs = evaluate(
             model, cell.split, cell.preprocessing, batch_size=cell.config.compute.eval_batch_size,
-            changed_fraction=share_changed(before, model),
+            changed_fraction=share_changed(dict(original.named_parameters()), model),
         )  # fmt: skip
     return outputs, method_seconds(stopwatch.seconds)
 

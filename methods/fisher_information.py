@@ -35,7 +35,7 @@ def fisher_diagonal(
             √N times smaller. As it is predicted from the logits alone, see `select_columns`, it may be off by a factor.
             0: exact; infinite: one gradient a sample.
         random: draws the signs; on the model's device.
-        chunk_size: samples that share a forward pass; None: what suits the device.
+        chunk_size: samples that share a forward and backward pass; None: what suits the device and its memory.
     """
     if not error >= 0:
         raise ValueError(f"Expected error to be at least 0, but got {error}.")
@@ -46,7 +46,8 @@ def fisher_diagonal(
             with torch.no_grad():
                 probabilities = torch.softmax(model(inputs).double(), dim=1)
             columns, numbers = select_columns(probabilities, error, random, head)
-            for part in numbers.argsort().split(chunk_size or default_chunk_size(inputs.device)):
+            chunk_size = chunk_size or default_chunk_size(model, inputs)
+            for part in numbers.argsort().split(chunk_size):
                 largest = int(numbers[part].max())
                 squares.add_to(sums, inputs[part], columns[part, :largest], len(part))
             count += len(inputs)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
+from methods.passes import samples_of_a_pass
 from methods.per_sample import SquaredGradients, default_chunk_size
 
 Reduction = Literal["batch_mean", "per_sample"]
@@ -31,13 +32,14 @@ def parameter_importance(
     Args:
         model: any classifier that maps (B, …) to logits (B, K).
         batches: pairs of inputs (B, …) and labels (B,) int64 on the model's device.
-        chunk_size: `per_sample` only: samples that are taken at once; None: what suits the device.
+        chunk_size: samples that share a forward and backward pass; None: what suits the device and its memory. It
+            changes nothing but the rounding.
     """
     if reduction not in ("batch_mean", "per_sample"):
         raise ValueError(f"Expected reduction to be batch_mean or per_sample, but got {reduction!r}.")
     with eval_mode(model):
         if reduction == "batch_mean":
-            sums, count = _sum_of_batches(model, batches)
+            sums, count = _sum_of_batches(model, batches, chunk_size)
         else:
             sums, count = _sum_of_samples(model, batches, chunk_size)
     if count == 0:
@@ -61,17 +63,36 @@ def _zeros(model: nn.Module) -> dict[str, Tensor]:
     return {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}
 
 
-def _sum_of_batches(model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[str, Tensor], int]:
+def _sum_of_batches(
+    model: nn.Module, batches: Iterable[Batch], chunk_size: int | None
+) -> tuple[dict[str, Tensor], int]:
     sums, count = _zeros(model), 0
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    for inputs, labels in batches:
-        loss = F.cross_entropy(model(inputs), labels)
-        gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
-        for (name, _), gradient in zip(named, gradients, strict=True):
-            if gradient is not None:
-                sums[name].addcmul_(gradient, gradient)
-        count += 1
+    with own_gradients([p for _, p in named]) as parameters:
+        for inputs, labels in batches:
+            chunk_size = chunk_size or samples_of_a_pass(model, inputs)
+            for x, y in zip(inputs.split(chunk_size), labels.split(chunk_size), strict=True):
+                share = len(x) / len(inputs)
+                (F.cross_entropy(model(x), y) * share).backward(inputs=parameters)  # adds to what is there
+            for name, parameter in named:
+                if parameter.grad is not None:
+                    sums[name].addcmul_(parameter.grad, parameter.grad)
+                    parameter.grad = None
+            count += 1
     return sums, count
+
+
+@contextmanager
+def own_gradients(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Give the parameters no gradient at the start of the body, and the ones they had after it."""
+    before = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        yield parameters
+    finally:
+        for p, gradient in zip(parameters, before, strict=True):
+            p.grad = gradient
 
 
 def _sum_of_samples(
@@ -83,7 +104,8 @@ def _sum_of_samples(
     squares = SquaredGradients(model, gradient)
     sums, count = squares.zeros(), 0
     for inputs, labels in batches:
-        squares.add_to(sums, inputs, labels, chunk_size or default_chunk_size(inputs.device))
+        chunk_size = chunk_size or default_chunk_size(model, inputs)
+        squares.add_to(sums, inputs, labels, chunk_size)
         count += len(inputs)
     return sums, count
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 Sums = dict[str, Tensor]
 
-# Numbers held at once: in the products of samples, and in the output gradients that one layer keeps for a product.
+# Numbers held at once: in the products of samples, and in the output gradients that all layers keep for products.
 # Any other device is treated as a CPU.
 PRODUCTS = {"cpu": 2**20, "cuda": 2**27}
-KEPT = {"cpu": 2**22, "cuda": 2**26}
+KEPT = {"cpu": 2**26, "cuda": 2**30}
 KNOWN = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm)
 
 
@@ -32,22 +32,23 @@ class LayerSquares(Protocol):
         ...
 
 
-def squares_of(layer: nn.Module, activation: Tensor, rounds: int) -> LayerSquares:
-    """Return the sums for a layer with the input `activation` (B, …), to which `rounds` gradients will be added.
+def squares_of(layer: nn.Module, activation: Tensor, rounds: int, layers: int) -> LayerSquares:
+    """Return the sums for one of `layers` layers, with the input `activation` (B, …); `rounds` gradients will be added.
 
     Raises:
         UnknownLayerError: there is no formula for the layer.
     """
+    kept = KEPT.get(activation.device.type, KEPT["cpu"]) // layers
     match layer:
         case nn.Linear():
             a = activation.flatten(1, -2) if activation.ndim > 2 else activation.unsqueeze(1)  # (B, T, features)
-            return Products(layer, lambda part: a[part], lambda d: d.reshape(len(d), -1, d.shape[-1]), rounds)
+            return Products(layer, lambda part: a[part], lambda d: d.reshape(len(d), -1, d.shape[-1]), rounds, kept)
         case nn.Conv2d(groups=1, padding_mode="zeros", padding=tuple(padding)):
 
             def patches(part: slice) -> Tensor:  # (B, positions, C_in·k²)
                 return F.unfold(activation[part], layer.kernel_size, layer.dilation, padding, layer.stride).mT
 
-            return Products(layer, patches, lambda d: d.permute(0, 2, 3, 1).flatten(1, 2), rounds)
+            return Products(layer, patches, lambda d: d.permute(0, 2, 3, 1).flatten(1, 2), rounds, kept)
         case nn.BatchNorm2d():
             normalised = F.batch_norm(activation, layer.running_mean, layer.running_var, eps=layer.eps)
             return Scales(normalised, (2, 3))
@@ -86,13 +87,14 @@ class Products:
         right: slice of the samples -> its inputs, (B, T, N), one for each position.
         left: gradient at the output -> (B, T, M).
         rounds: how many gradients will be added.
+        kept: how many numbers of them may be held for a product.
     """
 
     def __init__(
         self, layer: nn.Linear | nn.Conv2d, right: Callable[[slice], Tensor], left: Callable[[Tensor], Tensor],
-        rounds: int,
+        rounds: int, kept: int,
     ) -> None:  # fmt: skip
-        self.right, self.left, self.rounds = right, left, rounds
+        self.right, self.left, self.rounds, self.limit = right, left, rounds, kept
         self.weight = torch.zeros_like(layer.weight, requires_grad=False, memory_format=torch.contiguous_format)
         self.bias = None if layer.bias is None else torch.zeros_like(layer.bias, requires_grad=False)
         self.kept = self.weight.new_empty(0)  # (B, T, R, M)
@@ -103,7 +105,7 @@ class Products:
         if self.bias is not None:
             self.bias += left.sum(dim=1).square_().sum(dim=0)
         batch, positions, outputs = left.shape
-        fitting = min(self.rounds, KEPT.get(left.device.type, KEPT["cpu"]) // left.numel())
+        fitting = min(self.rounds, self.limit // left.numel())
         if fitting <= 1:
             self._add(left.unsqueeze(2))
             return

@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.layer_squares import KNOWN, Sums, UnknownLayerError, squares_of
+from methods.passes import samples_of_a_pass
 
 Directions = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), targets (B, …)) -> (B, R, K)
 
@@ -18,9 +19,9 @@ CHECKED = 2  # samples on which the layer formulas must agree with the general w
 AGREEMENT = 1e-3  # relative, in the Euclidean norm of each parameter's sum; a wrong formula is off by much more
 
 
-def default_chunk_size(device: torch.device) -> int:
-    """Return how many samples should share a forward pass: on a CPU what its caches hold, on a GPU what fills it."""
-    return 32 if device.type == "cpu" else 256
+def default_chunk_size(model: nn.Module, inputs: Tensor) -> int:
+    """Return how many samples should share a pass: on a CPU what its caches hold, on a GPU what fills it, or fewer."""
+    return min(32 if inputs.device.type == "cpu" else 256, samples_of_a_pass(model, inputs))
 
 
 class SquaredGradients:
@@ -29,7 +30,7 @@ class SquaredGradients:
     The directions v (B, R, K) follow from the logits: the gradient of an objective at the logits gives that of the
     objective, R of them share a forward pass. One ordinary backward pass for each r gives the gradient at the output of
     every layer for a whole batch, and a layer's squares follow from it and the layer's input (`methods.layer_squares`)
-    without a gradient for each sample. This is checked on the first two samples against `torch.func`; where it does
+    without a gradient for each sample. This is checked on the first two samples, taken one by one; where it does
     not hold (unknown layers with parameters, a layer that is used twice, samples that are cut up) every gradient is
     taken by `torch.func`.
 
@@ -66,14 +67,25 @@ class SquaredGradients:
 
     def _layers_agree(self, inputs: Tensor, targets: Tensor) -> bool:
         try:
-            found = self.by_layers(inputs, targets)
+            left = self.by_layers(inputs, targets)
         except (UnknownLayerError, RuntimeError):
             return False
-        expected = self.by_samples(inputs, targets)
-        return all(
-            (found.get(name, torch.zeros_like(value)) - value).norm() <= AGREEMENT * value.norm()
-            for name, value in expected.items()
-        )
+        tolerances = {name: AGREEMENT * float(value.norm()) for name, value in left.items()}
+        for gradients in self._one_by_one(inputs, targets):  # subtracted as they come: all at once are too large
+            for name, gradient in zip(self.parameters, gradients, strict=True):
+                left[name] = left.get(name, 0) - gradient.square()
+        return all(float(value.norm()) <= tolerances.get(name, 0.0) for name, value in left.items())
+
+    def _one_by_one(self, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the gradients of every sample along each of its directions, as autograd takes them."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for sample, target in zip(inputs.split(1), targets.split(1), strict=True):
+            with torch.enable_grad():
+                logits = self.model(sample)
+            for direction in self.directions(logits.detach(), target).unbind(dim=1):
+                yield torch.autograd.grad(
+                    logits, parameters, direction, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
 
     def by_samples(self, inputs: Tensor, targets: Tensor) -> Sums:
         """Return the sums by one vectorised gradient a sample and direction; for any model."""
@@ -113,7 +125,7 @@ class SquaredGradients:
             for prefix, _, activation, _ in layers:
                 if len(activation) != n:
                     raise UnknownLayerError(prefix)
-            squares = [squares_of(layer, activation, len(directions)) for _, layer, activation, _ in layers]
+            squares = [squares_of(layer, a, len(directions), len(layers)) for _, layer, a, _ in layers]
         sources: list[Any] = [*(edge for _, _, _, edge in layers), *broadcast.values()]
         sums: Sums = {}
         for r, direction in enumerate(directions, start=1):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from datasets.base import LabelledImages
 from datasets.loading import Augmentation, Batches, Preprocessing
+from methods.passes import samples_of_a_pass
 
 Precision = Literal["float32", "bfloat16"]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, positions in the data) -> scalar
@@ -121,25 +122,16 @@ class Recipe:
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         parameters = [p for p in model.parameters() if p.requires_grad]
-        fused = all(p.is_cuda for p in parameters)  # one kernel for all; on a CPU no faster than `foreach`
+        fused = all(p.device.type in ("cuda", "cpu") for p in parameters)  # one kernel, no temporary copies
         match self.optimizer:
             case "sgd":
                 return torch.optim.SGD(
-                    parameters,
-                    lr=self.lr,
-                    momentum=self.momentum,
-                    weight_decay=self.weight_decay,
-                    foreach=not fused,
-                    fused=fused,
+                    parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
                 )
             case "adam":
-                return torch.optim.Adam(
-                    parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=not fused, fused=fused
-                )
+                return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
             case "adamw":
-                return torch.optim.AdamW(
-                    parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=not fused, fused=fused
-                )
+                return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
 
 
 class Progress(Protocol):
@@ -170,17 +162,24 @@ def train(
 
     Args:
         random: orders and augments the batches; on the device of `data`.
-        loss: (model, images (B, C, H, W), positions (B,) in `data`) -> scalar; the default is the mean cross-entropy.
+        loss: (model, images (B, C, H, W), positions (B,) in `data`) -> a mean over the samples, so that a large batch
+            can be taken in parts, see `samples_of_a_pass`; the default is the cross-entropy.
         after_epoch: called with the number of finished epochs, the model in eval mode.
         progress: where the training continues and what it leaves for another process; the result is the same.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
     """
+
+    def cross_entropy(model: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
+        return F.cross_entropy(model(images), data.labels[positions])
+
+    loss = loss or cross_entropy
     batches = Batches(data, recipe.batch_size, preprocessing, random, recipe.augmentation)
     optimizer = recipe.build_optimizer(model)
     done = 0 if progress is None else progress.resume(model, optimizer, random)
     step = done * len(batches)
+    size: int | None = None
     for epoch in range(done + 1, recipe.epochs + 1):
         model.train()
         total = torch.zeros((), device=data.device)
@@ -188,15 +187,16 @@ def train(
             images = compute.arrange(channels_last_images)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(step, len(batches))
-            with compute.autocast():
-                if loss is None:
-                    value = F.cross_entropy(model(images), data.labels[positions])
-                else:
-                    value = loss(model, images, positions)
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            if size is None:
+                with compute.autocast():
+                    size = samples_of_a_pass(model, images)
+            for x, where in zip(images.split(size), positions.split(size), strict=True):
+                with compute.autocast():
+                    value = loss(model, x, where) * (len(x) / len(images))
+                value.backward()
+                total += value.detach()  # stays on the device: one synchronisation an epoch
             optimizer.step()
-            total += value.detach()  # stays on the device: one synchronisation an epoch
             step += 1
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -207,4 +207,5 @@ def train(
             after_epoch(epoch)
         if progress is not None:
             progress.keep(epoch, model, optimizer, random)
+    optimizer.zero_grad(set_to_none=True)
     return model.eval()

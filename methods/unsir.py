@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
 from methods.base import MethodContext
+from methods.passes import samples_of_a_pass
 from methods.training import Recipe
 
 
@@ -21,9 +22,14 @@ def learn_noise(model: nn.Module, noise: Tensor, label: int, *, steps: int, lr: 
     noise = noise.clone().requires_grad_()
     labels = torch.full((len(noise),), label, device=noise.device)
     optimizer = torch.optim.Adam([noise], lr=lr)
+    size = samples_of_a_pass(model, noise)
     for _ in range(steps):
-        loss = penalty * noise.square().sum(dim=(1, 2, 3)).mean() - F.cross_entropy(model(noise), labels)
-        (noise.grad,) = torch.autograd.grad(loss, noise)
+        gradients = []
+        for part in noise.split(size):
+            error = F.cross_entropy(model(part), labels[: len(part)])
+            loss = penalty * part.square().sum(dim=(1, 2, 3)).mean() - error
+            gradients.append(torch.autograd.grad(loss * (len(part) / len(noise)), part)[0])
+        noise.grad = torch.cat(gradients)
         optimizer.step()
     return noise.detach()
 

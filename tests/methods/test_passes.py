@@ -1,0 +1,119 @@
+import sys
+import weakref
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from methods import importance, passes, training, unsir
+from methods.passes import budget, kept_bytes, samples_of_a_pass
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def vit() -> nn.Module:
+    return timm.create_model("test_vit", img_size=32, num_classes=3, depth=2).eval()
+
+
+def images(n=6):
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_kept_bytes_of_a_linear_layer_are_its_input_and_its_weight():
+    layer = nn.Linear(10, 7)
+    inputs = torch.zeros(5, 10, requires_grad=True)
+    assert kept_bytes(layer, inputs) == 4 * (5 * 10 + 7 * 10)
+
+
+def test_as_many_samples_as_the_budget_holds(vit, monkeypatch):
+    each = kept_bytes(vit, images(3)) - kept_bytes(vit, images(2))
+    monkeypatch.setattr(passes, "CPU_BYTES", 3 * each)
+    assert samples_of_a_pass(vit, images()) == samples_of_a_pass(vit, images(1)) == 3
+    monkeypatch.setattr(passes, "CPU_BYTES", 1)
+    assert samples_of_a_pass(vit, images()) == 1
+
+
+def test_measuring_holds_nothing(vit):
+    gone = []
+    vit.norm.register_forward_hook(lambda module, inputs, output: gone.append(weakref.ref(output)))
+    samples_of_a_pass(vit, images())
+    assert len(gone) == 2
+    assert not any(output() is not None for output in gone)
+
+
+def test_autocast_needs_less(vit):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert samples_of_a_pass(vit, images()) > 1.2 * budget(CPU) / kept_bytes(vit, images(1))
+
+
+def test_batch_normalisation_in_train_mode_needs_the_whole_batch(cnn):
+    x = torch.randn(2, 3, 8, 8)
+    assert samples_of_a_pass(cnn.eval(), x) < sys.maxsize
+    statistics = cnn.norm.running_mean.clone()
+    assert samples_of_a_pass(cnn.train(), x) == sys.maxsize
+    assert torch.equal(cnn.norm.running_mean, statistics)
+
+
+class Counting(nn.Module):
+    """A model without batch normalisation; remembers how many samples shared a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3 * 8 * 8, 3)
+        self.used, self.unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        return self.fc(x.flatten(1)).tanh() * self.used
+
+
+@pytest.fixture
+def parts_of_three(monkeypatch):
+    for module in (importance, training, unsir):
+        monkeypatch.setattr(module, "samples_of_a_pass", lambda model, inputs: 3)
+
+
+def trained(split, recipe, compute, preprocessing):
+    torch.manual_seed(0)
+    model = Counting()
+    training.train(
+        model, split.retain_train, recipe, preprocessing=preprocessing, random=torch.Generator().manual_seed(0),
+        compute=compute,
+    )  # fmt: skip
+    return model
+
+
+def test_training_in_parts_gives_the_same_model(split, recipe, compute, preprocessing, request):
+    whole = trained(split, recipe, compute, preprocessing)
+    request.getfixturevalue("parts_of_three")
+    parts = trained(split, recipe, compute, preprocessing)
+    assert max(whole.sizes) == recipe.batch_size
+    assert max(parts.sizes) == 3
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict())
+
+
+def test_importance_in_parts_is_that_of_the_batch(request):
+    torch.manual_seed(0)
+    model = Counting()
+    batches = [(torch.randn(n, 3, 8, 8), torch.arange(n) % 3) for n in (8, 5)]
+    whole = importance.parameter_importance(model, batches, reduction="batch_mean")
+    assert 8 in model.sizes
+    request.getfixturevalue("parts_of_three")
+    model.sizes.clear()
+    parts = importance.parameter_importance(model, batches, reduction="batch_mean")
+    assert model.sizes == [3, 3, 2, 3, 2]
+    torch.testing.assert_close(parts, whole)
+    assert not parts["unused"].any()
+
+
+def test_noise_in_parts_is_the_same(request):
+    torch.manual_seed(0)
+    model, noise = Counting(), torch.randn(8, 3, 8, 8)
+    whole = unsir.learn_noise(model, noise, 1, steps=4, lr=0.1, penalty=0.01)
+    request.getfixturevalue("parts_of_three")
+    parts = unsir.learn_noise(model, noise, 1, steps=4, lr=0.1, penalty=0.01)
+    torch.testing.assert_close(parts, whole)
+    assert not torch.allclose(parts, noise)

@@ -82,6 +82,8 @@ def markdown(frame: pd.DataFrame) -> str:
             )
             ratio = f"{row['ratio']:.1f} [{row['ratio_min']:.1f}, {row['ratio_max']:.1f}]"
             difference = f"{row['largest_difference']:.0e}"
+        if pd.notna(row.get("largest_difference_float64")):
+            difference += f", in float64 {row['largest_difference_float64']:.0e}"
         if pd.notna(row.get("ceiling_share")):
             share = f"{100 * row['ceiling_share']:.0f} % of {row['ceiling']}"
         peak = f"{row['host_peak_bytes'] / 2**30:.2f} GiB"

@@ -33,6 +33,7 @@ class Step:
         textbook_amount: the same for `textbook`; None: as many.
         borrowed: instead of `textbook`: the times and the result of it that an earlier step measured.
         agreement: returns both results where the timed ones cannot be compared (other random numbers or samples).
+        exact: returns both results in float64, where rounding turns a unit on or off and so hides what the ways share.
         moved_bytes: read and written by one call where the bandwidth is the ceiling; 0: arithmetic is.
         dtype: of the arithmetic.
     """
@@ -45,6 +46,7 @@ class Step:
     textbook_amount: int | None = None
     borrowed: Callable[[], tuple[list[float], Result]] | None = None
     agreement: Callable[[], tuple[Result, Result]] | None = None
+    exact: Callable[[], tuple[Result, Result]] | None = None
     moved_bytes: int = 0
     dtype: torch.dtype = torch.float32
 
@@ -80,6 +82,8 @@ def measure(step: Step, *, repeats: int, device: torch.device) -> Row:
         ratios = [b / a for a, b in zip(ours, textbook, strict=False)]
         row |= spread("ratio", ratios) | {"ratio": statistics.median(textbook) / statistics.median(ours)}
         row["largest_difference"] = largest_difference(*(step.agreement() if step.agreement else (found, expected)))
+    if step.exact is not None:
+        row["largest_difference_float64"] = largest_difference(*step.exact())
     return row
 
 

@@ -29,6 +29,7 @@ from scripts.speed_textbook import Textbook, importance_of
 METRICS = ("retain_accuracy", "forget_accuracy", "mia")
 ATTACK_SAMPLES = (50_000, 10_000)
 FISHER_IMAGES = 128
+EXACT_IMAGES = 16  # no more than a batch
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ class Steps:
                 f"importance_{reduction}", "images", n, importance,
                 lambda s=size: textbook.importance(plain, few, s),
                 agreement=lambda a=importance, b=literal: (a(), b()),
+                exact=lambda r=reduction, s=size: self._exact_importances(r, s),
             )  # fmt: skip
-        fisher_data = few.subset(torch.arange(min(FISHER_IMAGES, n), device=few.device))
+        fisher_data = self._first(FISHER_IMAGES)
         yield Step(
             "fisher", "images", len(fisher_data), lambda: self._fisher(fisher_data, self.tolerance),
             lambda: literal_loop(plain, self._literal_batches()), textbook_amount=self.literal,
@@ -148,9 +150,12 @@ class Steps:
             lambda: {"coef": torch.from_numpy(fit_attack(members.square(), others, c=2.0).coef_)},
         )  # fmt: skip
 
+    def _first(self, n: int) -> LabelledImages:
+        return self.few.subset(torch.arange(min(n, len(self.few)), device=self.few.device))
+
     @property
     def _literal(self) -> LabelledImages:
-        return self.few.subset(torch.arange(self.literal, device=self.few.device))
+        return self._first(self.literal)
 
     def _literal_batches(self) -> Batches:
         return self.batches(self._literal)
@@ -161,10 +166,18 @@ class Steps:
         random = generator("fisher", device=data.device)
         return fisher_diagonal(self.model, self.batches(data), error=error, random=random)
 
+    def _exact_importances(self, reduction: Reduction, size: int) -> tuple[Result, Result]:
+        """Return the importances of a few images in float64, and those of the plain loop."""
+        model = copy.deepcopy(self.plain).double()
+        images, labels = next(iter(Batches(self._first(EXACT_IMAGES), EXACT_IMAGES, self.cell.preprocessing)))
+        batch = (images.double(), labels)
+        plain = zip(batch[0].split(size), labels.split(size), strict=True)
+        return parameter_importance(model, [batch], reduction=reduction), importance_of(model, plain, images.device)
+
     def _training_agreement(self) -> tuple[Result, Result]:
         """One step in float32 on the same images in the same order, without augmentation."""
         recipe = self.recipe.without_augmentation()
-        data = self.few.subset(torch.arange(min(recipe.batch_size, len(self.few)), device=self.few.device))
+        data = self._first(recipe.batch_size)
         order = torch.randperm(len(data), generator=generator("agreement", device=data.device), device=data.device)
         ours, plain = copy.deepcopy(self.model), copy.deepcopy(self.plain)
         train(

@@ -1,5 +1,6 @@
 """One cell of a grid: a composed configuration, the objects it describes and the names it goes by."""
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,6 +25,7 @@ from methods.base import UnlearningMethod
 from methods.sequence import Sequential
 from methods.training import Compute, Recipe
 
+CPU_EVAL_BATCH = 100  # images: on a CPU larger batches leave the caches and are slower
 PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint says what it is
 
 
@@ -75,6 +77,12 @@ class Cell:
             "batch_size": self.recipe.batch_size,
         }
         return fastest(allowed, measured_speeds(Path(self.config.output_dir) / "compute", key, allowed, trial))
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images that share a forward pass in measurements."""
+        limit = CPU_EVAL_BATCH if self.device.type == "cpu" else sys.maxsize
+        return int(self.config.compute.eval_batch_size or min(self.config.model.eval_batch_size, limit))
 
     @cached_property
     def dataset(self) -> ImageDataset:

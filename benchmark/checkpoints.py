@@ -52,7 +52,7 @@ def train_original(cell: Cell) -> tuple[dict[str, Tensor], Card]:
     report = epoch_reporter(f"original {cell.identity['model']} on {cell.identity['dataset']}", cell.recipe.epochs)
 
     def test_accuracy() -> float:
-        logits = predict(model, data.test, cell.preprocessing, cell.config.compute.eval_batch_size)
+        logits = predict(model, data.test, cell.preprocessing, cell.eval_batch_size)
         return top1_accuracy(logits, data.test.labels.cpu(), averaging="per_sample", batch_size=len(logits))
 
     def after_epoch(epoch: int) -> None:
@@ -130,7 +130,7 @@ def unlearn(
     stopwatch.add("wall", sum(training.seconds for training in trainings))
     with stopwatch.phase("evaluation"):
         outputs = evaluate(
-            model, cell.split, cell.preprocessing, batch_size=cell.config.compute.eval_batch_size,
+            model, cell.split, cell.preprocessing, batch_size=cell.eval_batch_size,
             changed_fraction=share_changed(dict(original.named_parameters()), model),
         )  # fmt: skip
     return outputs, method_seconds(stopwatch.seconds)

@@ -86,9 +86,7 @@ def run_cell(cell: Cell) -> RunRecord:
 def measure(cell: Cell, outputs: EvalOutputs, reference: EvalOutputs | None) -> dict[str, float | None]:
     """Return every configured metric of the outputs."""
     untrained = cell.build_model(derive_seed(cell.seeds["method_seed"], "untrained"), pretrained=False).eval()
-    untrained_logits = predict(
-        untrained, cell.split.forget_train, cell.preprocessing, cell.config.compute.eval_batch_size
-    )
+    untrained_logits = predict(untrained, cell.split.forget_train, cell.preprocessing, cell.eval_batch_size)
     complete = replace(outputs, reference=reference, untrained_logits=untrained_logits)
     return {name: instantiate(node)(complete) for name, node in cell.config.metric.items()}
 

@@ -91,7 +91,7 @@ class Steps:
         return Batches(data, self.ssd.batch_size, self.cell.preprocessing)
 
     def evaluate(self, model: nn.Module) -> Result:
-        size = self.cell.config.compute.eval_batch_size
+        size = self.cell.eval_batch_size
         outputs = evaluate(model, self.cell.split, self.cell.preprocessing, batch_size=size, changed_fraction=0.0)
         return {name: torch.tensor(instantiate(self.cell.config.metric[name])(outputs)) for name in METRICS}
 

@@ -64,7 +64,7 @@ storm: $(READY)  ## kill -9 thirty workers of a grid and compare the tables with
 launchers: $(READY)  ## one small grid under every launcher that is installed; compares the tables
 	$(PY) -m scripts.verify_launchers
 
-speed: $(READY)  ## measure every step beside the textbook way (two CPU cores: two hours); ARGS='width=16 repeats=3'
+speed: $(READY)  ## measure every step beside the textbook way (two CPU cores: over an hour); ARGS='width=16 repeats=3'
 	$(PY) -m scripts.benchmark_speed $(ARGS)
 
 test: $(READY)  ## the fast tests, no network

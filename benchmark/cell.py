@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,9 @@ class Cell:
     @cached_property
     def compute(self) -> Compute:
         """Where and how to compute; what the configuration leaves open is measured on first use, see `fastest`."""
+        return replace(self._way(), compile=self.config.compute.compile)
+
+    def _way(self) -> Compute:
         allowed = ways(self.config.compute, self.device)
         if not is_open(self.config.compute):
             return allowed[0]

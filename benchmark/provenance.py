@@ -59,6 +59,7 @@ def provenance(compute: Compute) -> dict[str, Any]:
         "device": device_name(compute.device),
         "precision": compute.precision,
         "channels_last": compute.channels_last,
+        "compile": compute.compile,
         "cpu_count": os.cpu_count(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -33,6 +33,8 @@ def resolve_device(config: DictConfig) -> torch.device:
         raise ValueError(f"Expected compute.precision to be auto, float32 or bfloat16, but got {config.precision!r}.")
     if config.channels_last not in ("auto", True, False):
         raise ValueError(f"Expected compute.channels_last to be auto, true or false, but got {config.channels_last!r}.")
+    if not isinstance(config.get("compile", False), bool):
+        raise ValueError(f"Expected compute.compile to be true or false, but got {config.compile!r}.")
     torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
     if config.threads is not None:
         torch.set_num_threads(int(config.threads))

@@ -123,6 +123,12 @@ class Steps:
                 lambda w=way: dict(self.train(w.place(copy.deepcopy(self.model)), w).named_parameters()),
                 dtype=torch.bfloat16 if way.precision == "bfloat16" else torch.float32,
             )  # fmt: skip
+        compiled = replace(self.cell.compute, compile=True)
+        yield Step(
+            "training compiled", "images", n,
+            lambda: dict(self.train(copy.deepcopy(self.model), compiled).named_parameters()),
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+        )  # fmt: skip
         for reduction, size in (("batch_mean", self.ssd.batch_size), ("per_sample", 1)):
 
             def importance(r: Reduction = reduction) -> Result:

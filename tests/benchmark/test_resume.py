@@ -208,7 +208,7 @@ def test_another_device_or_code_does_not_continue(tmp_path, monkeypatch, caplog)
     caplog.set_level(logging.INFO)
     cell, _ = broken_off(tmp_path, monkeypatch)
     own = resume.provenance(cell.compute)
-    for part in ("commit", "torch", "device", "precision", "channels_last"):
+    for part in ("commit", "torch", "device", "precision", "channels_last", "compile"):
         monkeypatch.setattr(resume, "provenance", lambda compute, part=part: own | {part: "another"})
         train_original(cell)
     assert "continuing" not in caplog.text

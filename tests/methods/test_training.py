@@ -1,4 +1,5 @@
 import copy
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -195,3 +196,17 @@ def test_training_learns(make_cnn, dataset, preprocessing, compute):
     model = train(make_cnn(0), dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
     ((images, labels),) = Batches(dataset.test, 30, preprocessing)
     assert (model(images).argmax(1) == labels).float().mean() > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_training_gives_the_same_model(make_cnn, dataset, preprocessing, compute, recipe):
+    eager, compiled = (
+        train(
+            make_cnn(), dataset.train, recipe, preprocessing=preprocessing, random=seeded(),
+            compute=replace(compute, compile=value),
+        )
+        for value in (False, True)
+    )  # fmt: skip
+    torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0

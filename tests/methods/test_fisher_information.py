@@ -1,0 +1,155 @@
+"""The true Fisher information against literal loops, and how columns are chosen."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.fisher import sample_error
+from methods.fisher_information import covariance_factor, fisher_diagonal, select_columns
+from tests.methods.helpers import compose_method, literal_information, make_context, tiny_net, tiny_split, tiny_vit
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int, size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn((n, 3, size, size), generator=seeded(), dtype=torch.float64).to(dtype)
+
+
+def in_batches(inputs: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    return [(x, torch.zeros(len(x), dtype=torch.int64)) for x in inputs.split(size)]
+
+
+def relative_error(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    a, b = (torch.cat([x[name].flatten().double() for name in expected]) for x in (ours, expected))
+    return float((a - b).norm() / b.norm())
+
+
+def trained(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> nn.Module:
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    model.zero_grad()
+    return model
+
+
+@pytest.mark.parametrize(("build", "size"), [(tiny_net, 16), (tiny_vit, 8)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_exact_information_equals_the_literal_loop(build, size, dtype, bound):
+    model, inputs = build(1).to(dtype), images(5, size, dtype)
+    ours = fisher_diagonal(model, in_batches(inputs, 3), error=0.0, random=seeded(), chunk_size=4)
+    expected = literal_information(model, inputs)
+    assert ours.keys() == expected.keys()
+    assert relative_error(ours, expected) < bound
+    for name, value in expected.items():  # no tensor hides behind a larger one; a key's bias has none at all
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-6 * float(value.max()) + 1e-12)
+
+
+def test_linear_softmax_has_its_closed_form():
+    model = nn.Linear(4, 3, bias=False).double()
+    inputs = torch.randn((7, 4), generator=seeded(), dtype=torch.float64)
+    p = model(inputs).softmax(dim=1)
+    expected = (p * (1 - p)).T @ inputs.square() / 7
+    ours = fisher_diagonal(model, in_batches(inputs, 7), error=0.0, random=seeded())
+    torch.testing.assert_close(ours["weight"], expected.detach())
+
+
+def test_the_default_tolerance_is_kept_on_a_trained_network():
+    method = compose_method("method=fisher")
+    split = tiny_split("class", 600)
+    n = len(split.retain_train)
+    context = make_context(tiny_net)
+    batches = list(context.batches(split.retain_train, 64))
+    inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    model = trained(tiny_net(1), inputs, labels, 60)
+
+    def information(error: float) -> dict[str, Tensor]:
+        return fisher_diagonal(model, batches, error=error, random=seeded(), chunk_size=64)
+
+    exact = information(0.0)
+    assert relative_error(information(sample_error(method.tolerance, n)), exact) < method.tolerance == 1e-3
+    for tolerance in (0.01, 0.03):
+        assert relative_error(information(sample_error(tolerance, n)), exact) < 1.5 * tolerance
+
+
+def test_the_estimate_has_the_right_mean():
+    model, inputs = tiny_net(1, 4).double(), images(3, 16)
+    random = seeded()
+    mean = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for _ in range(120):
+        one = fisher_diagonal(model, in_batches(inputs, 3), error=math.inf, random=random)
+        mean = {name: value + one[name] / 120 for name, value in mean.items()}
+    assert relative_error(mean, literal_information(model, inputs)) < 0.2
+
+
+def test_the_factor_is_that_of_the_covariance():
+    logits = 3 * torch.randn((6, 9), generator=seeded(), dtype=torch.float64)
+    logits[0] = 0
+    logits[1] = torch.eye(9)[4] * 800  # the other probabilities underflow
+    p = logits.softmax(dim=1)
+    factor = covariance_factor(p)
+    torch.testing.assert_close(factor @ factor.mT, torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1))
+    assert (factor.abs().sum(dim=1) > 0).sum(dim=1).max() <= 8
+
+
+def test_confident_predictions_need_few_columns():
+    logits = torch.randn((8, 50), generator=seeded(), dtype=torch.float64) + 20 * torch.eye(50)[:8]
+    p = logits.softmax(dim=1)
+    columns, numbers = select_columns(p, 0.2, seeded())
+    assert 8 < numbers.sum() < 8 * 12
+    assert columns.shape == (8, numbers.max(), 50)
+    assert torch.equal((columns != 0).any(dim=2).sum(dim=1), numbers)
+    assert select_columns(p, 0.0, seeded())[1].tolist() == 8 * [49]
+    assert select_columns(p, math.inf, seeded())[1].tolist() == 8 * [1]
+
+
+def test_the_error_is_predicted_and_falls_with_the_columns():
+    """For a model whose classes have independent gradients of one size: logits = parameters, one row a sample."""
+    p = (2 * torch.randn((64, 30), generator=seeded(), dtype=torch.float64)).softmax(dim=1)
+    exact = (p * (1 - p)).sum(dim=0)  # Σ_x diagonal of diag(p) − ppᵀ
+    numbers_before = 64 * 29
+    for wanted in (0.02, 0.1, 0.5):
+        errors = []
+        for seed in range(50):
+            columns, numbers = select_columns(p, wanted, seeded(seed))
+            errors.append(float((columns.square().sum(dim=(0, 1)) - exact).norm() / exact.norm()))
+        assert numbers.sum() < numbers_before
+        numbers_before = numbers.sum()
+        predicted = wanted / 64**0.5
+        assert predicted / 3 < sum(errors) / 50 < 3 * predicted
+
+
+def test_predictions_without_doubt_carry_no_information():
+    model = nn.Linear(2, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1e4, 0], [0, 0], [0, 0]]))
+    ours = fisher_diagonal(model, in_batches(torch.ones(4, 2), 2), error=0.0, random=seeded())
+    assert all((value == 0).all() for value in ours.values())
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny_net(0).train()
+    model.norm.eval()
+    model.conv.weight.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    ours = fisher_diagonal(model, in_batches(images(4, 16, torch.float32), 2), error=0.5, random=seeded())
+    assert (ours["conv.weight"] == 0).all()
+    assert (ours["fc.weight"] > 0).any()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert not model.norm.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_an_empty_set_and_a_wrong_error_are_refused():
+    with pytest.raises(ValueError, match="at least one batch"):
+        fisher_diagonal(tiny_net(0), [], error=0.0, random=seeded())
+    with pytest.raises(ValueError, match="error to be at least 0"):
+        fisher_diagonal(tiny_net(0), [], error=math.nan, random=seeded())

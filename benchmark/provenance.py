@@ -60,6 +60,7 @@ def provenance(compute: Compute) -> dict[str, Any]:
         "precision": compute.precision,
         "channels_last": compute.channels_last,
         "compile": compute.compile,
+        "tf32": torch.backends.cudnn.allow_tf32,
         "cpu_count": os.cpu_count(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

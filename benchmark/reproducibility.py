@@ -33,11 +33,13 @@ def resolve_device(config: DictConfig) -> torch.device:
         raise ValueError(f"Expected compute.precision to be auto, float32 or bfloat16, but got {config.precision!r}.")
     if config.channels_last not in ("auto", True, False):
         raise ValueError(f"Expected compute.channels_last to be auto, true or false, but got {config.channels_last!r}.")
-    if not isinstance(config.get("compile", False), bool):
-        raise ValueError(f"Expected compute.compile to be true or false, but got {config.compile!r}.")
+    for option in ("compile", "tf32"):
+        if not isinstance(config.get(option, False), bool):
+            raise ValueError(f"Expected compute.{option} to be true or false, but got {config[option]!r}.")
     torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
     if config.threads is not None:
         torch.set_num_threads(int(config.threads))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.get("tf32", False)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a memset an operation

@@ -74,10 +74,11 @@ def _sum_of_batches(
             for x, y in zip(inputs.split(chunk_size), labels.split(chunk_size), strict=True):
                 share = len(x) / len(inputs)
                 (F.cross_entropy(model(x), y) * share).backward(inputs=parameters)  # adds to what is there
-            for name, parameter in named:
-                if parameter.grad is not None:
-                    sums[name].addcmul_(parameter.grad, parameter.grad)
-                    parameter.grad = None
+            reached = [(sums[name], p.grad) for name, p in named if p.grad is not None]
+            totals, gradients = zip(*reached, strict=True)
+            torch._foreach_addcmul_(totals, gradients, gradients)  # on a GPU one kernel for all
+            for p in parameters:
+                p.grad = None
             count += 1
     return sums, count
 

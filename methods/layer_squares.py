@@ -13,7 +13,8 @@ Sums = dict[str, Tensor]
 # Any other device is treated as a CPU.
 PRODUCTS = {"cpu": 2**20, "cuda": 2**27}
 KEPT = {"cpu": 2**26, "cuda": 2**30}
-KNOWN = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm)
+PRODUCT_LAYERS = (nn.Linear, nn.Conv2d)
+KNOWN = (*PRODUCT_LAYERS, nn.BatchNorm2d, nn.LayerNorm)
 
 
 class UnknownLayerError(Exception):
@@ -32,13 +33,15 @@ class LayerSquares(Protocol):
         ...
 
 
-def squares_of(layer: nn.Module, activation: Tensor, rounds: int, layers: int) -> LayerSquares:
-    """Return the sums for one of `layers` layers, with the input `activation` (B, …); `rounds` gradients will be added.
+def squares_of(layer: nn.Module, activation: Tensor, rounds: int, sharing: int) -> LayerSquares:
+    """Return the sums for a layer with the input `activation` (B, …), to which `rounds` gradients will be added.
+
+    `sharing` linear and convolutional layers share the room for kept gradients.
 
     Raises:
         UnknownLayerError: there is no formula for the layer.
     """
-    kept = KEPT.get(activation.device.type, KEPT["cpu"]) // layers
+    kept = KEPT.get(activation.device.type, KEPT["cpu"]) // max(1, sharing)
     match layer:
         case nn.Linear():
             a = activation.flatten(1, -2) if activation.ndim > 2 else activation.unsqueeze(1)  # (B, T, features)

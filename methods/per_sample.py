@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.layer_squares import KNOWN, Sums, UnknownLayerError, squares_of
+from methods.layer_squares import KNOWN, PRODUCT_LAYERS, Sums, UnknownLayerError, squares_of
 from methods.passes import samples_of_a_pass
 
 Directions = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), targets (B, …)) -> (B, R, K)
@@ -125,7 +125,8 @@ class SquaredGradients:
             for prefix, _, activation, _ in layers:
                 if len(activation) != n:
                     raise UnknownLayerError(prefix)
-            squares = [squares_of(layer, a, len(directions), len(layers)) for _, layer, a, _ in layers]
+            sharing = sum(isinstance(layer, PRODUCT_LAYERS) for _, layer, _, _ in layers)
+            squares = [squares_of(layer, a, len(directions), sharing) for _, layer, a, _ in layers]
         sources: list[Any] = [*(edge for _, _, _, edge in layers), *broadcast.values()]
         sums: Sums = {}
         for r, direction in enumerate(directions, start=1):

@@ -1,5 +1,7 @@
 """How a step is measured: alternating repeats, ceilings of the device, peak memory, agreement of the results."""
 
+import ctypes
+import gc
 import re
 import resource
 import statistics
@@ -156,6 +158,11 @@ def largest_difference(found: Result, expected: Result) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> None:
+    """Forget earlier peaks, and give back what glibc kept of them: counting operations alone leaves gigabytes."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     peak = Path("/proc/self/clear_refs")

@@ -28,7 +28,7 @@ from scripts.speed_textbook import Textbook, importance_of
 
 METRICS = ("retain_accuracy", "forget_accuracy", "mia")
 ATTACK_SAMPLES = (50_000, 10_000)
-FISHER_IMAGES = 128
+FISHER_IMAGES = 32  # a barely trained network needs a gradient for almost every class: seconds an image
 EXACT_IMAGES = 16  # no more than a batch
 
 

@@ -38,6 +38,7 @@ BAD_ARGUMENTS = {
     "class index negative": (["task.target=-1"], "0 … 9"),
     "batch size negative": (["recipe.batch_size=-1"], "batch_size to be at least 1, but got 1 and -1"),
     "importance batch size zero": (["method.batch_size=0"], "batch_size to be at least 1"),
+    "tf32 in words": (["compute.tf32=fast"], "compute.tf32 to be true or false"),
     "compile in words": (["compute.compile=often"], "compute.compile to be true or false"),
     "evaluation batch size zero": (["compute.eval_batch_size=0"], "compute.eval_batch_size to be a whole number"),
     "no threads": (["compute.threads=0"], "compute.threads to be a whole number from 1 on"),

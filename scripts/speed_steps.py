@@ -1,6 +1,7 @@
 """The steps that are measured, each in the suite's way and in the textbook way, on the same checkpoint."""
 
 import copy
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -123,12 +124,13 @@ class Steps:
                 lambda w=way: dict(self.train(w.place(copy.deepcopy(self.model)), w).named_parameters()),
                 dtype=torch.bfloat16 if way.precision == "bfloat16" else torch.float32,
             )  # fmt: skip
-        compiled = replace(self.cell.compute, compile=True)
-        yield Step(
-            "training compiled", "images", n,
-            lambda: dict(self.train(copy.deepcopy(self.model), compiled).named_parameters()),
-            dtype=torch.bfloat16 if bf16 else torch.float32,
-        )  # fmt: skip
+        if shutil.which("g++") is not None:  # without a compiler there is nothing to measure
+            compiled = replace(self.cell.compute, compile=True)
+            yield Step(
+                "training compiled", "images", n,
+                lambda: dict(self.train(copy.deepcopy(self.model), compiled).named_parameters()),
+                dtype=torch.bfloat16 if bf16 else torch.float32,
+            )  # fmt: skip
         for reduction, size in (("batch_mean", self.ssd.batch_size), ("per_sample", 1)):
 
             def importance(r: Reduction = reduction) -> Result:

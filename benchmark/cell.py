@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from benchmark.data import load_dataset
 from benchmark.fastest import fastest, is_open, measured_speeds, training_speed, ways
 from benchmark.models import build
 from benchmark.records import run_id
@@ -20,7 +21,6 @@ from benchmark.store import content_hash, file_sha256
 from datasets.base import ForgetSplit, ImageDataset
 from datasets.loading import Preprocessing, channel_statistics
 from datasets.sequence import first_targets, sequence_split
-from datasets.splits import stratified_subset
 from methods.base import UnlearningMethod
 from methods.sequence import Sequential
 from methods.training import Compute, Recipe
@@ -226,28 +226,3 @@ def method_name(config: DictConfig) -> str:
 def content(node: Any) -> Any:
     """Return a configuration node as plain, resolved Python values."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def load_dataset(load: dict[str, Any], subset: dict[str, Any], device: torch.device) -> ImageDataset:
-    """Return the subset of a data set on the device; consecutive cells of a grid share it."""
-    return _load_dataset(_Hashable(load, subset), device)
-
-
-@dataclass(frozen=True, eq=False)
-class _Hashable:
-    """Configuration as a dictionary key."""
-
-    load: dict[str, Any]
-    subset: dict[str, Any]
-
-    def __hash__(self) -> int:
-        return hash(content_hash([self.load, self.subset]))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and (self.load, self.subset) == (other.load, other.subset)
-
-
-@lru_cache(maxsize=2)
-def _load_dataset(config: _Hashable, device: torch.device) -> ImageDataset:
-    dataset: ImageDataset = instantiate(config.load)
-    return stratified_subset(dataset, **config.subset).to(device)

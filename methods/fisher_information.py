@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from methods.base import get_classifier
 from methods.importance import Batch, eval_mode
-from methods.per_sample import SquaredGradients, default_chunk_size
+from methods.per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 MANY_GROUPS = -40.0  # log2 of a share so small that every column may as well stay alone
 HALVINGS = 14  # of the search for a grouping
@@ -40,7 +40,7 @@ def fisher_diagonal(
     if not error >= 0:
         raise ValueError(f"Expected error to be at least 0, but got {error}.")
     squares = SquaredGradients(model, lambda logits, columns: columns.to(logits.dtype))
-    sums, count, head = squares.zeros(), 0, last_weight(model)
+    sums, count, head = zero_sums(model), 0, last_weight(model)
     with eval_mode(model):
         for inputs, _ in batches:
             with torch.no_grad():

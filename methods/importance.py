@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
 from methods.passes import samples_of_a_pass
-from methods.per_sample import SquaredGradients, default_chunk_size
+from methods.per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 Reduction = Literal["batch_mean", "per_sample"]
 Order = Literal["class_sorted", "shuffled"]
@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 def parameter_importance(
     model: nn.Module, batches: Iterable[Batch], *, reduction: Reduction, chunk_size: int | None = None
 ) -> dict[str, Tensor]:
-    """Return the importance of every named parameter over `batches`, float32, ≥ 0, shaped like the parameter.
+    """Return the importance of every named parameter over `batches`, ≥ 0, float32 or more, shaped like the parameter.
 
     `per_sample` is Eq. 1 of the paper: the mean over samples of the squared gradient of the cross-entropy. No order or
     batch size can change it. `batch_mean` is what the released code does: the squared gradient of each batch's *mean*
@@ -59,14 +59,10 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _zeros(model: nn.Module) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}
-
-
 def _sum_of_batches(
     model: nn.Module, batches: Iterable[Batch], chunk_size: int | None
 ) -> tuple[dict[str, Tensor], int]:
-    sums, count = _zeros(model), 0
+    sums, count = zero_sums(model), 0
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     with own_gradients([p for _, p in named]) as parameters:
         for inputs, labels in batches:
@@ -103,7 +99,7 @@ def _sum_of_samples(
         return (torch.softmax(logits, dim=1) - F.one_hot(labels, logits.shape[1])).unsqueeze(1)
 
     squares = SquaredGradients(model, gradient)
-    sums, count = squares.zeros(), 0
+    sums, count = zero_sums(model), 0
     for inputs, labels in batches:
         chunk_size = chunk_size or default_chunk_size(model, inputs)
         squares.add_to(sums, inputs, labels, chunk_size)

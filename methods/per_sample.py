@@ -24,6 +24,14 @@ def default_chunk_size(model: nn.Module, inputs: Tensor) -> int:
     return min(32 if inputs.device.type == "cpu" else 256, samples_of_a_pass(model, inputs))
 
 
+def zero_sums(model: nn.Module) -> Sums:
+    """Return a 0 for every entry of every named parameter, in float32 or more: sums to add squares to."""
+    return {
+        name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32), requires_grad=False)
+        for name, p in model.named_parameters()
+    }
+
+
 class SquaredGradients:
     """Σ_b Σ_r (∂⟨v_br, logits_b⟩ / ∂θ)² for every named parameter θ of a model whose samples do not see each other.
 
@@ -48,13 +56,6 @@ class SquaredGradients:
         self.fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
         self.fixed |= dict(model.named_buffers())
         self._by_layers: bool | None = None
-
-    def zeros(self) -> Sums:
-        """Return a sum to add to, in float32 or more."""
-        return {
-            name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32), requires_grad=False)
-            for name, p in self.model.named_parameters()
-        }
 
     def add_to(self, sums: Sums, inputs: Tensor, targets: Tensor, chunk_size: int) -> None:
         """Add the squares of `inputs` (B, …) to `sums`, `chunk_size` samples at a time."""

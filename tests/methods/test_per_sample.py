@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmark.models import resnet18
 from methods.layer_squares import KEPT, PRODUCTS, add_by_positions, add_by_products
-from methods.per_sample import SquaredGradients
+from methods.per_sample import SquaredGradients, zero_sums
 
 TARGETS = torch.tensor([0, 2, 1, 2, 0])
 
@@ -129,7 +129,7 @@ def test_equal_to_the_literal_loop(name, by_layers, chunk_size):
     model = disturbed((BY_LAYERS | BY_SAMPLES)[name]()).double()
     inputs = images(32 if name == "vit" else 8).double()
     squares = SquaredGradients(model, gradient)
-    sums = squares.zeros()
+    sums = zero_sums(model)
     squares.add_to(sums, inputs, TARGETS, chunk_size)
     assert squares._by_layers is by_layers
     for part, value in literal(model, inputs, TARGETS).items():
@@ -149,7 +149,7 @@ def test_several_directions_of_a_sample(monkeypatch, name, kept):
     model = disturbed((BY_LAYERS | BY_SAMPLES)[name]()).double()
     inputs = images(32 if name == "vit" else 8).double()
     squares = SquaredGradients(model, all_classes)
-    sums = squares.zeros()
+    sums = zero_sums(model)
     squares.add_to(sums, inputs, TARGETS, 2)
     assert squares._by_layers is (name in BY_LAYERS)
     for part, parameter in model.named_parameters():
@@ -178,7 +178,7 @@ def test_the_check_notices_a_wrong_formula(monkeypatch):
     wrong = SquaredGradients(model, gradient)
     right = SquaredGradients(model, gradient).by_samples(images(), TARGETS)
     monkeypatch.setattr(wrong, "by_layers", lambda x, y: {name: 1.01 * v for name, v in right.items()})
-    sums = wrong.zeros()
+    sums = zero_sums(model)
     wrong.add_to(sums, images(), TARGETS, 5)
     for name, value in right.items():
         torch.testing.assert_close(sums[name], value)
@@ -199,7 +199,7 @@ def test_fixed_and_unused_parameters_get_0_and_nothing_is_left_behind():
     model.conv1.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     squares = SquaredGradients(model, gradient)
-    sums = squares.zeros()
+    sums = zero_sums(model)
     squares.add_to(sums, images(), TARGETS, 5)
     assert squares._by_layers
     assert not sums["conv1.weight"].any()

@@ -1,0 +1,132 @@
+import json
+import os
+
+import pytest
+from command_line import records_of, run_command
+from faces import COUNTS, RUN, check_silent, faces, failing_run, load, zipped
+from kaggle_service import KEY, USER, serve
+
+from datasets import pins
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """The real client with an empty home, a stand-in for the service, and no credentials yet."""
+    for name in [name for name in os.environ if name.startswith("KAGGLE_") or name.startswith("VERBOSE")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home" / ".config"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    from kaggle.api.kaggle_api_extended import KaggleApi
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setattr(KaggleApi, "config", str(tmp_path / "home" / ".kaggle" / "kaggle.json"))
+    monkeypatch.setattr(pins, "N_IDENTITIES", len(COUNTS))
+    monkeypatch.setattr(pins, "N_IMAGES", sum(COUNTS.values()))
+    with serve() as service:
+        monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, service.address)
+        service.archive = zipped(faces())
+        yield service
+
+
+@pytest.fixture
+def credentials(monkeypatch):
+    monkeypatch.setenv("KAGGLE_USERNAME", USER)
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+
+
+def test_from_kaggle_to_a_record(tmp_path, kaggle, credentials, monkeypatch, capfd, caplog):
+    arguments = [*RUN, f"data_dir={tmp_path / 'data'}", f"output_dir={tmp_path / 'runs'}"]
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    monkeypatch.setattr(KaggleApi, "args", ["--verbose"])  # the client would print its headers
+    caplog.set_level("DEBUG")
+    assert run_command([*arguments, "protocol=paper"], monkeypatch) == 0
+    (record,) = records_of(tmp_path / "runs").values()
+    assert (
+        json.loads(record)["sizes"]["forget_train"] == json.loads(record)["sizes"]["forget_test"] == COUNTS["Zoe Zed"]
+    )
+    assert kaggle.requests == ["POST /v1/datasets.DatasetApiService/DownloadDataset", "GET /storage.zip"]
+    assert kaggle.bodies[0]["ownerSlug"] == "hereisburak"
+    assert kaggle.bodies[0]["datasetSlug"] == "pins-face-recognition"
+    output = capfd.readouterr()
+    check_silent(output.out + output.err)
+    assert "Authorization" not in output.out + output.err
+    for path in (path for path in (tmp_path / "runs").rglob("*") if path.is_file()):
+        check_silent(path.read_bytes().decode("latin-1"))
+
+
+def test_the_array_file_of_kaggle_is_left_alone(tmp_path, folder, kaggle, credentials):
+    official = load(tmp_path / "data")
+    before = (tmp_path / "data" / "pins.npz").read_bytes()
+    (folder / "pins_Adam Ant" / "Adam Ant_000.png").unlink()
+    assert len(load(tmp_path / "data", folder, "none").train) == len(official.train) + len(official.test) - 1
+    assert (tmp_path / "data" / "pins.npz").read_bytes() == before
+    assert load(tmp_path / "data").fingerprint == official.fingerprint
+
+
+def test_kaggle_and_a_folder_of_the_same_files_agree(tmp_path, folder, kaggle, credentials):
+    assert load(tmp_path / "data").fingerprint == load(tmp_path / "other", folder).fingerprint
+
+
+def test_credentials_in_a_file(tmp_path, kaggle):
+    (tmp_path / "home" / ".kaggle").mkdir(parents=True)
+    path = tmp_path / "home" / ".kaggle" / "kaggle.json"
+    path.write_text(json.dumps({"username": USER, "key": KEY}))
+    path.chmod(0o600)
+    assert len(load(tmp_path / "data", split="none").train) == 29
+
+
+def test_an_interrupted_download_is_continued(tmp_path, kaggle, credentials, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its attempts
+    kaggle.archive = zipped(faces() | {"padding": bytes(3 * 1024**2)})  # the client keeps whole chunks of 1 MiB
+    kaggle.interrupt = True
+    assert len(load(tmp_path / "data", split="none").train) == 29
+    assert kaggle.requests[1:] == ["GET /storage.zip", f"GET /storage.zip bytes={1024**2}-"]
+
+
+# Errors: one line each
+
+
+def test_missing_credentials(tmp_path, kaggle, monkeypatch, capfd):
+    line = failing_run(tmp_path, monkeypatch, capfd)
+    for way in ("KAGGLE_USERNAME", "KAGGLE_KEY", "~/.kaggle", "kaggle.json", "dataset.load.folder="):
+        assert way in line
+    assert kaggle.requests == []
+
+
+def test_refused_credentials(tmp_path, kaggle, credentials, monkeypatch, capfd):
+    monkeypatch.setenv("KAGGLE_KEY", KEY + "-old")
+    line = failing_run(tmp_path, monkeypatch, capfd)
+    assert "HTTP status 401" in line
+    assert "KAGGLE_KEY" in line
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_refused_download(status, tmp_path, kaggle, credentials, monkeypatch, capfd):
+    kaggle.status = status
+    assert f"HTTP status {status}" in failing_run(tmp_path, monkeypatch, capfd)
+
+
+def test_no_service(tmp_path, kaggle, credentials, monkeypatch):
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, "http://127.0.0.1:9")
+    with pytest.raises(FileNotFoundError, match="ConnectionError") as caught:
+        load(tmp_path / "data")
+    assert caught.value.__cause__.__context__ is None  # a traceback shows nothing that the client said
+
+
+def test_a_corrupt_archive(tmp_path, kaggle, credentials, monkeypatch, capfd):
+    kaggle.archive = kaggle.archive[:-100]
+    line = failing_run(tmp_path, monkeypatch, capfd)
+    assert "pins-face-recognition.zip to be a zip archive" in line
+    assert "delete it and run again" in line
+
+
+def test_an_archive_of_something_else(tmp_path, kaggle, credentials, monkeypatch, capfd):
+    monkeypatch.setattr(pins, "N_IMAGES", 17_534)
+    line = failing_run(tmp_path, monkeypatch, capfd)
+    assert "3 identities and 17534 images" in line
+    assert "got 3 and 29" in line
+    assert not (tmp_path / "data" / "pins.npz").exists()

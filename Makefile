@@ -13,7 +13,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 RUN = $(PY) -m $(if $(WORKERS),benchmark.work workers=$(WORKERS),benchmark.run)
 
-.PHONY: help setup demo search test test-all lint format data verify storm launchers speed clean reproduce-all report
+.PHONY: help setup demo search test test-all test-gpu lint format data verify storm launchers speed clean reproduce-all report
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -72,6 +72,9 @@ test: $(READY)  ## the fast tests, no network
 
 test-all: $(READY)  ## the slow tests too
 	$(PY) -m pytest -m 'not gpu'
+
+test-gpu: $(READY)  ## the tests that need a CUDA device
+	$(PY) -m pytest -m gpu
 
 lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .

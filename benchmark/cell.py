@@ -31,9 +31,14 @@ PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint
 
 @dataclass(frozen=True)
 class Cell:
-    """A composed configuration; everything else follows from it, on first use."""
+    """A composed configuration; everything else follows from it, on first use.
+
+    Attributes:
+        words: the overrides that compose it, where it comes from a sweep.
+    """
 
     config: DictConfig
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         missing = sorted(OmegaConf.missing_keys(self.config))
@@ -78,6 +83,7 @@ class Cell:
             "size": self.preprocessing.size,
             "optimizer": self.recipe.optimizer,
             "batch_size": self.recipe.batch_size,
+            "tf32": self.config.compute.tf32,
         }
         return fastest(allowed, measured_speeds(Path(self.config.output_dir) / "compute", key, allowed, trial))
 
@@ -87,8 +93,17 @@ class Cell:
         limit = CPU_EVAL_BATCH if self.device.type == "cpu" else sys.maxsize
         return int(self.config.compute.eval_batch_size or min(self.config.model.eval_batch_size, limit))
 
-    @cached_property
+    @property
     def dataset(self) -> ImageDataset:
+        return self._loaded[0]
+
+    @property
+    def load_seconds(self) -> float:
+        """How long loading the data took, when it was not in memory yet."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[ImageDataset, float]:
         return load_dataset(content(self.config.dataset.load), content(self.config.dataset.subset), self.device)
 
     @cached_property

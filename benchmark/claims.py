@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import signal
 import subprocess
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from benchmark.store import write_atomically
+from datasets.atomic import host_name
 
 log = logging.getLogger(__name__)
 Owner = dict[str, str | int]
@@ -41,15 +41,6 @@ def start_time(pid: int) -> str | None:
     command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
     state, _, started = subprocess.run(command, capture_output=True, text=True).stdout.strip().partition(" ")
     return None if state[:1] in ("", "Z") else started.strip()
-
-
-def host_name() -> str:
-    """Return a name for the set of processes that this one can see: host, boot and, in a container, its processes."""
-    parts = [platform.node()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
 
 
 def this_process() -> Owner:

@@ -10,10 +10,11 @@ from hydra.utils import instantiate
 from benchmark.store import content_hash
 from datasets.base import ImageDataset
 from datasets.splits import stratified_subset
+from methods.timing import Stopwatch
 
 
-def load_dataset(load: dict[str, Any], subset: dict[str, Any], device: torch.device) -> ImageDataset:
-    """Return the subset of a data set on the device; consecutive cells of a grid share it."""
+def load_dataset(load: dict[str, Any], subset: dict[str, Any], device: torch.device) -> tuple[ImageDataset, float]:
+    """Return the subset of a data set on the device, and the seconds that took; consecutive cells share both."""
     return _load_dataset(_Hashable(load, subset), device)
 
 
@@ -32,6 +33,9 @@ class _Hashable:
 
 
 @lru_cache(maxsize=2)
-def _load_dataset(config: _Hashable, device: torch.device) -> ImageDataset:
-    dataset: ImageDataset = instantiate(config.load)
-    return stratified_subset(dataset, **config.subset).to(device)
+def _load_dataset(config: _Hashable, device: torch.device) -> tuple[ImageDataset, float]:
+    stopwatch = Stopwatch(device)
+    with stopwatch.phase("load"):
+        dataset: ImageDataset = instantiate(config.load)
+        subset = stratified_subset(dataset, **config.subset).to(device)
+    return subset, stopwatch.seconds["load"]

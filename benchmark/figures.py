@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.cli import run_cli
-from benchmark.records import RunRecord
+from benchmark.records import RunRecord, to_frame
 from benchmark.store import write_atomically
 from benchmark.tables import make_table, read_query
 from benchmark.typeset import ORDER, TITLES
@@ -98,6 +98,7 @@ def main() -> None:
     draw(seconds, f"{table.title}: {names['protocol']}, {names['profile']} profile, {device}", paths)
     write_atomically(query.folder / "seconds.csv", seconds.to_csv(float_format="%.3f"))
     write_atomically(query.folder / "saving.csv", saving.to_csv(index=False, float_format="%.2f"))
+    write_atomically(query.folder / "records.csv", to_frame(used).to_csv(index=False))
     print(saving.to_string(index=False))
     log.info("wrote %s and the numbers behind it", ", ".join(map(str, paths)))
 

@@ -32,20 +32,26 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 def cells_of(overrides: Sequence[str]) -> list[Cell]:
     """Return the composed cells of a sweep; see `expand`."""
-    return [Cell(compose("run", job)) for job in expand(overrides)]
+    return [Cell(compose("run", job), tuple(job)) for job in expand(overrides)]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a grid has still to do: estimated seconds of each cell without a record, by config hash."""
+    """What a grid has still to do.
+
+    Attributes:
+        total, waiting: cells, and those of them without a record.
+        seconds: estimated, of each cell without a record, by config hash; cells of equal hash are computed once.
+        speeds: images a second that a model trains, by what is trained on what.
+    """
 
     total: int
+    waiting: int
     seconds: dict[str, float]
     speeds: dict[str, float]
 
     def __str__(self) -> str:
-        done = self.total - len(self.seconds)
-        text = f"{self.total} cells: {done} done, {len(self.seconds)} to run"
+        text = f"{self.total} cells: {self.total - self.waiting} done, {self.waiting} to run"
         if not self.seconds:
             return text
         speeds = ", ".join(f"{name} {speed:.0f} images/s" for name, speed in self.speeds.items())
@@ -67,7 +73,11 @@ def duration(seconds: float) -> str:
 
 
 def make_plan(cells: Sequence[Cell]) -> Plan:
-    """Return the plan for `cells`; an artefact that several cells share is counted for the first one."""
+    """Return the plan for `cells`.
+
+    An original model, or the outputs of an unlearned one, that several cells share are counted for the first cell;
+    an importance is counted for each.
+    """
     seconds: dict[str, float] = {}
     speeds: dict[str, float] = {}
     by_model: dict[str, float] = {}
@@ -86,7 +96,8 @@ def make_plan(cells: Sequence[Cell]) -> Plan:
             seconds[cell.config_hash] = sum(passes(cell, planned)) / by_model[model]
         except Exception:  # the cell will fail for the same reason and say so; the others go on
             seconds[cell.config_hash] = 0.0
-    return Plan(len(cells), seconds, speeds)
+    waiting = sum(cell.config_hash in seconds for cell in cells)
+    return Plan(len(cells), waiting, seconds, speeds)
 
 
 def passes(cell: Cell, planned: set[str]) -> Iterator[float]:

@@ -11,17 +11,20 @@ from typing import Any
 
 import torch
 
+from benchmark.store import content_hash, file_sha256
 from methods.training import Compute
 
-CODE = ("--", ":/", ":(top,exclude)results")
+TRACKED = ("--", ":/", ":(top,exclude)results")
+FOLDERS = ("benchmark", "configs", "datasets", "methods", "metrics")  # what a run executes and reads
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core")
 
 
 @cache
 def commit() -> tuple[str, bool | None]:
-    """Return (commit, whether tracked files outside results/ differ from it), as at the first call.
+    """Return (commit, whether the code differs from it), as at the first call; ("unknown", None) without git.
 
-    ("unknown", None) without git. Tables are written to results/ and read by no run: they are not code.
+    The code is every tracked file outside results/, where tables are written that no run reads, and every other file
+    in `FOLDERS` that git does not ignore.
     """
 
     def git(*arguments: str) -> str:
@@ -29,9 +32,19 @@ def commit() -> tuple[str, bool | None]:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", *CODE))
+        changed = git("status", "--porcelain", "--untracked-files=no", *TRACKED)
+        new = git("ls-files", "--others", "--exclude-standard", "--", *(f":/{folder}" for folder in FOLDERS))
+        return git("rev-parse", "HEAD"), bool(changed or new)
     except (OSError, subprocess.CalledProcessError):
         return "unknown", None
+
+
+@cache
+def code_hash() -> str:
+    """Return a hash of the Python and YAML files in `FOLDERS`, committed or not, as at the first call."""
+    root = Path(__file__).parents[1]
+    paths = [path for folder in FOLDERS for kind in ("*.py", "*.yaml") for path in (root / folder).rglob(kind)]
+    return content_hash({str(path.relative_to(root)): file_sha256(path) for path in paths if path.is_file()})
 
 
 def device_name(device: torch.device) -> str:

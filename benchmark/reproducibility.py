@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 def resolve_device(config: DictConfig) -> torch.device:
     """Return where to compute; `device: auto` takes the GPU where there is one.
 
-    Fixes the number of threads where `threads` is given and asks torch for deterministic kernels where they exist.
+    Fixes the number of threads where `threads` is given and asks torch for deterministic kernels where they exist; the
+    backward pass of attention on a GPU has none.
     """
     name = str(config.device)
     if name == "auto":

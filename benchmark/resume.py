@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmark.cell import Cell
-from benchmark.provenance import provenance
+from benchmark.provenance import code_hash, provenance
 from benchmark.store import content_hash, file_sha256, set_aside
 from datasets.atomic import replacing
 
@@ -110,4 +110,6 @@ def kept_training(cell: Cell, folder: Path, *names: object, extra: dict[str, Any
             f"Expected compute.progress_seconds to be a number of seconds from 0 on, or null, but got {every!r}."
         )
     origin = {name: value for name, value in provenance(cell.compute).items() if name not in CHANGES}
+    if origin["dirty"]:
+        origin["code"] = code_hash()  # the commit does not tell two edits apart
     return KeptTraining(folder / content_hash([*map(str, names), origin]), every, {} if extra is None else extra)

@@ -32,22 +32,23 @@ from metrics.base import EvalOutputs
 
 log = logging.getLogger(__name__)
 OmegaConf.register_new_resolver("gpus", lambda: min(torch.cuda.device_count(), 1), replace=True)  # for one cell
+OmegaConf.register_new_resolver(
+    "one_later", lambda epochs: OmegaConf.create([epoch + 1 for epoch in epochs]), replace=True
+)
 CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
 
 
 def run_cell(cell: Cell) -> RunRecord:
     """Return the cell's record, read where it is there already, else measured and written."""
     cell.validate()
-    stopwatch = Stopwatch(cell.device)
-    with stopwatch.phase("load"):
-        path = cell.record_path
-        if (found := RunRecord.find(path)) is not None:
-            return found
-        split = cell.split
+    stopwatch, path = Stopwatch(cell.device), cell.record_path
+    if (found := RunRecord.find(path)) is not None:
+        return found
+    split = cell.split
     original, card = load_original(cell)
     skipped = skip_reason(cell.method, split)
     metrics: dict[str, float | None] = {}
-    seconds = {"load": stopwatch.seconds["load"], "original": card["seconds"]}
+    seconds = {"load": cell.load_seconds, "original": card["seconds"]}
     origin = provenance(cell.compute)
     if skipped is None:
         reference = None
@@ -76,7 +77,8 @@ def run_cell(cell: Cell) -> RunRecord:
         },
         provenance=origin,
         data_fingerprint=cell.dataset.fingerprint,
-        original={name: card[name] for name in ("test_accuracy", "kept_epoch", "epochs", "sha256")},
+        original={name: card[name] for name in ("test_accuracy", "kept_epoch", "epochs", "sha256")}
+        | {name: card["provenance"][name] for name in ("commit", "dirty")},
         skipped=skipped,
     )
     record.write(path.parent)

@@ -152,6 +152,11 @@ def progress(study: optuna.Study, n_trials: int, names: Sequence[str]) -> Callab
 def run_search(cell: Cell, folder: Path) -> Report:
     """Run or continue the search of `cell` and write its results to `folder`."""
     cell.validate()
+    if cell.targets is not None:
+        raise ValueError(
+            f"Expected one forget request to search on, but got a sequence of {len(cell.targets)}; leave "
+            f"requests=sequence out and run the sequence with what is found."
+        )
     options = cell.config.search
     space = search_space(content(options.parameters), cell.config.method)
     if options.n_trials < 1:

@@ -85,6 +85,7 @@ class Report:
         names = self.cell.identity
         words = [f"{part}={names[part]}" for part in ("dataset", "model", "task", "protocol", "profile")]
         words += [] if names["target"] == names["task"] else [f"task.target={names['target']}"]
+        words += [f"{name}={seed}" for name, seed in self.cell.seeds.items() if seed != 0]
         return f"python -m benchmark.run method={names['method']} {' '.join(words)} {self.overrides}"
 
     @cached_property

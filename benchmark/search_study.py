@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from datasets.atomic import is_running
+from datasets.atomic import host_name, is_running
 
 log = logging.getLogger(__name__)
 Space = dict[str, BaseDistribution]
@@ -145,7 +144,7 @@ def pulse(study: optuna.Study, trial: Trial) -> Iterator[None]:
 
     def sign() -> None:
         with not_finished():
-            trial.set_user_attr("alive", [socket.gethostname(), os.getpid(), time.time()])
+            trial.set_user_attr("alive", [host_name(), os.getpid(), time.time()])
 
     sign()
     thread = Thread(target=beat, daemon=True)
@@ -176,7 +175,7 @@ def bury_the_dead(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def is_dead(trial: FrozenTrial) -> bool:
-    """Return whether a running trial's process is gone: from this machine, or without a sign of life for a minute."""
+    """Return whether a running trial's process is gone: from this host, or without a sign of life for a minute."""
     started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     host, pid, seen = trial.user_attrs.get("alive", ("", 0, started))
-    return (host == socket.gethostname() and not is_running(pid)) or time.time() - seen > DEAD_SECONDS
+    return (host == host_name() and not is_running(pid)) or time.time() - seen > DEAD_SECONDS

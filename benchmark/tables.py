@@ -9,6 +9,7 @@ the experiment, as for `python -m benchmark.run`. The command reads records and 
 
 import logging
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,16 +103,8 @@ def aggregate(
 
 
 def fill_command(cell: Cell) -> str:
-    """Return the command that computes the cell."""
-    names = cell.identity
-    groups = " ".join(f"{part}={names[part]}" for part in ("dataset", "model", "task", "method", "protocol", "profile"))
-    target = "" if names["target"] == names["task"] else f" task.target={names['target']}"
-    if cell.targets is not None:
-        target = f" requests=sequence requests.targets=[{','.join(map(str, cell.targets))}]"
-    if cell.reference_method is None:
-        target += " ~method@reference"
-    ablation = "" if names["ablation"] == "none" else f" ablation={names['ablation']}"
-    return f"python -m benchmark.run {groups}{target}{ablation} method_seed={cell.seeds['method_seed']}"
+    """Return the command that computes the cell and no other."""
+    return f"python -m benchmark.run {shlex.join(cell.words)}"
 
 
 def with_ranks(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -151,38 +144,46 @@ def mark_best(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
 def caption(cells: Sequence[Cell], records: Sequence[RunRecord]) -> str:
     """Return what a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
     names = cells[0].identity
-    augmented = {cell.config_hash: cell.recipe.augmentation is not None for cell in cells}
+    by_hash = {cell.config_hash: cell for cell in cells}
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
         groups.setdefault((record.identity["dataset"], record.identity["model"]), []).append(record)
     for (dataset, model), members in groups.items():
-        sizes = members[0].sizes
+        sizes, cell = members[0].sizes, by_hash[members[0].config_hash]
         epochs = " and ".join(map(str, sorted({record.original["epochs"] for record in members})))
         accuracy = span([100 * record.original["test_accuracy"] for record in members])
-        with_or_without = "with" if augmented[members[0].config_hash] else "without"
+        with_or_without = "with" if cell.recipe.augmentation is not None else "without"
+        judged = "training" if cell.dataset.test is cell.dataset.train else "test"
+        forgotten = span([record.sizes["forget_test"] for record in members], 0)
+        attacked = span([record.sizes["forget_train"] for record in members], 0)
         parts.append(
             f"{dataset}: {sizes['forget_train'] + sizes['retain_train']} training images, {model} of "
             f"{sizes['parameters'] / 1e6:.2f} M parameters, originals trained for {epochs} epochs "
-            f"{with_or_without} augmentation (test accuracy {accuracy} %)."
+            f"{with_or_without} augmentation ({judged} accuracy {accuracy} %). "
+            f"D_f is over {forgotten} images, MIA over {attacked}."
         )
     if records:
         n = len({record.seeds["method_seed"] for record in records})
-        spread = f"mean ± sample standard deviation over n = {n} method seeds" if n > 1 else "one method seed (n = 1)"
-        parts.append(f"Percent, {spread}.")
-        parts.append(f"Device: {', '.join(sorted({record.provenance['device'] for record in records}))}.")
+        seeds = f"{n} method seeds" if n > 1 else "one method seed"
+        targets = len({record.identity["target"] for record in records}) if cells[0].config.table.pool_targets else 1
+        over = f"{targets} targets and {seeds}" if targets > 1 else seeds
+        spread = f"mean ± sample standard deviation over {over}" if n * targets > 1 else seeds
+        parts.append(f"Percent, {spread} (n = {n * targets}).")
+        ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
+        parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
     if reference_methods(cells):
         parts.append("Bold: closest to the retrained model.")
     return " ".join(parts)
 
 
-def span(values: Sequence[float]) -> str:
-    """Return one number, or the range, with one decimal.
+def span(values: Sequence[float], decimals: int = 1) -> str:
+    """Return one number, or the range.
 
-    >>> span([1.0, 1.01]), span([1.0, 2.0])
-    ('1.0', '1.0 to 2.0')
+    >>> span([1.0, 1.01]), span([1.0, 2.0]), span([3, 5], 0)
+    ('1.0', '1.0 to 2.0', '3 to 5')
     """
-    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
     return low if low == high else f"{low} to {high}"
 
 

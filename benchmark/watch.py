@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmark.cell import Cell
+from benchmark.cell import Cell, content
 from benchmark.failures import Failure, FailureNotes
 from benchmark.grid import Plan, duration, make_plan
 from benchmark.records import RunRecord
+from benchmark.store import content_hash
 
 log = logging.getLogger(__name__)
 
@@ -21,41 +22,67 @@ class Pace:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.start = time.monotonic()
-        self.spent = 0.0  # estimated seconds of the cells that are finished
+        self.finished: set[str] = set()
 
     def finish(self, config_hash: str) -> str:
-        """Count a cell as finished; return how long the rest will take, in words."""
+        """Count the cells of this hash as finished; return how long the rest will take, in words."""
         if config_hash not in self.plan.seconds:
             return ""
-        self.spent += self.plan.seconds[config_hash]
-        left = sum(self.plan.seconds.values()) - self.spent
-        if left <= 0 or self.spent <= 0:  # nothing that was planned to take time is finished yet
+        self.finished.add(config_hash)
+        spent = sum(self.plan.seconds[name] for name in self.finished)
+        left = sum(self.plan.seconds.values()) - spent
+        if left <= 0 or spent <= 0:  # nothing that was planned to take time is finished yet
             return ""
-        return f"  {duration(left * (time.monotonic() - self.start) / self.spent)} left"
+        return f"  {duration(left * (time.monotonic() - self.start) / spent)} left"
 
 
 class GridWatch:
-    """The cells of a grid in one output folder, whoever computes them."""
+    """The cells of a grid in one output folder, whoever computes them.
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    Attributes:
+        cells: by run id; where the data could not be loaded at the start, by a hash that stands for it.
+        paths: where their records belong, as far as that is known.
+    """
+
+    def __init__(self, cells: Sequence[Cell], *, quiet: bool = False) -> None:
+        """`quiet`: measure and print no plan."""
         folders = {str(cell.config.output_dir) for cell in cells}
         if len(folders) != 1:
             raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(sorted(folders))}.")
         self.folder = Path(folders.pop())
-        self.cells = {cell.config_hash: cell for cell in cells}
+        self.cells: dict[str, Cell] = {}
+        self.paths: dict[str, Path] = {}
+        for cell in cells:
+            path = record_path(cell)
+            name = path.stem if path else content_hash([cell.config_hash, content(cell.config.dataset.load)])
+            self.cells[name] = cell
+            if path:
+                self.paths[name] = path
         self.notes = FailureNotes(self.folder / "failed")
-        self.paths = {name: path for name, cell in self.cells.items() if (path := record_path(cell)) is not None}
-        # These and the failures below have been told; a damaged record is set aside, and its cell computed again.
-        self.done = {name for name in self.recorded() if RunRecord.find(self.paths[name]) is not None}
+        self._present: set[str] = set()
+        self.done: set[str] = set()  # these and the failures have been told
         self.failures: dict[str, Failure] = {}
+        # A damaged record is set aside, and its cell computed again.
+        self.done = {name for name in self.recorded() if RunRecord.find(self.paths[name]) is not None}
         self._polling = threading.Lock()
-        self.pace = Pace(make_plan(list(self.cells.values())))
-        log.info("%s", self.pace.plan)
+        self.pace = Pace(Plan(len(self.cells), 0, {}, {}) if quiet else make_plan(list(self.cells.values())))
+        if not quiet:
+            log.info("%s", self.pace.plan)
+
+    def find_path(self, name: str) -> bool:
+        """Return whether it is known where the cell's record belongs; loads its data where that failed before."""
+        path = self.paths.get(name) or record_path(self.cells[name])
+        if path is not None:
+            self.paths[name] = path
+        return path is not None
 
     def recorded(self) -> set[str]:
         """Return the cells with a record. Lists the folder: a shared one may remember that a single file is missing."""
         folder = self.folder / "records"
         present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if present != self._present:  # who made the new ones had the data: try again, up to the first that still fails
+            self._present = present
+            all(self.find_path(name) for name in self.pending())
         return {name for name, path in self.paths.items() if path.name in present}
 
     def poll(self) -> None:
@@ -67,11 +94,13 @@ class GridWatch:
         for name in sorted(self.recorded() - self.done, key=list(self.cells).index):
             self.done.add(name)
             self.failures.pop(name, None)
-            log.info("%s%s%s", self._counter(), summary(RunRecord.read(self.paths[name])), self.pace.finish(name))
-        for name, failure in self.notes.read().items():
-            if name in self.cells and name not in self.done and name not in self.failures:
-                self.failures[name] = failure
-                log.error("%s%s: failed: %s", self._counter(), failure.cell, failure.reason)
+            record = RunRecord.read(self.paths[name])
+            log.info("%s%s%s", self._counter(), summary(record), self.pace.finish(record.config_hash))
+        for note, failure in self.notes.read().items():
+            for name in self.pending():
+                if note in (name, self.cells[name].config_hash):  # Hydra's launchers know the second only
+                    self.failures[name] = failure
+                    log.error("%s%s: failed: %s", self._counter(), failure.cell, failure.reason)
 
     def keep_polling(self, stop: threading.Event, seconds: float = 1.0) -> None:
         """Poll until `stop` is set; for a thread."""
@@ -89,7 +118,7 @@ class GridWatch:
     def end(self) -> None:
         """Name the cells without a record; exit code 1 where there are some."""
         self.poll()
-        exit_with_missing(list(self.cells.values()), self.failures)
+        exit_with([(cell, self.failures.get(name)) for name, cell in self.cells.items()])
 
 
 def exit_with_missing(cells: Sequence[Cell], failures: Mapping[str, Failure]) -> None:
@@ -97,11 +126,15 @@ def exit_with_missing(cells: Sequence[Cell], failures: Mapping[str, Failure]) ->
 
     `failures` says why, by config hash.
     """
+    exit_with([(cell, failures.get(cell.config_hash)) for cell in cells])
+
+
+def exit_with(cells: Sequence[tuple[Cell, Failure | None]]) -> None:
+    """End as `exit_with_missing` does; each cell comes with why it failed, where that is known."""
     lines = []
-    for cell in cells:
+    for cell, failure in cells:
         path = record_path(cell)
         if path is None or not path.exists():
-            failure = failures.get(cell.config_hash)
             lines.append(f"  {cell}: {failure.reason if failure else 'its process ended before it was done'}")
     if lines:
         sys.exit("\n".join([f"error: {len(lines)} of {len(cells)} cells failed:", *lines]))

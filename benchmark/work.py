@@ -67,6 +67,7 @@ def run_claimed(watch: GridWatch, claims: Claims, name: str) -> None:
         with claims.hold(name):
             try:
                 run_cell(cell)
+                watch.find_path(name)
                 watch.notes.remove(name)
             except Exception as error:
                 if wants_traceback():
@@ -76,24 +77,29 @@ def run_claimed(watch: GridWatch, claims: Claims, name: str) -> None:
         log.warning("%s was taken over by another process; going on with the next cell", cell)
 
 
-def watch_of(overrides: Sequence[str]) -> GridWatch:
-    """Return the watch over the grid of these overrides, and print its plan."""
+def watch_of(overrides: Sequence[str], *, quiet: bool = False) -> GridWatch:
+    """Return the watch over the grid of these overrides, and print its plan unless `quiet`."""
     with initialize_config_dir(CONFIGS, version_base="1.3"):
-        return GridWatch(cells_of(overrides))
+        return GridWatch(cells_of(overrides), quiet=quiet)
 
 
 def work(overrides: Sequence[str], *, quiet: bool = False) -> None:
     """Be one worker; `quiet` where another process prints the progress."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; run the same command again to continue."))
     if quiet:
         logging.getLogger("benchmark.watch").setLevel(logging.CRITICAL)
-    watch = watch_of(overrides)
+    watch = watch_of(overrides, quiet=quiet)
     drain(watch, Claims(watch.folder / "claims"))
     if not quiet:
         watch.end()
 
 
+def exit_on_sigterm() -> None:
+    """End on SIGTERM as on an error: claims are dropped, and worker processes end with this one."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; run the same command again to continue."))
+
+
 def work_quietly(overrides: Sequence[str]) -> None:
+    exit_on_sigterm()
     run_cli(lambda: work(overrides, quiet=True))
 
 
@@ -121,6 +127,7 @@ def main() -> None:
     number = wanted[-1] if wanted else "1"
     if not (number.isdigit() and int(number) > 0):
         raise ValueError(f"Expected workers to be a whole number above 0, but got {number!r}.")
+    exit_on_sigterm()
     if int(number) == 1:
         work(overrides)
         return

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, whatever ends the process or the machine while they are written."""
 
+import hashlib
 import os
 import platform
 import re
@@ -22,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the file cannot be written; the message names it and says what to do. Nothing is left then.
     """
     remove_leftovers(path.parent)
-    part = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{host_hash()}-{os.getpid()}.part")
     try:
         yield part
         synchronise(part)
@@ -57,15 +58,29 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(part: Path) -> bool:
-    """Return whether nobody writes this file any more: it is old, or its process on this computer has ended."""
+    """Return whether nobody writes this file any more: it is old, or its process on this host has ended."""
     if time.time() - part.stat().st_mtime > STALE_SECONDS:
         return True
-    here = re.search(rf"\.{re.escape(platform.node())}-(\d+)\.part$", part.name)
+    here = re.search(rf"\.{host_hash()}-(\d+)\.part$", part.name)
     return here is not None and not is_running(int(here[1]))
 
 
+def host_name() -> str:
+    """Return a name for the set of processes that this one can see: host, boot and, in a container, its processes."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def host_hash() -> str:
+    """Return `host_name` as 16 hex digits, for names of files."""
+    return hashlib.sha256(host_name().encode()).hexdigest()[:16]
+
+
 def is_running(process: int) -> bool:
-    """Return whether this computer has a process of that id, whoever owns it."""
+    """Return whether this host, as `host_name` says, has a process of that id, whoever owns it."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

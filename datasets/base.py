@@ -106,10 +106,14 @@ class ImageDataset:
                 check_labels(f"{self.name} {split} fine labels", images.fine_labels, len(self.fine_class_names))
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the data set with all tensors on `device`."""
+        """Return the data set with all tensors on `device`; what the parts share, they still share."""
         train = self.train.to(device)
-        test = train if self.test is self.train else self.test.to(device)
-        return replace(self, train=train, test=test)
+        if self.test is self.train:
+            return replace(self, train=train, test=train)
+        test = self.test
+        if test.storage is self.train.storage:
+            test = replace(test, storage=train.storage)
+        return replace(self, train=train, test=test.to(device))
 
 
 def check_labels(what: str, labels: Tensor, num_classes: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from methods.passes import samples_of_a_pass
 from methods.per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 Reduction = Literal["batch_mean", "per_sample"]
-Order = Literal["class_sorted", "shuffled"]
+Order = Literal["class_sorted", "retain_shuffled", "shuffled"]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -111,12 +111,18 @@ def ordered(split: ForgetSplit, order: Order, random: torch.Generator) -> Labell
     """Return D = D_r ∪ D_f in the order in which `batch_mean` takes its batches.
 
     `class_sorted` sorts the retain set by class (by fine class where the task forgets one) and puts the forget set
-    last, as the released code does; `shuffled` draws a permutation from `random`.
+    last, as the released code does for the class and subclass tasks; `retain_shuffled` draws the order of the retain
+    set from `random` and puts the forget set last, as it does for the random task; `shuffled` draws the order of both.
     """
-    if order not in ("class_sorted", "shuffled"):
-        raise ValueError(f"Expected order to be class_sorted or shuffled, but got {order!r}.")
+    if order not in get_args(Order):
+        raise ValueError(f"Expected order to be one of {', '.join(get_args(Order))}, but got {order!r}.")
+    if order == "shuffled":
+        return permuted(split.retain_train.join(split.forget_train), random)
+    if order == "retain_shuffled":
+        return permuted(split.retain_train, random).join(split.forget_train)
     by_class = torch.argsort(split.groups(split.retain_train), stable=True)
-    joined = split.retain_train.subset(by_class).join(split.forget_train)
-    if order == "class_sorted":
-        return joined
-    return joined.subset(torch.randperm(len(joined), generator=random, device=random.device))
+    return split.retain_train.subset(by_class).join(split.forget_train)
+
+
+def permuted(data: LabelledImages, random: torch.Generator) -> LabelledImages:
+    return data.subset(torch.randperm(len(data), generator=random, device=random.device))

@@ -15,13 +15,14 @@ from methods.passes import samples_of_a_pass
 
 Directions = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), targets (B, …)) -> (B, R, K)
 
+LARGEST_CHUNK = 256  # samples that share a pass on a GPU
 CHECKED = 2  # samples on which the layer formulas must agree with the general way
 AGREEMENT = 1e-3  # relative, in the Euclidean norm of each parameter's sum; a wrong formula is off by much more
 
 
 def default_chunk_size(model: nn.Module, inputs: Tensor) -> int:
     """Return how many samples should share a pass: on a CPU what its caches hold, on a GPU what fills it, or fewer."""
-    return min(32 if inputs.device.type == "cpu" else 256, samples_of_a_pass(model, inputs))
+    return min(32 if inputs.device.type == "cpu" else LARGEST_CHUNK, samples_of_a_pass(model, inputs))
 
 
 def zero_sums(model: nn.Module) -> Sums:
@@ -69,6 +70,8 @@ class SquaredGradients:
     def _layers_agree(self, inputs: Tensor, targets: Tensor) -> bool:
         try:
             left = self.by_layers(inputs, targets)
+        except torch.OutOfMemoryError:
+            raise
         except (UnknownLayerError, RuntimeError):
             return False
         tolerances = {name: AGREEMENT * float(value.norm()) for name, value in left.items()}

@@ -18,7 +18,7 @@ class Sequential:
 
     The first call is that of a single run, seed included; the later ones draw from streams of their own. The model
     after every request is remembered, so a sequence that is one request longer costs one call more. The seconds are
-    those of the newest request.
+    those of the newest request, and of an I_D that is kept, as first measured.
     """
 
     method: UnlearningMethod

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datasets.base import ForgetSplit, LabelledImages
 from methods.base import Call, MethodContext
 from methods.importance import Order, Reduction, ordered, parameter_importance
+from methods.per_sample import LARGEST_CHUNK
 from methods.training import Recipe
 
 
@@ -89,7 +90,10 @@ class SSD:
         return model.eval()
 
     def _importance(self, model: nn.Module, data: LabelledImages, context: MethodContext) -> dict[str, Tensor]:
-        return parameter_importance(model, context.batches(data, self.batch_size), reduction=self.reduction)
+        batch_size = self.batch_size
+        if self.reduction == "per_sample" and data.device.type == "cuda":  # as many as may share a pass there
+            batch_size = max(batch_size, LARGEST_CHUNK)
+        return parameter_importance(model, context.batches(data, batch_size), reduction=self.reduction)
 
     def _importance_of_all(self, call: Call) -> dict[str, Tensor]:
         """Return I_D of the call's model and split."""
@@ -110,7 +114,7 @@ class SSD:
                 "batch_size": self.batch_size,
                 "forget_set": split.forget_fingerprint,
             }
-            if self.order == "shuffled":
+            if self.order != "class_sorted":
                 key["seed"] = context.seed
         return key
 

@@ -46,6 +46,7 @@ class Compute:
         """Return what stands for `model`, on the same parameters, in its training steps."""
         if not self.compile:
             return model
+        torch.compiler.reset()  # else, after a few shapes of one architecture, new ones would not be compiled
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         return torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
 
@@ -201,8 +202,10 @@ def train(
                 with compute.autocast():
                     size = samples_of_a_pass(model, images)
             for x, where in zip(images.split(size), positions.split(size), strict=True):
+                # A compiled pass may not add to gradients (CUDA graphs own them), and one shape is worth compiling.
+                whole = len(x) == recipe.batch_size
                 with compute.autocast():
-                    value = loss(network, x, where) * (len(x) / len(images))
+                    value = loss(network if whole else model, x, where) * (len(x) / len(images))
                 value.backward()
                 total += value.detach()  # stays on the device: one synchronisation an epoch
             optimizer.step()

@@ -8,8 +8,6 @@ key=value is an override, as for `python -m benchmark.run`.
 """
 
 import sys
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +23,7 @@ from datasets.loading import Batches
 from datasets.seeding import generator
 from methods.fisher import sample_error
 from methods.fisher_information import fisher_diagonal
+from scripts.speed_measure import timed
 
 Information = dict[str, Tensor]
 
@@ -50,11 +49,6 @@ def relative_error(found: Information, expected: Information) -> float:
     return float((difference / sum(float(value.square().sum()) for value in expected.values())) ** 0.5)
 
 
-def timed(compute: Callable[[], Information]) -> tuple[Information, float]:
-    start = time.perf_counter()
-    return compute(), time.perf_counter() - start
-
-
 def main() -> None:
     """Read the command line and print one line for each way."""
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -74,18 +68,18 @@ def main() -> None:
     print(f"{cell}: test accuracy {100 * card['test_accuracy']:.1f} %, {n} images, {classes} classes")
 
     def by_columns(data: LabelledImages, tolerance: float) -> Information:
-        error, random = sample_error(tolerance, len(data)), generator("fisher information")
+        error, random = sample_error(tolerance, len(data)), generator("fisher information", device=cell.device)
         batches = Batches(data, batch_size, cell.preprocessing)
         return fisher_diagonal(model, batches, error=error, random=random)
 
     few = data.subset(torch.arange(min(options["literal"], n)))
-    literal, seconds = timed(lambda: literal_loop(model, Batches(few, batch_size, cell.preprocessing)))
+    literal, seconds = timed(lambda: literal_loop(model, Batches(few, batch_size, cell.preprocessing)), cell.device)
     seconds *= n / len(few)
     print(f"literal loop: {seconds:.1f} s (scaled up from {len(few)} images)")
     print(f"  the same images, tolerance 0: relative error {relative_error(by_columns(few, 0), literal):.1e}")
-    exact, exact_seconds = timed(lambda: by_columns(data, 0))
+    exact, exact_seconds = timed(lambda: by_columns(data, 0), cell.device)
     print(f"tolerance 0: {exact_seconds:.1f} s, {seconds / exact_seconds:.1f} times faster than the literal loop")
-    found, found_seconds = timed(lambda: by_columns(data, tolerance))
+    found, found_seconds = timed(lambda: by_columns(data, tolerance), cell.device)
     print(
         f"tolerance {tolerance:g}: {found_seconds:.1f} s, {seconds / found_seconds:.1f} times faster than the literal "
         f"loop, {exact_seconds / found_seconds:.1f} times faster than tolerance 0, relative error "

@@ -4,8 +4,8 @@
 
 Runs on random images and weights, on the GPU where there is one; two CPU cores take about four minutes. The exponent is
 the slope of the least-squares line through log(median seconds) over log(value). Values double; a width that doubles has
-four times the parameters. Other work on the machine spoils the numbers: seconds_max shows it. Writes
-OUT/growth-<device>.csv, a row for each point, and its figure as .png and .pdf.
+four times the parameters, and stays at 8 where something else grows. Other work on the machine spoils the numbers:
+seconds_max shows it. Writes OUT/growth-<device>.csv, a row for each point, and its figure as .png and .pdf.
 """
 
 import math
@@ -19,12 +19,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from hydra import compose, initialize_config_dir
 from torch import nn
 
 from benchmark.cli import run_cli
 from benchmark.evaluate import predict
 from benchmark.models import build, resnet18
 from benchmark.provenance import commit, device_name
+from benchmark.reproducibility import resolve_device
+from benchmark.run import CONFIGS
 from datasets.base import LabelledImages
 from datasets.loading import Batches, Preprocessing
 from datasets.seeding import generator
@@ -37,6 +40,7 @@ from scripts.speed_measure import Row, device_slug, seconds_of
 
 PREPROCESSING = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SHORTEST = 0.02  # seconds; a faster call is repeated until it takes as long
+WIDTH = 8  # of ResNet18, where it does not grow
 ERROR = 0.2  # random weights predict every class alike; then this leaves 6 of 7 columns, 24 of 127
 
 
@@ -46,7 +50,7 @@ class Size:
 
     samples: int
     classes: int = 10
-    width: int = 8
+    width: int = WIDTH
     batch_size: int = 64
 
     @property
@@ -142,9 +146,16 @@ def grow(step: str, factor: str, *, repeats: int, device: torch.device) -> list[
     exponent = fitted_exponent(values, [statistics.median(t) for t in times])
     return [
         {"step": step, "factor": factor, "value": value, "seconds": statistics.median(t), "seconds_min": min(t),
-         "seconds_max": max(t), "exponent": exponent}
-        for value, t in zip(values, times, strict=True)
+         "seconds_max": max(t), "exponent": exponent, "repeats": repeats, **setting(step, size)}
+        for value, size, t in zip(values, sizes, times, strict=True)
     ]  # fmt: skip
+
+
+def setting(step: str, size: Size) -> Row:
+    """Return what a step runs on, as columns; the attack knows no network."""
+    if step == "attack":
+        return {"model": None, "width": None, "precision": "float64", "inputs": "random"}
+    return {"model": "resnet18", "width": size.width, "precision": "float32", "inputs": "random weights and images"}
 
 
 def draw(frame: pd.DataFrame, title: str, paths: Sequence[Path]) -> None:
@@ -181,7 +192,7 @@ def draw(frame: pd.DataFrame, title: str, paths: Sequence[Path]) -> None:
         axes.tick_params(labelsize="small")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"time and its exponent; {title}", fontsize="medium")
+    figure.suptitle(title, fontsize="medium")
     for path in paths:
         figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -194,8 +205,19 @@ def write(rows: Sequence[Row], folder: Path, device: torch.device) -> Path:
     path = folder / f"growth-{device_slug(device)}.csv"
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False, float_format="%.6g")
-    draw(frame, f"{name}, torch {torch.__version__}", [path.with_suffix(kind) for kind in (".png", ".pdf")])
+    title = (
+        f"time and its exponent; {name}, torch {torch.__version__}\n"
+        f"ResNet18 of width {WIDTH} (wider where parameters grow), random weights and images, float32; "
+        f"median of n = {frame['repeats'].max()}, bars: fastest to slowest"
+    )
+    draw(frame, title, [path.with_suffix(kind) for kind in (".png", ".pdf")])
     return path
+
+
+def suite_device() -> torch.device:
+    """Return the device, set up as for a run of the suite."""
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        return resolve_device(compose("run").compute)
 
 
 def main() -> None:
@@ -208,8 +230,7 @@ def main() -> None:
     if unknown := given.keys() - options:
         raise ValueError(f"Expected options to be some of {', '.join(options)}, but got {', '.join(sorted(unknown))}.")
     options |= given
-    torch.set_flush_denormal(True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = suite_device()
     rows: list[Row] = []
     for factor, steps in PLAN.items():
         for step in steps:

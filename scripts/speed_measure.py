@@ -23,7 +23,7 @@ Result = Mapping[str, Tensor]
 Way = Callable[[], Result]
 Row = dict[str, object]
 
-LONG_SECONDS = 10.0  # a first call that takes longer counts: there is nothing left to warm up
+LONG_SECONDS = 10.0  # a first call of the textbook way that takes longer counts: there is nothing left to warm up
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Step:
         borrowed: instead of `textbook`: the times and the result of it that an earlier step measured.
         agreement: returns both results where the timed ones cannot be compared (other random numbers or samples).
         exact: returns both results in float64, where rounding turns a unit on or off and so hides what the ways share.
+        counted: a call of as many operations, counted instead of those of `ours`: compiled code hides its own.
         moved_bytes: read and written by one call where the bandwidth is the ceiling; 0: arithmetic is.
         dtype: of the arithmetic.
     """
@@ -49,26 +50,31 @@ class Step:
     borrowed: Callable[[], tuple[list[float], Result]] | None = None
     agreement: Callable[[], tuple[Result, Result]] | None = None
     exact: Callable[[], tuple[Result, Result]] | None = None
+    counted: Way | None = None
     moved_bytes: int = 0
     dtype: torch.dtype = torch.float32
 
 
 def measure(step: Step, *, repeats: int, device: torch.device) -> Row:
-    """Return the step's row: both ways in turn, `repeats` times each after a first call that only counts if long."""
+    """Return the step's row: both ways in turn, `repeats` times each.
+
+    A first call of ours does what is done once, such as compiling; a second one counts the operations, which slows it
+    down; neither is timed.
+    """
+    found = step.ours()
     with FlopCounterMode(display=False) as counter:
-        found, first = timed(step.ours, device)
-    ours, theirs = [first] if first > LONG_SECONDS else [], list[float]()
-    expected: Result | None = None
+        (step.counted or step.ours)()
+    ours, theirs, expected = list[float](), list[float](), None
     if step.textbook is not None:
         expected, first = timed(step.textbook, device)
         theirs = [first] if first > LONG_SECONDS else []
     host_peak = device_peak = 0
-    while min(len(ours), len(theirs) if step.textbook else repeats) < repeats:
-        if len(ours) < repeats:
-            reset_peak_memory(device)
-            ours.append(timed(step.ours, device)[1])
-            host_peak = max(host_peak, host_peak_bytes())
-            device_peak = max(device_peak, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)
+    for _ in range(repeats):
+        reset_peak_memory(device)
+        found, seconds = timed(step.ours, device)
+        ours.append(seconds)
+        host_peak = max(host_peak, host_peak_bytes())
+        device_peak = max(device_peak, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0)
         if step.textbook is not None and len(theirs) < repeats:
             theirs.append(timed(step.textbook, device)[1])
     if step.borrowed is not None:

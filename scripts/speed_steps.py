@@ -1,10 +1,15 @@
 """The steps that are measured, each in the suite's way and in the textbook way, on the same checkpoint."""
 
 import copy
+import logging
+import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import chain
+from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
@@ -27,10 +32,30 @@ from scripts.fisher_tolerance import literal_loop
 from scripts.speed_measure import Result, Step
 from scripts.speed_textbook import Textbook, importance_of
 
+log = logging.getLogger(__name__)
 METRICS = ("retain_accuracy", "forget_accuracy", "mia")
 ATTACK_SAMPLES = (50_000, 10_000)
 FISHER_IMAGES = 32  # a barely trained network needs a gradient for almost every class: seconds an image
 EXACT_IMAGES = 16  # no more than a batch
+COMPILED_EPOCHS = 4  # of one call: a GPU takes the few steps of an epoch in as long as starting them
+
+
+def can_compile(device: torch.device) -> bool:
+    """Return whether torch.compile finds a compiler; on a GPU it is Triton's, for C, and needs Python's headers."""
+    if device.type == "cuda":
+        compilers = [os.environ.get("CC", "gcc"), "clang"]
+        return any(map(shutil.which, compilers)) and Path(sysconfig.get_path("include"), "Python.h").exists()
+    return shutil.which("g++") is not None
+
+
+@dataclass(frozen=True)
+class Compiled(Compute):
+    """Trains the one model whose compiled `network` it is given; `Compute` compiles anew in each training."""
+
+    network: nn.Module | None = None
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        return super().compiled(model) if self.network is None else self.network
 
 
 @dataclass(frozen=True)
@@ -75,18 +100,18 @@ class Steps:
     @cached_property
     def model(self) -> nn.Module:
         """The checkpoint: one epoch on the sample."""
-        return self.train(self.cell.build_model(0), self.cell.compute)
+        return self.train(self.cell.build_model(0), self.cell.compute, self.few)
 
     @cached_property
     def plain(self) -> nn.Module:
         """The same checkpoint in torch's default memory layout."""
         return copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)
 
-    def train(self, model: nn.Module, compute: Compute) -> nn.Module:
-        random = generator("speed", device=compute.device)
+    def train(self, model: nn.Module, compute: Compute, data: LabelledImages, *, epochs: int = 1) -> nn.Module:
         return train(
-            model, self.few, self.recipe, preprocessing=self.cell.preprocessing, random=random, compute=compute
-        )
+            model, data, replace(self.recipe, epochs=epochs), preprocessing=self.cell.preprocessing,
+            random=generator("speed", device=compute.device), compute=compute,
+        )  # fmt: skip
 
     def batches(self, data: LabelledImages) -> Batches:
         return Batches(data, self.ssd.batch_size, self.cell.preprocessing)
@@ -101,35 +126,26 @@ class Steps:
         per_batch = metric.retain_accuracy.averaging == "per_batch"
         return self.textbook.evaluate(model, self.cell.split, per_batch=per_batch, c=metric.mia.c)
 
-    def parts(self) -> dict[str, Step]:
-        """Return the steps that need no whole data set, by name."""
-        return {step.name: step for step in self._parts()}
-
     def all(self) -> dict[str, Step]:
-        """Return the steps by name; computes the importances of the whole data set for those of a cell."""
-        return self.parts() | {step.name: step for step in self._cells()}
+        """Return the steps by name; none computes anything yet but the checkpoint."""
+        from scripts.speed_cells import cell_steps
+
+        return {step.name: step for step in chain(self._parts(), cell_steps(self), self._compiled())}
 
     def _parts(self) -> Iterator[Step]:
         n, few, plain, textbook = len(self.few), self.few, self.plain, self.textbook
         bf16 = self.cell.compute.precision == "bfloat16"
         yield Step(
             "training", "images", n,
-            lambda: dict(self.train(copy.deepcopy(self.model), self.cell.compute).named_parameters()),
+            lambda: dict(self.train(copy.deepcopy(self.model), self.cell.compute, few).named_parameters()),
             lambda: textbook.train(copy.deepcopy(plain), few, self.recipe) or {},
             agreement=self._training_agreement, dtype=torch.bfloat16 if bf16 else torch.float32,
         )  # fmt: skip
         for way in ways(OmegaConf.create({"precision": "auto", "channels_last": "auto"}), self.cell.device):
             yield Step(
                 f"training {name_of(way)}".replace(",", ""), "images", n,
-                lambda w=way: dict(self.train(w.place(copy.deepcopy(self.model)), w).named_parameters()),
+                lambda w=way: dict(self.train(w.place(copy.deepcopy(self.model)), w, few).named_parameters()),
                 dtype=torch.bfloat16 if way.precision == "bfloat16" else torch.float32,
-            )  # fmt: skip
-        if shutil.which("g++") is not None:  # without a compiler there is nothing to measure
-            compiled = replace(self.cell.compute, compile=True)
-            yield Step(
-                "training compiled", "images", n,
-                lambda: dict(self.train(copy.deepcopy(self.model), compiled).named_parameters()),
-                dtype=torch.bfloat16 if bf16 else torch.float32,
             )  # fmt: skip
         for reduction, size in (("batch_mean", self.ssd.batch_size), ("per_sample", 1)):
 
@@ -195,7 +211,25 @@ class Steps:
         self.textbook.train(plain, data.subset(order), recipe, shuffle=False)
         return dict(ours.named_parameters()), dict(plain.named_parameters())
 
-    def _cells(self) -> Iterator[Step]:
-        from scripts.speed_cells import cell_steps
+    def _compiled(self) -> Iterator[Step]:
+        """Yield training through torch.compile: always of the same model, for CUDA graphs are bound to its weights."""
+        size, way = self.recipe.batch_size, self.cell.compute
+        data = self._first(len(self.few) // size * size)  # whole batches: others are not compiled
+        if len(data) == 0 or not can_compile(self.cell.device):
+            log.info("training compiled: left out; it needs a compiler and a sample of at least %d images", size)
+            return
 
-        yield from cell_steps(self)
+        @cache
+        def compiled() -> tuple[nn.Module, Compute]:
+            model = copy.deepcopy(self.model)
+            network = replace(way, compile=True).compiled(model)
+            return model, Compiled(way.device, way.precision, way.channels_last, network=network)
+
+        def training(model: nn.Module, compute: Compute) -> Result:
+            return dict(self.train(model, compute, data, epochs=COMPILED_EPOCHS).named_parameters())
+
+        yield Step(
+            "training compiled", "images", COMPILED_EPOCHS * len(data), lambda: training(*compiled()),
+            counted=lambda: training(copy.deepcopy(self.model), replace(way, compile=False)),
+            dtype=torch.bfloat16 if way.precision == "bfloat16" else torch.float32,
+        )  # fmt: skip

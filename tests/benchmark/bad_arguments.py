@@ -16,7 +16,7 @@ BAD_ARGUMENTS = {
     "alpha text": (["method.alpha=ten"], "alpha"),
     "lambda infinite": (["method.lam=inf"], "lam to be a finite number above 0"),
     "unknown reduction": (["method.reduction=sum"], "batch_mean or per_sample"),
-    "unknown order": (["protocol=paper", "method.order=sorted"], "class_sorted or shuffled"),
+    "unknown order": (["protocol=paper", "method.order=sorted"], "class_sorted, retain_shuffled, shuffled"),
     "unknown reset": (["method=retrain", "method.reset=tail"], "all or head"),
     "no epochs": (["recipe.epochs=0"], "epochs and batch_size to be at least 1"),
     "diverging training": (["recipe.lr=1e30", "recipe.warmup_epochs=0"], "finite logits"),

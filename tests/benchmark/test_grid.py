@@ -1,5 +1,6 @@
 """Expansion of sweeps, identity of cells, and that every preset composes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
-from benchmark.grid import expand
+from benchmark.grid import cells_of, expand, make_plan
 from benchmark.progress import GridProgress
 from benchmark.run import CONFIGS
+from benchmark.tables import fill_command
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,17 @@ def test_every_experiment_composes_in_both_profiles(experiment):
         jobs = expand([f"experiment={experiment}", f"profile={profile}", "method_seed=0"])
         cells = [Cell(compose("run", job)) for job in jobs[:: max(1, len(jobs) // 5)]]
         assert len({(c.config_hash, c.identity["ablation"]) for c in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("experiment", presets("experiment"))
+def test_the_command_of_a_missing_cell_computes_that_cell(experiment):
+    cells = cells_of([f"experiment={experiment}", "profile=quick", "method_seed=0,1", "output_dir=a b"])
+    for missing in cells[:: max(1, len(cells) // 5)]:
+        program, module, name, *words = shlex.split(fill_command(missing))
+        assert (program, module, name) == ("python", "-m", "benchmark.run")
+        (found,) = cells_of(words)
+        assert found.config_hash == missing.config_hash
+        assert found.config.output_dir == "a b"
 
 
 @pytest.mark.parametrize("method", presets("method"))
@@ -101,3 +114,11 @@ def test_each_planned_cell_resolves_its_own_overrides():
     progress.on_multirun_start(config)
     progress.stop.set()
     assert [cell.seeds["train_seed"] for cell in progress.cells] == [0, 1]
+
+
+def test_equal_cells_are_planned_once(tmp_path):
+    cells = cells_of(["method=baseline", "method_seed=0,0", "compute.compile=true", f"output_dir={tmp_path}"])
+    plan = make_plan(cells)
+    assert (plan.total, plan.waiting, len(plan.seconds)) == (2, 2, 1)
+    assert str(plan).startswith("2 cells: 0 done, 2 to run")
+    assert min(plan.speeds.values()) > 100  # images a second; with a compilation in them it would be a handful

@@ -217,6 +217,34 @@ def test_another_device_or_code_does_not_continue(tmp_path, monkeypatch, caplog)
     assert "continuing a training after epoch 2" in caplog.text
 
 
+def test_an_edit_of_uncommitted_code_does_not_continue(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    own = resume.provenance(make_cell(tmp_path).compute)
+
+    def as_if(dirty, code):
+        monkeypatch.setattr(resume, "provenance", lambda compute: own | {"dirty": dirty})
+        monkeypatch.setattr(resume, "code_hash", lambda: code)
+
+    as_if(dirty=True, code="before")
+    cell, _ = broken_off(tmp_path, monkeypatch)
+    for dirty, code in ((True, "after"), (False, "before")):
+        as_if(dirty, code)
+        train_original(cell)
+    assert "continuing" not in caplog.text
+    as_if(dirty=True, code="before")
+    train_original(cell)
+    assert "continuing a training after epoch 2" in caplog.text
+
+
+@pytest.mark.parametrize("dirty", [False, None])
+def test_committed_or_installed_code_is_named_by_its_commit(dirty, tmp_path, monkeypatch):
+    cell = make_cell(tmp_path)
+    own = resume.provenance(cell.compute)
+    monkeypatch.setattr(resume, "provenance", lambda compute: own | {"dirty": dirty})
+    monkeypatch.setattr(resume, "code_hash", pytest.fail)
+    resume.kept_training(cell, tmp_path)
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 576 vs 534")])
 def test_a_full_disk_does_not_stop_a_training(tmp_path, monkeypatch, caplog, error):
     def fail(*arguments):

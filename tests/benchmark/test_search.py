@@ -170,6 +170,7 @@ def test_every_search_composes_and_names_parameters_of_its_method(name):
         (["search=ssd", "search.objective.metrics=[f1]"], "among retain_accuracy"),
         (["search=ssd", "search.storage=nosuch://x"], "search.storage to be a database's URL or a file"),
         (["search=ssd", "~method@reference"], "use search/objective=score"),
+        (["search=ssd", "requests=sequence"], "Expected one forget request to search on, but got a sequence of "),
         (["search=unsir", "task=random", "task.n=5"], "applies to the task"),
         (["search=ssd", "method_seed=0,1"], "method_seed"),
     ],

@@ -1,7 +1,7 @@
 """The loop over trials, without any model."""
 
 import os
-import socket
+import platform
 import subprocess
 import sys
 import time
@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from benchmark import search_study
 from benchmark.search_space import NumberedTPE, search_space, with_values
 from benchmark.search_study import bury_the_dead, open_storage, run_trials
+from datasets.atomic import host_name
 
 SPACE = {"x": FloatDistribution(0.1, 100, log=True), "y": FloatDistribution(0.1, 5)}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -69,15 +70,19 @@ def test_the_trial_of_a_dead_process_does_not_count():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     study = make_study()
-    study.ask(SPACE).set_user_attr("alive", [socket.gethostname(), process.pid, time.time()])
+    study.ask(SPACE).set_user_attr("alive", [host_name(), process.pid, time.time()])
     run_trials(study, SPACE, value, n_trials=3, max_failures=3)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
 
 
-def test_silence_on_another_machine_means_death():
+@pytest.mark.parametrize("host", ["elsewhere", platform.node(), f"{host_name()}1"])
+def test_silence_elsewhere_means_death(host):
+    """On another machine, in another container of this one, or under a name as an older version wrote it."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
     study = make_study()
     for seconds in (5, 500):
-        study.ask().set_user_attr("alive", ["elsewhere", 1, time.time() - seconds])
+        study.ask().set_user_attr("alive", [host, process.pid, time.time() - seconds])
     assert [trial.state.name for trial in bury_the_dead(study)] == ["RUNNING", "FAIL"]
 
 
@@ -101,7 +106,7 @@ def test_a_running_trial_shows_signs_of_life(monkeypatch):
         first = study.trials[0].user_attrs["alive"]
         time.sleep(0.2)
     last = study.trials[0].user_attrs["alive"]
-    assert first[:2] == last[:2] == [socket.gethostname(), os.getpid()]
+    assert first[:2] == last[:2] == [host_name(), os.getpid()]
     assert last[2] > first[2]
 
 

@@ -2,17 +2,21 @@
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from bad_inputs import CIFAR10
 from command_line import TINY, records_of, run_command
 from hydra import initialize_config_dir
 
 from benchmark import work
-from benchmark.claims import Claims
+from benchmark.claims import Claims, start_time
+from benchmark.data import load_dataset
 from benchmark.failures import Failure
 from benchmark.grid import Plan, cells_of
 from benchmark.run import CONFIGS, run_cell
@@ -25,6 +29,27 @@ GRID = ["method=baseline,finetune", "method_seed=0,1", "~method@reference", *TIN
 def watch_of(folder: Path, *overrides: str) -> GridWatch:
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         return GridWatch(cells_of([*GRID, f"output_dir={folder}", *overrides]))
+
+
+def folder_with_data(folder: Path, seed: int) -> Path:
+    """Write a small CIFAR-10 of random images."""
+    folder.mkdir()
+    noise = np.random.default_rng(seed)
+    images = {name: noise.integers(0, 256, CIFAR10[name].shape, np.uint8) for name in ("train_images", "test_images")}
+    np.savez(folder / "cifar10.npz", **CIFAR10 | images)
+    return folder
+
+
+def with_a_hiccup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the data be loaded from the second time on."""
+    errors = iter([RuntimeError("out of memory")])
+
+    def fragile(*arguments):
+        for error in errors:
+            raise error
+        return load_dataset(*arguments)
+
+    monkeypatch.setattr("benchmark.cell.load_dataset", fragile)
 
 
 def seed_of(watch: GridWatch, name: str | None) -> int:
@@ -83,7 +108,7 @@ def test_a_lost_claim_costs_only_its_cell(tmp_path, monkeypatch, caplog):
 
     def lose(cell):
         monkeypatch.setattr(work, "run_cell", run_cell)
-        path = tmp_path / "claims" / f"{cell.config_hash}.json"
+        path = tmp_path / "claims" / f"{cell.run_id}.json"
         path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
         time.sleep(20)
 
@@ -93,13 +118,85 @@ def test_a_lost_claim_costs_only_its_cell(tmp_path, monkeypatch, caplog):
     assert len(records_of(tmp_path)) == 1
 
 
+def test_a_folder_with_other_data_is_another_cell(tmp_path, monkeypatch):
+    folders = [folder_with_data(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 1))]
+    arguments = ["dataset=cifar10", f"data_dir={','.join(map(str, folders))}", f"output_dir={tmp_path / 'runs'}"]
+    small = ["model.width=2", "recipe.epochs=1", "method=baseline", "~method@reference"]
+    assert run_command([*small, *arguments], monkeypatch, main=work.main) == 0
+    records = [json.loads(record) for record in records_of(tmp_path / "runs").values()]
+    assert len({record["data_fingerprint"] for record in records}) == 2
+    assert len({record["config_hash"] for record in records}) == 1
+
+
+def test_a_folder_without_data_fails_and_the_other_one_does_not(tmp_path, monkeypatch, capsys):
+    folder_with_data(tmp_path / "b", 1)
+    (tmp_path / "a").write_text("no folder")
+    arguments = ["dataset=cifar10", f"data_dir={tmp_path}/a,{tmp_path}/b", f"output_dir={tmp_path / 'runs'}"]
+    small = ["model.width=2", "recipe.epochs=1", "method=baseline", "~method@reference"]
+    assert run_command([*small, *arguments], monkeypatch, main=work.main) == 1
+    assert "error: 1 of 2 cells failed:\n" in capsys.readouterr().err
+    assert len(records_of(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_data_that_could_not_be_loaded_at_first(is_recorded, tmp_path, monkeypatch):
+    one = ["method=baseline", "method_seed=0"]
+    if is_recorded:
+        run_cell(next(iter(watch_of(tmp_path, *one).cells.values())))
+    with_a_hiccup(monkeypatch)
+    grid = watch_of(tmp_path, *one)
+    (name,) = grid.pending() if not is_recorded else grid.cells
+    tries = iter([run_cell])
+    monkeypatch.setattr(work, "run_cell", lambda cell: next(tries, lambda _: pytest.fail("again"))(cell))
+    work.drain(grid, Claims(tmp_path / "claims"))
+    assert grid.done == {name}
+    grid.end()
+
+
+def test_a_record_of_data_that_could_not_be_loaded_at_first_is_noticed(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    one = ["method=baseline", "method_seed=0"]
+    elsewhere = watch_of(tmp_path, *one)
+    with_a_hiccup(monkeypatch)
+    here = watch_of(tmp_path, *one)
+    here.poll()
+    assert len(here.pending()) == 1
+    run_cell(next(iter(elsewhere.cells.values())))
+    here.poll()
+    assert here.pending() == []
+    assert "[1/1] digits" in caplog.text
+
+
+def test_a_note_by_config_hash_is_understood(tmp_path):
+    grid = watch_of(tmp_path)
+    name, *others = grid.pending()
+    grid.notes.write(grid.cells[name].config_hash, Failure("a cell", "no memory"))  # as Hydra's launchers do
+    grid.poll()
+    assert grid.pending() == others
+
+
+def test_a_quiet_watch_measures_no_plan(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("benchmark.watch.make_plan", pytest.fail)
+    quiet = work.watch_of([*GRID, f"output_dir={tmp_path}"], quiet=True)
+    assert len(quiet.pending()) == 4
+    assert caplog.text == ""
+
+
 def test_no_time_is_told_before_something_is_known():
-    pace = Pace(Plan(3, {"free": 0.0, "one": 1.0, "two": 1.0}, {}))
+    pace = Pace(Plan(3, 3, {"free": 0.0, "one": 1.0, "two": 1.0}, {}))
     assert pace.finish("free") == ""
     pace.start -= 10.0
     assert pace.finish("one") == "  10 s left"
     assert pace.finish("unknown") == ""
     assert pace.finish("two") == ""
+
+
+def test_cells_of_one_hash_count_once():
+    pace = Pace(Plan(2, 2, {"one": 1.0, "two": 3.0}, {}))
+    pace.start -= 10.0
+    assert pace.finish("one") == "  30 s left"
+    assert pace.finish("one") == "  30 s left"
 
 
 @pytest.mark.parametrize("arguments", [["workers=0"], ["workers=many"], ["method=sdd"], ["output_dir=a,b"]])
@@ -118,6 +215,25 @@ def test_three_local_workers_give_the_records_of_one(tmp_path, monkeypatch):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert records_of(tmp_path / "three").keys() == records_of(tmp_path / "one").keys()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_workers_too(tmp_path):
+    grid = [*GRID, "recipe.epochs=100000", f"output_dir={tmp_path}"]
+    parent = subprocess.Popen([sys.executable, "-m", "benchmark.work", "workers=2", *grid], cwd=ROOT)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "claims").glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    listed = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True).stdout.splitlines()
+    children = [int(line.split()[1]) for line in listed if line.split()[0] == str(parent.pid)]
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=60) == 1
+    assert len(children) >= 2
+    deadline = time.monotonic() + 10
+    while any(map(start_time, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(start_time, children))
+    assert list((tmp_path / "claims").glob("*.json")) == []
 
 
 @pytest.mark.slow

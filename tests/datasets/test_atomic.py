@@ -3,11 +3,12 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from datasets import atomic
-from datasets.atomic import replacing
+from datasets.atomic import host_hash, replacing
 
 
 def names(folder):
@@ -43,18 +44,37 @@ def test_the_content_is_on_the_disk_before_it_gets_the_name(tmp_path, monkeypatc
     assert happened == [(part.name, False), (tmp_path.name, True)]
 
 
+def ended_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
 def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    host = platform.node()
+    host, dead = host_hash(), ended_process()
+    of_an_older_version = f"e.{platform.node()}-{dead}.part"
     for name in (
-        f"a.{host}-{dead.stdout.strip()}.part",
+        f"a.{host}-{dead}.part",
         f"b.{host}-{os.getppid()}.part",
         "c.elsewhere-1.part",
         "d.part",
+        of_an_older_version,
     ):
         (tmp_path / name).write_text("half")
     (tmp_path / "folder.part").mkdir()
     os.utime(tmp_path / "d.part", (0, time.time() - 2 * atomic.STALE_SECONDS))
     with replacing(tmp_path / "x") as part:
         part.write_text("whole")
-    assert names(tmp_path) == [f"b.{host}-{os.getppid()}.part", "c.elsewhere-1.part", "folder.part", "x"]
+    stay = [f"b.{host}-{os.getppid()}.part", "c.elsewhere-1.part", of_an_older_version, "folder.part", "x"]
+    assert names(tmp_path) == stay
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").is_symlink(), reason="no process namespaces here")
+def test_the_file_of_another_container_stays(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "readlink", lambda path: Path("pid:[1]"))
+        theirs = tmp_path / f"a.{host_hash()}-{ended_process()}.part"
+    theirs.write_text("half")
+    with replacing(tmp_path / "x") as part:
+        part.write_text("whole")
+    assert names(tmp_path) == [theirs.name, "x"]

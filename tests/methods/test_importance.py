@@ -195,6 +195,15 @@ def test_shuffled_is_a_permutation_of_the_generator(split):
     assert one == same != other
 
 
+def test_retain_shuffled_ends_with_the_forget_set(split):
+    one, same, other = (ordered(split, "retain_shuffled", seeded(seed)).index for seed in (0, 0, 1))
+    n = len(split.forget_train)
+    assert all(torch.equal(order[-n:], split.forget_train.index) for order in (one, other))
+    assert sorted(one.tolist()) == list(range(60))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
 def test_an_unknown_order_is_refused(split):
-    with pytest.raises(ValueError, match="class_sorted or shuffled, but got 'sorted'"):
+    with pytest.raises(ValueError, match="class_sorted, retain_shuffled, shuffled, but got 'sorted'"):
         ordered(split, "sorted", seeded())

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from datasets.loading import Augmentation, Batches
-from methods.training import Recipe, train
+from methods import training
+from methods.training import Compute, Recipe, train
 
 ORIGINAL = Recipe(
     "sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, batch_size=64, epochs=20, milestones=(8, 12, 16), decay=0.2,
     warmup_epochs=1, warmup_ramp=1, augmentation=None,
 )  # fmt: skip
-RETRAIN_PAPER = replace(ORIGINAL, lr=0.01, warmup_epochs=2)
+RETRAIN_PAPER = replace(ORIGINAL, lr=0.01, warmup_epochs=2, milestones=tuple(m + 1 for m in ORIGINAL.milestones))
 
 
 def seeded(seed=0):
@@ -38,8 +39,8 @@ def test_learning_rate_of_the_papers_retraining_overshoots():
 
     assert rate(1, 0) == 0
     assert [rate(1, 5), rate(2, 0), rate(2, 5), rate(2, 9)] == pytest.approx([0.005, 0.01, 0.015, 0.019])
-    assert [rate(3, 0), rate(7, 9)] == pytest.approx([0.01, 0.01])
-    assert [rate(8, 0), rate(16, 0)] == pytest.approx([0.002, 0.00008])
+    assert [rate(3, 0), rate(8, 9)] == pytest.approx([0.01, 0.01])
+    assert [rate(9, 0), rate(17, 0)] == pytest.approx([0.002, 0.00008])
 
 
 def test_learning_rate_of_a_constant_recipe():
@@ -196,6 +197,26 @@ def test_training_learns(make_cnn, dataset, preprocessing, compute):
     model = train(make_cnn(0), dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
     ((images, labels),) = Batches(dataset.test, 30, preprocessing)
     assert (model(images).argmax(1) == labels).float().mean() > 0.8
+
+
+def test_only_whole_batches_of_the_full_size_are_compiled(
+    make_cnn, dataset, preprocessing, compute, recipe, monkeypatch
+):
+    compiled = []
+
+    def spy(self, model):
+        return lambda images: compiled.append(len(images)) or model(images)
+
+    def run():
+        train(make_cnn(), dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
+
+    monkeypatch.setattr(Compute, "compiled", spy)
+    run()
+    assert compiled == [16, 16, 16] * 2  # 60 images, two epochs; the 12 left over are not worth a compilation
+    compiled.clear()
+    monkeypatch.setattr(training, "samples_of_a_pass", lambda model, images: 3)
+    run()
+    assert compiled == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,106 @@
+"""What the same computation gives on a GPU: `make test-gpu`."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmark.models import ResNet18
+from datasets.loading import Augmentation, Batches
+from datasets.splits import class_split
+from methods.fisher_information import fisher_diagonal
+from methods.importance import parameter_importance
+from methods.per_sample import SquaredGradients
+from methods.training import Compute, train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CUDA = torch.device("cuda")
+
+
+def seeded(device="cuda"):
+    return torch.Generator(device).manual_seed(0)
+
+
+def network() -> ResNet18:
+    torch.manual_seed(0)
+    return ResNet18(3, width=4)
+
+
+@pytest.fixture
+def data(dataset):
+    return dataset.to(CUDA)
+
+
+@pytest.fixture
+def trained(data, preprocessing, recipe):
+    """(precision, layout, compiled) -> the state of a network after two epochs with a short last batch."""
+
+    def run(precision="float32", *, channels_last=True, compiled=False, seed=0):
+        compute = Compute(CUDA, precision, channels_last=channels_last, compile=compiled)
+        model = train(
+            compute.place(network()), data.train, replace(recipe, augmentation=Augmentation(2, True, 15)),
+            preprocessing=preprocessing, random=torch.Generator("cuda").manual_seed(seed), compute=compute,
+        )  # fmt: skip
+        return torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
+
+    return run
+
+
+def test_the_parts_of_a_data_set_still_share_their_pixels(dataset):
+    shared = replace(dataset, test=dataset.train.subset(torch.arange(10))).to(CUDA)
+    assert shared.test.storage is shared.train.storage
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_training_is_repeated_bit_for_bit(trained, precision, channels_last):
+    one, same, other = (trained(precision, channels_last=channels_last, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiled_training_is_the_same(trained, precision):
+    eager, compiled = trained(precision), trained(precision, compiled=True)
+    tolerance = 1e-3 if precision == "float32" else 3e-2
+    assert float((eager - compiled).norm() / eager.norm()) < tolerance
+
+
+@pytest.mark.parametrize("reduction", ["batch_mean", "per_sample"])
+def test_importance_is_that_of_the_cpu(dataset, data, preprocessing, reduction):
+    def importance(images, device):
+        model = network().double().to(device).eval()
+        batches = [(x.double(), labels) for x, labels in Batches(images, 16, preprocessing)]
+        return parameter_importance(model, batches, reduction=reduction)
+
+    on_cpu, on_gpu = importance(dataset.train, "cpu"), importance(data.train, CUDA)
+    for name, value in on_cpu.items():
+        torch.testing.assert_close(on_gpu[name].cpu(), value, rtol=1e-9, atol=1e-15)
+
+
+def test_the_formulas_of_the_layers_serve_on_a_gpu(data, preprocessing):
+    def direction(logits, labels):
+        return torch.nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype).unsqueeze(1)
+
+    squares = SquaredGradients(network().to(CUDA).eval(), direction)
+    ((x, labels), *_) = Batches(data.train, 8, preprocessing)
+    assert squares._layers_agree(x[:2], labels[:2])
+
+
+def test_fisher_information_is_that_of_the_cpu(dataset, data, preprocessing):
+    def information(images, device):
+        model = network().double().to(device).eval()
+        batches = [(x.double(), labels) for x, labels in Batches(images, 16, preprocessing)]
+        return fisher_diagonal(model, batches, error=0.0, random=seeded(device))
+
+    on_cpu, on_gpu = information(dataset.train, "cpu"), information(data.train, CUDA)
+    for name, value in on_cpu.items():
+        torch.testing.assert_close(on_gpu[name].cpu(), value, rtol=1e-6, atol=1e-12)
+
+
+def test_a_split_stays_on_the_gpu(data):
+    split = class_split(data, target="pet")
+    assert {part.device.type for part in (split.retain_train, split.forget_train, split.forget_test)} == {"cuda"}

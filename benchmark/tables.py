@@ -39,7 +39,8 @@ class Table:
     """One table: long form, one row per (block, metric, method), and what its caption says.
 
     Columns of `values`: the key columns, `mean` and `std` (percent, or seconds; NaN where missing), `n`, `best`
-    (closest to the retrained model), `skipped`, `command` (what fills a missing cell) and `records` (run ids).
+    (closest to the retrained model), `skipped`, `command` (what fills a missing cell, one line a run) and `records`
+    (run ids).
     """
 
     name: str
@@ -92,9 +93,9 @@ def measured(record: RunRecord, metric: str) -> float | None:
 def aggregate(
     metric: str, cells: Sequence[Cell], records: Sequence[RunRecord]
 ) -> tuple[float, float, int, str | None, str | None]:
-    """Return (mean, sample std, n), why the cell is empty and the command that fills it."""
+    """Return (mean, sample std, n), why the cell is empty and the commands that fill it, one a line."""
     done = {record.config_hash for record in records}
-    command = next((fill_command(cell) for cell in cells if cell.config_hash not in done), None)
+    command = "\n".join(fill_command(cell) for cell in cells if cell.config_hash not in done) or None
     series = pd.Series([x for record in records if (x := measured(record, metric)) is not None], dtype=float)
     if len(series):
         return float(series.mean()), float(series.std(ddof=1)), len(series), None, command
@@ -272,7 +273,7 @@ def main() -> None:
     table, used = make_table(query.name, query.cells, query.records)
     write_table(table, used, query.cells[0], query.folder)
     print(to_markdown(table.values, table.title, table.caption))
-    missing = table.values["command"].dropna().drop_duplicates()
+    missing = "\n".join(table.values["command"].dropna().drop_duplicates()).splitlines()
     log.info("wrote %s/{table.csv,table.tex,table.md,records.csv}; %d cells missing", query.folder, len(missing))
 
 

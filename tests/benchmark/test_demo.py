@@ -82,7 +82,7 @@ def test_table_files(finished):
     assert not table.loc[table["method"].isin(["baseline", "retrain"]), "best"].any()
     latex = (finished / "table" / "table.tex").read_text()
     assert latex.count(r"\begin{") == latex.count(r"\end{") == 2
-    assert "n = 2 method seeds" in (finished / "table" / "table.md").read_text()
+    assert "over 2 method seeds (n = 2)" in (finished / "table" / "table.md").read_text()
 
 
 def test_missing_cells_are_named(finished, tmp_path, monkeypatch, capsys):
@@ -95,7 +95,11 @@ def test_missing_cells_are_named(finished, tmp_path, monkeypatch, capsys):
     )
     text = capsys.readouterr().out
     assert "missing" in text
-    assert "python -m benchmark.run dataset=digits model=resnet18 task=class method=finetune" in text
+    commands = [
+        line for line in text.splitlines() if line.startswith("python -m benchmark.run ") and "experiment=demo" in line
+    ]
+    assert [("method_seed=0" in line, "method_seed=1" in line) for line in commands] == [(True, False), (False, True)]
+    assert all("method=finetune" in line for line in commands)
 
 
 def without_times(output_dir: Path) -> list[dict]:

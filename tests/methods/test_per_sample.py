@@ -137,6 +137,15 @@ def test_equal_to_the_literal_loop(name, by_layers, chunk_size):
         assert value.norm() > 0
 
 
+def test_the_formulas_hold_in_channels_last():
+    model = disturbed(BY_LAYERS["resnet18"]()).double().to(memory_format=torch.channels_last)
+    inputs = images().double().contiguous(memory_format=torch.channels_last)
+    squares = SquaredGradients(model, gradient)
+    assert squares._layers_agree(inputs, TARGETS)
+    for part, value in literal(model, inputs, TARGETS).items():
+        torch.testing.assert_close(squares.by_layers(inputs, TARGETS)[part], value, rtol=1e-9, atol=1e-15)
+
+
 def all_classes(logits, labels):
     """Directions (B, K + 1, K), the last one 0."""
     return F.pad(torch.eye(logits.shape[1], dtype=logits.dtype), (0, 0, 0, 1)).expand(len(logits), -1, -1)

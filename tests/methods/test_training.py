@@ -97,14 +97,19 @@ def plain_sgd(model, data, recipe, preprocessing, random):
     return model.eval()
 
 
-def test_train_equals_the_plain_loop(cnn, dataset, preprocessing, compute):
+@pytest.mark.parametrize(
+    ("precision", "channels_last", "close"),
+    [("float32", False, 1e-6), ("float32", True, 1e-6), ("bfloat16", False, 0.02), ("bfloat16", True, 0.02)],
+)
+def test_train_equals_the_plain_loop(cnn, dataset, preprocessing, compute, precision, channels_last, close):
+    compute = replace(compute, precision=precision, channels_last=channels_last)
     recipe = Recipe("sgd", 0.05, 0.9, 5e-4, 16, 3, (3,), 0.5, 1, 1, None)
     data, original = dataset.train.subset(torch.arange(50)), copy.deepcopy(cnn)
     expected = plain_sgd(copy.deepcopy(cnn), data, recipe, preprocessing, seeded())
-    ours = train(cnn, data, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
+    ours = train(compute.place(cnn), data, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
     assert ours is cnn
     for name, value in expected.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(ours.state_dict()[name], value, atol=close, rtol=10 * close)
     assert not torch.allclose(ours.conv.weight, original.conv.weight, atol=1e-3)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from metrics.accuracy import accuracy, top1_accuracy
+from metrics.accuracy import accuracy, newest_accuracy, top1_accuracy
 from metrics.base import EvalOutputs
 
 
@@ -46,3 +46,13 @@ SPLITS = ("forget_train", "retain_train", "forget_test", "retain_test")
 def test_an_unknown_average_is_refused():
     with pytest.raises(ValueError, match="per_sample or per_batch, but got 'mean'"):
         top1_accuracy(*predictions([True]), averaging="mean", batch_size=1)
+
+
+def test_newest_accuracy_looks_at_the_end_of_the_forget_set():
+    whole = dict.fromkeys(SPLITS, predictions([True, True, False, True, False]))
+    logits, labels = ({name: part[i] for name, part in whole.items()} for i in (0, 1))
+    values = [
+        newest_accuracy(EvalOutputs(logits, labels, False, 0.0, newest_test=n), averaging="per_sample", batch_size=64)
+        for n in (None, 1, 2, 3)
+    ]
+    assert values == [None, 0, 0.5, pytest.approx(1 / 3)]

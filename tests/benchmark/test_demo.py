@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from command_line import TINY, make_table, records_of, run_command
 
+from benchmark import figures
 from benchmark.records import RunRecord
+from scripts.verify_results import check_figure
 
 ROOT = Path(__file__).parents[2]
 GRID = ["experiment=demo", *TINY, "case=digits_class", "method=retrain,baseline,finetune,ssd", "method_seed=0,1"]
@@ -83,6 +85,26 @@ def test_table_files(finished):
     latex = (finished / "table" / "table.tex").read_text()
     assert latex.count(r"\begin{") == latex.count(r"\end{") == 2
     assert "over 2 method seeds (n = 2)" in (finished / "table" / "table.md").read_text()
+
+
+def test_a_figure_of_times_follows_from_its_records(finished, tmp_path, monkeypatch):
+    arguments = ["figure=demo", *GRID[1:], f"output_dir={finished}", f"out={tmp_path}"]
+    assert run_command(arguments, monkeypatch, main=figures.main) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "figure.png", "figure.pdf", "seconds.csv", "saving.csv", "records.csv",
+    }  # fmt: skip
+    seconds = pd.read_csv(tmp_path / "seconds.csv", index_col="method")
+    assert list(seconds.index) == ["baseline", "retrain", "finetune", "ssd"]
+    ssd = [r for r in map(RunRecord.read, (finished / "records").glob("*.json")) if r.identity["method"] == "ssd"]
+    mean = sum(r.seconds["importance_full"] / r.seconds["method"] for r in ssd) / 2
+    saving = pd.read_csv(tmp_path / "saving.csv").set_index("method")
+    assert saving.loc["ssd", "mean"] == pytest.approx(100 * mean, abs=0.006)
+    assert [problem for problem in check_figure(tmp_path) if "uncommitted" not in problem] == []
+    seconds["rest"] += 0.01
+    seconds.to_csv(tmp_path / "seconds.csv")
+    assert any("seconds.csv" in problem for problem in check_figure(tmp_path))
+    (tmp_path / "records.csv").unlink()
+    assert check_figure(tmp_path) == [f"{tmp_path.name}: no records.csv"]
 
 
 def test_missing_cells_are_named(finished, tmp_path, monkeypatch, capsys):

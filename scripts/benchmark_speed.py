@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -151,7 +152,7 @@ def write(frame: pd.DataFrame, cell: Cell, options: Mapping[str, str]) -> None:
     path.with_suffix(".md").write_text(f"{caption(cell, options, frame)}\n\n{markdown(frame)}")
 
 
-def conditions(cell: Cell, options: Mapping[str, str]) -> dict[str, object]:
+def conditions(cell: Cell, options: Mapping[str, str]) -> dict[str, Any]:
     """Return what else the numbers depend on, as columns."""
     return {
         **{name: cell.identity[name] for name in ("dataset", "model", "protocol")},

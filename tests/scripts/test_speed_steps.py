@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from scripts import speed_cells, speed_steps
 from scripts.speed_measure import measure
@@ -55,16 +56,30 @@ def test_a_gpu_needs_a_c_compiler_and_headers(monkeypatch):
     assert not can_compile(CPU)
 
 
+class Counting(nn.Module):
+    """Stands for a compiled network."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.calls = model, 0
+
+    def forward(self, images):
+        self.calls += 1
+        return self.model(images)
+
+
 def test_the_compiled_step_trains_one_model_that_is_compiled_once(steps, monkeypatch):
     compiled, trained, train = [], [], speed_steps.train
     monkeypatch.setattr(speed_steps, "COMPILED_EPOCHS", 2)
     monkeypatch.setattr(speed_steps, "can_compile", lambda device: True)
-    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(Counting(model)) or compiled[-1])
     monkeypatch.setattr(speed_steps, "train", lambda model, *a, **k: trained.append(model) or train(model, *a, **k))
     row = measure(steps.all()["training compiled"], repeats=2, device=CPU)
-    assert compiled == [trained[1]]  # the first one is the checkpoint
-    assert [model is compiled[0] for model in trained] == [False, True, False, True, True]  # the third one counts
-    assert row["amount"] == 2 * 32  # epochs, images of two whole batches
+    (network,) = compiled
+    # The first training makes the checkpoint, the third one counts the operations.
+    assert [model is network.model for model in trained] == [False, True, False, True, True]
+    assert network.calls == 3 * 2 * 2  # trainings, epochs, whole batches
+    assert row["amount"] == 2 * 32
     assert 0 < row["ceiling_share"] < 1
 
 

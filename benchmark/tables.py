@@ -247,7 +247,7 @@ def read_query(kind: str, arguments: Sequence[str]) -> Query:
     overrides: list[str] = []
     for argument in arguments:
         name, separator, value = argument.partition("=")
-        if not separator:
+        if not separator and not argument.startswith("~"):
             raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
         if name in (kind, "out"):
             options[name] = value

@@ -26,6 +26,13 @@ ROOT = Path(__file__).parents[2]
 GRID = ["method=baseline,finetune", "method_seed=0,1", "~method@reference", *TINY]  # strict: an original for each seed
 
 
+@pytest.fixture(autouse=True)
+def _sigterm_is_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 def watch_of(folder: Path, *overrides: str) -> GridWatch:
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         return GridWatch(cells_of([*GRID, f"output_dir={folder}", *overrides]))

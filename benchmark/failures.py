@@ -17,7 +17,7 @@ class Failure:
 
 
 class FailureNotes:
-    """One file for each failed cell, named by its config hash; what lay there before this object counts for nothing.
+    """One file for each failed cell, named by its run id or, by Hydra's launchers, its config hash; what lay there before this object counts for nothing.
 
     So a cell that failed is tried again by whoever starts afterwards, and by nobody else.
     """
@@ -32,7 +32,7 @@ class FailureNotes:
         write_atomically(self.folder / f"{name}.json", json.dumps({**asdict(failure), "by": this_process()}) + "\n")
 
     def read(self) -> dict[str, Failure]:
-        """Return the new notes by config hash."""
+        """Return the new notes by the name that they were written under."""
         new = {name: json.loads(text) for name, text in self._texts().items() if self._old.get(name) != text}
         return {name: Failure(note["cell"], note["reason"]) for name, note in new.items()}
 

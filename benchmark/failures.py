@@ -17,9 +17,10 @@ class Failure:
 
 
 class FailureNotes:
-    """One file for each failed cell, named by its run id or, by Hydra's launchers, its config hash; what lay there before this object counts for nothing.
+    """One file for each failed cell; what lay there before this object counts for nothing.
 
-    So a cell that failed is tried again by whoever starts afterwards, and by nobody else.
+    Workers name it by the run id, processes of Hydra's launchers by the config hash. A cell that failed is tried again
+    by whoever starts afterwards, and by nobody else.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.cli import run_cli
+from benchmark.query import read_query
 from benchmark.records import to_frame
 from benchmark.store import write_atomically
-from benchmark.tables import make_table, read_query
+from benchmark.tables import make_table
 from benchmark.typeset import ORDER, TITLES
 
 log = logging.getLogger(__name__)

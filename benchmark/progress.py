@@ -86,7 +86,7 @@ class GridProgress(Callback):
         self.stop.set()
         if self.watch:
             self.watch.end()
-        exit_with_missing(self.cells, self.failures)
+        exit_with_missing([(cell, self.failures.get(cell.config_hash)) for cell in self.cells])
 
 
 def name_of(config: DictConfig | None) -> str:

@@ -12,10 +12,11 @@ import sys
 
 from benchmark.cli import run_cli
 from benchmark.curves import finding, make_curves
+from benchmark.query import read_query
 from benchmark.records import to_frame
 from benchmark.sequence_output import draw, to_latex, to_markdown
 from benchmark.store import write_atomically
-from benchmark.tables import make_table, read_query
+from benchmark.tables import make_table
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from hydra import initialize_config_dir
 
 from benchmark.cell import Cell
 from benchmark.cli import run_cli
-from benchmark.grid import cells_of
-from benchmark.records import RunRecord, load_records, to_frame
-from benchmark.run import CONFIGS
+from benchmark.query import read_query
+from benchmark.records import RunRecord, to_frame
 from benchmark.store import write_atomically
 from benchmark.typeset import to_latex, to_markdown
 
@@ -229,39 +227,6 @@ def write_table(table: Table, records: Sequence[RunRecord], cell: Cell, folder: 
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
     for name, text in files.items():
         write_atomically(folder / name, text)
-
-
-@dataclass(frozen=True)
-class Query:
-    """What a command line asks for: the cells of an experiment, their records and the folder to write to."""
-
-    name: str
-    cells: list[Cell]
-    records: list[RunRecord]
-    folder: Path
-
-
-def read_query(kind: str, arguments: Sequence[str]) -> Query:
-    """Return the query of `<kind>=NAME [out=FOLDER] [override …]`; a NAME of digits means `<kind>NAME`."""
-    options: dict[str, str] = {}
-    overrides: list[str] = []
-    for argument in arguments:
-        name, separator, value = argument.partition("=")
-        if not separator and not argument.startswith("~"):
-            raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
-        if name in (kind, "out"):
-            options[name] = value
-        else:
-            overrides.append(argument)
-    if kind not in options:
-        raise ValueError(f"Expected {kind}=…, for example {kind}=2 or {kind}=demo, but got none.")
-    name = f"{kind}{options[kind]}" if options[kind].isdigit() else options[kind]
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        cells = cells_of([f"experiment={name}", *overrides])
-    first = cells[0]
-    names = first.identity
-    folder = Path(options.get("out", f"results/{name}-{names['protocol']}-{names['profile']}"))
-    return Query(name, cells, load_records(Path(first.config.output_dir) / "records"), folder)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.cell import Cell, content
@@ -118,19 +118,14 @@ class GridWatch:
     def end(self) -> None:
         """Name the cells without a record; exit code 1 where there are some."""
         self.poll()
-        exit_with([(cell, self.failures.get(name)) for name, cell in self.cells.items()])
+        exit_with_missing([(cell, self.failures.get(name)) for name, cell in self.cells.items()])
 
 
-def exit_with_missing(cells: Sequence[Cell], failures: Mapping[str, Failure]) -> None:
+def exit_with_missing(cells: Sequence[tuple[Cell, Failure | None]]) -> None:
     """End with exit code 1 and a line for each cell that has no record, where there are some.
 
-    `failures` says why, by config hash.
+    Each cell comes with why it failed, where that is known.
     """
-    exit_with([(cell, failures.get(cell.config_hash)) for cell in cells])
-
-
-def exit_with(cells: Sequence[tuple[Cell, Failure | None]]) -> None:
-    """End as `exit_with_missing` does; each cell comes with why it failed, where that is known."""
     lines = []
     for cell, failure in cells:
         path = record_path(cell)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -12,54 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import TINY, records_of, run_command
-from hydra import compose, initialize_config_dir
+from killed import ALWAYS, Killed, equal, kept_states, make_cell, stop_after
 
 from benchmark import resume
-from benchmark.cell import Cell
-from benchmark.checkpoints import load_original, store_of, train_original
+from benchmark.checkpoints import load_original, train_original
 from benchmark.resume import KeptTraining
-from benchmark.run import CONFIGS
 from benchmark.store import ArtefactStore, file_sha256
 
 ROOT = Path(__file__).parents[2]
 SGD, ADAMW = ["recipe.optimizer=sgd"], ["recipe.optimizer=adamw", "recipe.lr=0.003"]
-ALWAYS = "compute.progress_seconds=0"
-
-
-class Killed(BaseException):
-    """What no `except Exception` stops."""
-
-
-def make_cell(folder: Path, *overrides: str) -> Cell:
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        return Cell(compose("run", [*TINY, "recipe.epochs=4", ALWAYS, f"output_dir={folder}", *overrides]))
-
-
-def equal(one, other) -> bool:
-    """Return whether two nested values are the same, tensors bit for bit and in the same memory layout."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and one.stride() == other.stride() and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return one == other
-
-
-def kept_states(folder: Path) -> list[dict]:
-    return [torch.load(path, weights_only=True) for path in sorted(folder.rglob("*.progress/*/*.pt"))]
-
-
-def stop_after(epoch: int, monkeypatch: pytest.MonkeyPatch):
-    """Let every training end in a kill at the end of `epoch`, before its state is kept."""
-    keep = KeptTraining.keep
-
-    def killed(self, now, *state):
-        if now == epoch:
-            raise Killed
-        keep(self, now, *state)
-
-    monkeypatch.setattr(KeptTraining, "keep", killed)
 
 
 @pytest.mark.parametrize("selection", ["last", "best_test"])
@@ -150,116 +110,6 @@ def test_the_time_between_two_states_is_at_least_the_chosen_one(tmp_path, monkey
         training.keep(epoch, network, torch.optim.SGD(network.parameters()), torch.Generator())
     assert written == [(3, 30), (6, 60)]  # the writing itself, 10 s, is no training
     assert training.seconds == -20
-
-
-def broken_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cell, Path]:
-    """Return the cell of a training that was killed and the file it left."""
-    cell = make_cell(folder)
-    with monkeypatch.context() as patch:
-        stop_after(3, patch)
-        with pytest.raises(Killed):
-            train_original(cell)
-    (path,) = store_of(cell).progress("original", cell.original_key).rglob("*.pt")
-    return cell, path
-
-
-def test_a_damaged_state_is_set_aside_and_the_training_starts_anew(tmp_path, monkeypatch, caplog):
-    cell, path = broken_off(tmp_path / "broken", monkeypatch)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    state, _ = train_original(cell)
-    assert "its hash is not its name" in caplog.text
-    assert "continuing" not in caplog.text
-    assert len(list(path.parent.glob("*.damaged-*"))) == 1
-    assert equal(state, train_original(make_cell(tmp_path / "whole"))[0])
-
-
-def test_the_older_of_two_states_is_taken_where_the_newer_is_damaged(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    cell, path = broken_off(tmp_path / "broken", monkeypatch)
-    path.with_name(f"000003-{'0' * 64}.pt").write_bytes(b"half a file")  # killed before the older one was removed
-    state, _ = train_original(cell)
-    assert "continuing a training after epoch 2" in caplog.text
-    assert equal(state, train_original(make_cell(tmp_path / "whole"))[0])
-
-
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_a_pickle_in_place_of_a_state_is_not_executed(tmp_path, monkeypatch, caplog):
-    cell, path = broken_off(tmp_path, monkeypatch)
-    trap, forged = tmp_path / "executed", tmp_path / "forged"
-    torch.save({"epoch": Evil(trap)}, forged)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(forged, weights_only=True)
-    forged.replace(path.with_name(f"000009-{file_sha256(forged)}.pt"))
-    train_original(cell)
-    assert "set aside" in caplog.text
-    assert not trap.exists()
-
-
-def test_another_device_or_code_does_not_continue(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    cell, _ = broken_off(tmp_path, monkeypatch)
-    own = resume.provenance(cell.compute)
-    for part in ("commit", "torch", "device", "precision", "channels_last", "compile"):
-        monkeypatch.setattr(resume, "provenance", lambda compute, part=part: own | {part: "another"})
-        train_original(cell)
-    assert "continuing" not in caplog.text
-    monkeypatch.setattr(resume, "provenance", lambda compute: own | {"finished": "later", "cpu_count": 99})
-    train_original(cell)
-    assert "continuing a training after epoch 2" in caplog.text
-
-
-def test_an_edit_of_uncommitted_code_does_not_continue(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    own = resume.provenance(make_cell(tmp_path).compute)
-
-    def as_if(dirty, code):
-        monkeypatch.setattr(resume, "provenance", lambda compute: own | {"dirty": dirty})
-        monkeypatch.setattr(resume, "code_hash", lambda: code)
-
-    as_if(dirty=True, code="before")
-    cell, _ = broken_off(tmp_path, monkeypatch)
-    for dirty, code in ((True, "after"), (False, "before")):
-        as_if(dirty, code)
-        train_original(cell)
-    assert "continuing" not in caplog.text
-    as_if(dirty=True, code="before")
-    train_original(cell)
-    assert "continuing a training after epoch 2" in caplog.text
-
-
-@pytest.mark.parametrize("dirty", [False, None])
-def test_committed_or_installed_code_is_named_by_its_commit(dirty, tmp_path, monkeypatch):
-    cell = make_cell(tmp_path)
-    own = resume.provenance(cell.compute)
-    monkeypatch.setattr(resume, "provenance", lambda compute: own | {"dirty": dirty})
-    monkeypatch.setattr(resume, "code_hash", pytest.fail)
-    resume.kept_training(cell, tmp_path)
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 576 vs 534")])
-def test_a_full_disk_does_not_stop_a_training(tmp_path, monkeypatch, caplog, error):
-    def fail(*arguments):
-        raise error
-
-    monkeypatch.setattr(resume.torch, "save", fail)
-    train_original(make_cell(tmp_path))
-    assert "going on without" in caplog.text
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize("value", ["-1", "often"])
-def test_a_wrong_interval_is_refused(tmp_path, value):
-    with pytest.raises(ValueError, match="progress_seconds to be a number of seconds"):
-        train_original(make_cell(tmp_path, f"compute.progress_seconds={value}"))
 
 
 @pytest.mark.slow

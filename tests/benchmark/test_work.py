@@ -1,4 +1,4 @@
-"""Workers that share a folder: one grid, drained together; what each one chooses, and what a person is told."""
+"""Workers that share a folder: one grid, drained together; what each one chooses."""
 
 import json
 import logging
@@ -12,18 +12,15 @@ import numpy as np
 import pytest
 from bad_inputs import CIFAR10
 from command_line import TINY, records_of, run_command
-from hydra import initialize_config_dir
+from grids import GRID, watch_of
 
 from benchmark import work
 from benchmark.claims import Claims, start_time
-from benchmark.data import load_dataset
 from benchmark.failures import Failure
-from benchmark.grid import Plan, cells_of
-from benchmark.run import CONFIGS, run_cell
-from benchmark.watch import GridWatch, Pace
+from benchmark.run import run_cell
+from benchmark.watch import GridWatch
 
 ROOT = Path(__file__).parents[2]
-GRID = ["method=baseline,finetune", "method_seed=0,1", "~method@reference", *TINY]  # strict: an original for each seed
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +30,6 @@ def _sigterm_is_put_back():
     signal.signal(signal.SIGTERM, before)
 
 
-def watch_of(folder: Path, *overrides: str) -> GridWatch:
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        return GridWatch(cells_of([*GRID, f"output_dir={folder}", *overrides]))
-
-
 def folder_with_data(folder: Path, seed: int) -> Path:
     """Write a small CIFAR-10 of random images."""
     folder.mkdir()
@@ -45,18 +37,6 @@ def folder_with_data(folder: Path, seed: int) -> Path:
     images = {name: noise.integers(0, 256, CIFAR10[name].shape, np.uint8) for name in ("train_images", "test_images")}
     np.savez(folder / "cifar10.npz", **CIFAR10 | images)
     return folder
-
-
-def with_a_hiccup(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the data be loaded from the second time on."""
-    errors = iter([RuntimeError("out of memory")])
-
-    def fragile(*arguments):
-        for error in errors:
-            raise error
-        return load_dataset(*arguments)
-
-    monkeypatch.setattr("benchmark.cell.load_dataset", fragile)
 
 
 def seed_of(watch: GridWatch, name: str | None) -> int:
@@ -143,67 +123,6 @@ def test_a_folder_without_data_fails_and_the_other_one_does_not(tmp_path, monkey
     assert run_command([*small, *arguments], monkeypatch, main=work.main) == 1
     assert "error: 1 of 2 cells failed:\n" in capsys.readouterr().err
     assert len(records_of(tmp_path / "runs")) == 1
-
-
-@pytest.mark.parametrize("is_recorded", [False, True])
-def test_data_that_could_not_be_loaded_at_first(is_recorded, tmp_path, monkeypatch):
-    one = ["method=baseline", "method_seed=0"]
-    if is_recorded:
-        run_cell(next(iter(watch_of(tmp_path, *one).cells.values())))
-    with_a_hiccup(monkeypatch)
-    grid = watch_of(tmp_path, *one)
-    (name,) = grid.pending() if not is_recorded else grid.cells
-    tries = iter([run_cell])
-    monkeypatch.setattr(work, "run_cell", lambda cell: next(tries, lambda _: pytest.fail("again"))(cell))
-    work.drain(grid, Claims(tmp_path / "claims"))
-    assert grid.done == {name}
-    grid.end()
-
-
-def test_a_record_of_data_that_could_not_be_loaded_at_first_is_noticed(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    one = ["method=baseline", "method_seed=0"]
-    elsewhere = watch_of(tmp_path, *one)
-    with_a_hiccup(monkeypatch)
-    here = watch_of(tmp_path, *one)
-    here.poll()
-    assert len(here.pending()) == 1
-    run_cell(next(iter(elsewhere.cells.values())))
-    here.poll()
-    assert here.pending() == []
-    assert "[1/1] digits" in caplog.text
-
-
-def test_a_note_by_config_hash_is_understood(tmp_path):
-    grid = watch_of(tmp_path)
-    name, *others = grid.pending()
-    grid.notes.write(grid.cells[name].config_hash, Failure("a cell", "no memory"))  # as Hydra's launchers do
-    grid.poll()
-    assert grid.pending() == others
-
-
-def test_a_quiet_watch_measures_no_plan(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr("benchmark.watch.make_plan", pytest.fail)
-    quiet = work.watch_of([*GRID, f"output_dir={tmp_path}"], quiet=True)
-    assert len(quiet.pending()) == 4
-    assert caplog.text == ""
-
-
-def test_no_time_is_told_before_something_is_known():
-    pace = Pace(Plan(3, 3, {"free": 0.0, "one": 1.0, "two": 1.0}, {}))
-    assert pace.finish("free") == ""
-    pace.start -= 10.0
-    assert pace.finish("one") == "  10 s left"
-    assert pace.finish("unknown") == ""
-    assert pace.finish("two") == ""
-
-
-def test_cells_of_one_hash_count_once():
-    pace = Pace(Plan(2, 2, {"one": 1.0, "two": 3.0}, {}))
-    pace.start -= 10.0
-    assert pace.finish("one") == "  30 s left"
-    assert pace.finish("one") == "  30 s left"
 
 
 @pytest.mark.parametrize("arguments", [["workers=0"], ["workers=many"], ["method=sdd"], ["output_dir=a,b"]])

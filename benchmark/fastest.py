@@ -79,19 +79,17 @@ def training_speed(
 ) -> float:
     """Return the images a second that `model` trains on this device: the fastest of a few real steps.
 
-    On a CPU the first step counts only where it alone takes long; on a GPU, which loads its kernels then, never.
-    Compiled training counts as the same without compilation, which takes longer than many steps. The model is trained:
-    do not use it for anything else.
+    The first step, in which kernels are chosen and loaded, never counts. Compiled training counts as the same without
+    compilation, which takes longer than many steps. The model is trained: do not use it for anything else.
     """
     compute = replace(compute, compile=False)
-    least = 1 if compute.device.type == "cpu" else 2
     sample = data.subset(torch.arange(min(recipe.batch_size, len(data)), device=data.device))
     one_step = replace(recipe, epochs=1, lr=1e-6, warmup_epochs=0)
     random = generator("speed", device=compute.device)
     seconds: list[float] = []
-    while len(seconds) < least or (len(seconds) < STEPS and sum(seconds) < ENOUGH_SECONDS):
+    while len(seconds) < 2 or (len(seconds) < STEPS and sum(seconds) < ENOUGH_SECONDS):
         stopwatch = Stopwatch(compute.device)
         with stopwatch.phase("step"):
             train(model, sample, one_step, preprocessing=preprocessing, random=random, compute=compute)
         seconds.append(stopwatch.seconds["step"])
-    return len(sample) / min(seconds)
+    return len(sample) / min(seconds[1:])

@@ -1,11 +1,12 @@
 import json
+import time
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
-from benchmark.fastest import fastest, measured_speeds, name_of, ways
+from benchmark.fastest import fastest, measured_speeds, name_of, training_speed, ways
 from tests.methods.helpers import compose_config
 
 CPU = torch.device("cpu")
@@ -55,6 +56,14 @@ def test_a_file_that_holds_no_speeds_is_named(tmp_path):
     path.write_text("{}")
     with pytest.raises(ValueError, match=f"{path.name} to hold measured speeds"):
         measured_speeds(tmp_path, {}, allowed, lambda way: 1.0)
+
+
+def test_the_first_step_chooses_kernels_and_never_counts(monkeypatch):
+    cell = Cell(compose_config("recipe.batch_size=50"))
+    pauses = iter([0.7, 0.05])  # the first alone is longer than a trial need last
+    monkeypatch.setattr("benchmark.fastest.train", lambda *args, **kwargs: time.sleep(next(pauses)))
+    how = {"preprocessing": cell.preprocessing, "compute": cell.compute}
+    assert 200 < training_speed(cell.build_model(seed=0), cell.dataset.train, cell.recipe, **how) <= 1000
 
 
 def test_a_cell_keeps_the_choice_of_its_folder(tmp_path):

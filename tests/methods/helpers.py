@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.cell import Cell
 from benchmark.models import build
+from benchmark.run import CONFIGS
 from datasets.base import ForgetSplit
 from datasets.digits import load_digits
 from datasets.loading import Preprocessing
@@ -20,7 +20,6 @@ from methods.base import MethodContext, UnlearningMethod
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEVICE = torch.device("cpu")
 COMPUTE = Compute(DEVICE, "float32", channels_last=False)
 PREPROCESSING = Preprocessing((0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
@@ -57,7 +56,7 @@ def tiny_vit(seed: int, num_classes: int = 4) -> nn.Module:
 
 
 def compose_config(*overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
         return compose("run", ["dataset=digits", "data_dir=.", *overrides])
 
 

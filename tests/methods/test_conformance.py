@@ -3,17 +3,19 @@
 import copy
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark.run import CONFIGS
 from datasets.base import ForgetSplit, LabelledImages
 from methods.base import UnlearningMethod, image_passes, skip_reason
-from tests.methods.helpers import CONFIGS, RECIPE, compose_method, make_context, tiny_net, tiny_split
+from tests.methods.helpers import RECIPE, compose_method, make_context, tiny_net, tiny_split
 
-METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (Path(CONFIGS) / "method").glob("*.yaml"))
 CASES = [(m, t, p) for m in METHODS for t in ("class", "subclass", "random") for p in ("paper", "strict")]
 State = dict[str, Tensor]
 

@@ -12,6 +12,7 @@ from methods.per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 MANY_GROUPS = -40.0  # log2 of a share so small that every column may as well stay alone
 HALVINGS = 14  # of the search for a grouping
+ROTATED = 32  # columns of a sample: larger symmetric eigenproblems are not batched on a GPU
 
 
 def fisher_diagonal(
@@ -40,12 +41,12 @@ def fisher_diagonal(
     if not error >= 0:
         raise ValueError(f"Expected error to be at least 0, but got {error}.")
     squares = SquaredGradients(model, lambda logits, columns: columns.to(logits.dtype))
-    sums, count, head = zero_sums(model), 0, last_weight(model)
+    sums, count, products = zero_sums(model), 0, head_products(model)
     with eval_mode(model):
         for inputs, _ in batches:
             with torch.no_grad():
                 probabilities = torch.softmax(model(inputs).double(), dim=1)
-            columns, numbers = select_columns(probabilities, error, random, head)
+            columns, numbers = select_columns(probabilities, error, random, products)
             chunk_size = chunk_size or default_chunk_size(model, inputs)
             for part in numbers.argsort().split(chunk_size):
                 largest = int(numbers[part].max())
@@ -56,41 +57,46 @@ def fisher_diagonal(
     return {name: value.div_(count) for name, value in sums.items()}
 
 
-def last_weight(model: nn.Module) -> Tensor | None:
-    """Return the weight (K, d) of the last layer where the model names it and it is linear."""
+def head_products(model: nn.Module) -> Tensor | None:
+    """Return WWᵀ (K, K), float64, of the last layer's weight W (K, d) where the model names it and it is linear."""
     try:
         layer = get_classifier(model)
     except (AttributeError, TypeError):
         return None
-    return layer.weight.detach().double() if isinstance(layer, nn.Linear) else None
+    if not isinstance(layer, nn.Linear):
+        return None
+    weight = layer.weight.detach().double()
+    return weight @ weight.mT
 
 
 def select_columns(
-    probabilities: Tensor, error: float, random: torch.Generator, head: Tensor | None = None
+    probabilities: Tensor, error: float, random: torch.Generator, products: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the columns that the gradients of a batch are taken along; see `fisher_diagonal`.
 
     (Σ_k s_k g_k)² with random signs s misses Σ_k g_k² by terms s_j s_k g_j g_k, whose squares sum to
     2·((Σ g_k²)² − Σ g_k⁴). With energies e_k in the place of g_k² this predicts the variance of a grouping. The groups
     of a sample hold about equal energy, the same for the whole batch, as large as `error` allows: a column above that
-    stays alone. The energy is ‖Wᵀ L_k‖², that of the gradient at the last layer's input, and L is rotated so that as
-    few columns as possible hold most of it; without `head` it is ‖L_k‖².
+    stays alone. The energy is ‖Wᵀ L_k‖², that of the gradient at the last layer's input, and the first columns of L are
+    rotated so that as few as possible hold most of it; without `products` it is ‖L_k‖².
 
     Args:
         probabilities: (B, K) float64.
-        head: W, the weight (K, d) float64 of the last layer.
+        products: WWᵀ, (K, K) float64, of the last layer's weight W.
 
     Returns:
         The columns of each sample, padded with zeros, (B, R, K), and how many they are, (B,) int64.
     """
     factors = covariance_factor(probabilities).mT  # (B, columns, K)
-    if head is not None and error > 0:
-        at_input = factors @ head
-        energies, rotation = torch.linalg.eigh(at_input @ at_input.mT)  # rising
-        factors, energies = (rotation.mT @ factors).flip(1), energies.flip(1).clamp_(min=0)
-    else:
-        energies, order = factors.square().sum(dim=2).sort(dim=1, descending=True)
-        factors = factors.gather(1, order.unsqueeze(2).expand_as(factors))
+    weighted = factors if products is None else factors @ products
+    energies = (weighted * factors).sum(dim=2)
+    if products is not None and error > 0:
+        first = factors[:, :ROTATED]
+        largest, rotation = torch.linalg.eigh(weighted[:, :ROTATED] @ first.mT)
+        energies[:, :ROTATED] = largest.clamp_(min=0)
+        factors = torch.cat([rotation.mT @ first, factors[:, ROTATED:]], dim=1)
+    energies, order = energies.sort(dim=1, descending=True)
+    factors = factors.gather(1, order.unsqueeze(2).expand_as(factors))
     groups = grouped(energies, error)
     signs = torch.randint(0, 2, energies.shape, generator=random, device=energies.device) * 2 - 1
     index = groups.unsqueeze(2).expand_as(factors)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.fisher import sample_error
-from methods.fisher_information import covariance_factor, fisher_diagonal, select_columns
+from methods.fisher_information import ROTATED, covariance_factor, fisher_diagonal, select_columns
 from tests.methods.helpers import compose_method, literal_information, make_context, tiny_net, tiny_split, tiny_vit
 
 
@@ -108,6 +108,16 @@ def test_confident_predictions_need_few_columns():
     assert torch.equal((columns != 0).any(dim=2).sum(dim=1), numbers)
     assert select_columns(p, 0.0, seeded())[1].tolist() == 8 * [49]
     assert select_columns(p, math.inf, seeded())[1].tolist() == 8 * [1]
+
+
+def test_rotated_columns_are_a_factor_of_the_same_covariance():
+    weight = torch.randn((ROTATED + 9, 60), generator=seeded(), dtype=torch.float64)
+    p = (2 * torch.randn((5, ROTATED + 9), generator=seeded(), dtype=torch.float64)).softmax(dim=1)
+    columns, _ = select_columns(p, 1e-12, seeded(), weight @ weight.mT)
+    torch.testing.assert_close(columns.mT @ columns, torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1))
+    assert not torch.allclose(columns.abs(), select_columns(p, 1e-12, seeded())[0].abs())
+    energies = (columns @ weight).square().sum(dim=2)
+    assert (energies.diff(dim=1) < 1e-12).all()
 
 
 def test_the_error_is_predicted_and_falls_with_the_columns():

@@ -14,8 +14,8 @@ import pandas as pd
 
 from benchmark.cli import run_cli
 from benchmark.store import write_atomically
-from benchmark.tables import PAPER_KEY, PUBLISHED
 from benchmark.typeset import METRICS, ORDER, TITLES
+from benchmark.verdict import PAPER_KEY, PUBLISHED
 
 log = logging.getLogger(__name__)
 COMPARISON = [f"table{number}" for number in (2, 3, 4, 5, 6)]

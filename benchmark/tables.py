@@ -23,13 +23,11 @@ from benchmark.query import read_query
 from benchmark.records import RunRecord, to_frame
 from benchmark.store import write_atomically
 from benchmark.typeset import to_latex, to_markdown
+from benchmark.verdict import PAPER_KEY, PUBLISHED, verdict_markdown, verdicts
 
 log = logging.getLogger(__name__)
-PAPER_KEY = ["task", "dataset", "model", "target", "method", "metric"]
 KEY = ["ablation", *PAPER_KEY]
-PUBLISHED = Path(__file__).parent.parent / "results" / "paper" / "tables.csv"
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
-LEAST_TOLERANCE = 1.0  # percentage points; below this two runs of one code base differ too
 
 
 @dataclass(frozen=True)
@@ -186,33 +184,8 @@ def span(values: Sequence[float], decimals: int = 1) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def verdicts(table: Table, published: pd.DataFrame, *, protocol: str, profile: str) -> pd.DataFrame:
-    """Return ours beside the published numbers with `match`, `near`, `off` or `missing`.
-
-    Rule: tolerance = max(1 point, 2·√(σ_ours² + σ_published²)); σ_published = 0 where the table's ± has no certain
-    unit; `match` within one tolerance, `near` within three, `off` beyond.
-    """
-    comparable = published["metric"] != "seconds"  # times belong to their device
-    paper = published[(published["table"] == table.name) & comparable].drop(columns="table")
-    ours = table.values[[*PAPER_KEY, "mean", "std", "n"]]
-    joined = paper.merge(ours, on=PAPER_KEY, how="left", suffixes=("_published", "_ours"))
-    joined["n"] = joined["n"].fillna(0).astype(int)
-    joined["difference"] = joined["mean_ours"] - joined["mean_published"]
-    sigma = joined["std_published"].where(joined["std_unit"] == "percent", 0.0).fillna(0.0)
-    spread = (sigma**2 + joined["std_ours"].fillna(0.0) ** 2) ** 0.5
-    joined["tolerance"] = (2 * spread).clip(lower=LEAST_TOLERANCE)
-    ratio = joined["difference"].abs() / joined["tolerance"]
-    joined["verdict"] = [
-        "missing" if math.isnan(x) else "match" if x <= 1 else "near" if x <= 3 else "off" for x in ratio
-    ]
-    return joined.assign(protocol=protocol, profile=profile)[
-        [*PAPER_KEY, "protocol", "profile", "mean_ours", "std_ours", "n", "mean_published", "std_published", "std_unit",
-         "difference", "tolerance", "verdict"]
-    ]  # fmt: skip
-
-
 def write_table(table: Table, records: Sequence[RunRecord], cell: Cell, folder: Path) -> None:
-    """Write table.csv, table.tex, table.md, records.csv and, for a published table, verdict.csv."""
+    """Write table.csv, table.tex, table.md, records.csv and, for a published table, verdict.csv and verdict.md."""
     folder.mkdir(parents=True, exist_ok=True)
     published = pd.read_csv(PUBLISHED)
     files = {
@@ -223,8 +196,9 @@ def write_table(table: Table, records: Sequence[RunRecord], cell: Cell, folder: 
     }
     if table.name in set(published["table"]):
         names = cell.identity
-        verdict = verdicts(table, published, protocol=names["protocol"], profile=names["profile"])
+        verdict = verdicts(table.name, table.values, published, protocol=names["protocol"], profile=names["profile"])
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
+        files["verdict.md"] = verdict_markdown(verdict, table.title)
     for name, text in files.items():
         write_atomically(folder / name, text)
 

@@ -52,7 +52,16 @@ def number(row: pd.Series, plus_minus: str) -> str | None:
         return "" if math.isnan(row["mean"]) else f"{row['mean']:.0f}"
     if math.isnan(row["mean"]):
         return None
-    return f"{row['mean']:.2f}" + ("" if math.isnan(row["std"]) else f"{plus_minus}{row['std']:.2f}")
+    return mean_and_spread(row["mean"], row["std"], plus_minus)
+
+
+def mean_and_spread(mean: float, std: float, plus_minus: str) -> str:
+    """Return `mean ± std` with two decimals, the mean alone where there is no spread.
+
+    >>> mean_and_spread(74.54, 0.1, " ± "), mean_and_spread(2.0, math.nan, " ± ")
+    ('74.54 ± 0.10', '2.00')
+    """
+    return f"{mean:.2f}" + ("" if math.isnan(std) else f"{plus_minus}{std:.2f}")
 
 
 def to_markdown(values: pd.DataFrame, title: str, caption: str) -> str:
@@ -64,6 +73,11 @@ def to_markdown(values: pd.DataFrame, title: str, caption: str) -> str:
             return "n/a" if isinstance(row["skipped"], str) else "missing"
         return f"**{text}**" if row["best"] else text
 
+    return f"**{title}.** {caption}\n\n{markdown_rows(values, cell)}\n{notes(values)}"
+
+
+def markdown_rows(values: pd.DataFrame, cell: Callable[[pd.Series], str]) -> str:
+    """Return the head and the rows, one column a method, `cell` saying what stands for a row of `values`."""
     methods, shown = methods_of(values), shown_columns(values)
     head = [*(HEADS[BLOCK[i]] for i in shown), "Metric", *(TITLES.get(name, name) for name in methods)]
     lines = [head, ["---"] * (len(shown) + 1) + ["---:"] * len(methods)]
@@ -71,8 +85,7 @@ def to_markdown(values: pd.DataFrame, title: str, caption: str) -> str:
     for block, metric, cells in lines_of(values, cell):
         lines.append([*(block[i] if block != previous else "" for i in shown), METRICS[metric], *cells])
         previous = block
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"**{title}.** {caption}\n\n{body}\n{notes(values)}"
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def notes(values: pd.DataFrame) -> str:

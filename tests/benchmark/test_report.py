@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmark.report import make_claims, to_markdown
-from benchmark.tables import PUBLISHED
+from benchmark.verdict import PUBLISHED
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
-"""Typesetting, the verdict's rule and the choice of bold, on values made by hand."""
+"""Typesetting and the choice of bold, on values made by hand."""
 
 import math
 
 import pandas as pd
-import pytest
 
-from benchmark.tables import KEY, PAPER_KEY, PUBLISHED, Table, mark_best, verdicts, with_ranks
+from benchmark.tables import KEY, mark_best, with_ranks
 from benchmark.typeset import to_latex, to_markdown
 
 NAN = math.nan
@@ -99,33 +98,3 @@ def test_rank_1_is_the_smallest_gap_within_a_block():
     ranks = ranked[ranked["metric"] == "rank"].set_index(["ablation", "method"])["mean"]
     assert ranks["none"].dropna().to_dict() == {"amnesiac": 1, "ssd": 2, "finetune": 3}
     assert ranks["accuracy"].dropna().to_dict() == {"finetune": 1, "ssd": 2, "amnesiac": 3}
-
-
-@pytest.mark.parametrize(
-    ("ours", "std", "expected"),
-    [
-        (74.54 + 0.99, 0.0, "match"),  # within one point
-        (74.54 + 1.01, 0.0, "near"),
-        (74.54 - 3.01, 0.0, "off"),
-        (74.54 + 3.9, 2.0, "match"),  # within two of our standard deviations
-        (NAN, NAN, "missing"),
-    ],
-)
-def test_verdict(ours, std, expected):
-    frame = values([("ssd", "retain_accuracy", ours, std, 3, None, None, False)])
-    table = Table("table2", "", "", frame)
-    verdict = verdicts(table, pd.read_csv(PUBLISHED), protocol="paper", profile="full").set_index(PAPER_KEY)
-    row = verdict.loc[("class", "cifar100", "resnet18", "rocket", "ssd", "retain_accuracy")]
-    assert row["verdict"] == expected
-    assert row["mean_published"] == 74.54
-
-
-def test_every_published_number_of_the_table_has_a_verdict():
-    published = pd.read_csv(PUBLISHED)
-    verdict = verdicts(Table("table2", "", "", values([])), published, protocol="paper", profile="full")
-    assert len(verdict) == (published["table"] == "table2").sum() == 84
-    assert set(verdict["verdict"]) == {"missing"}
-
-
-def test_published_values_are_all_there():
-    assert len(pd.read_csv(PUBLISHED)) == 357

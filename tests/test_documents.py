@@ -89,6 +89,14 @@ def test_make_targets_of_the_readme_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def test_tables_of_the_readme_are_those_of_results():
+    shown = re.findall(r"^<!-- (results/\S+) -->\n", README, flags=re.MULTILINE)
+    assert shown
+    for path in shown:
+        _, _, text = README.partition(f"<!-- {path} -->\n")
+        assert text.startswith((ROOT / path).read_text()), path
+
+
 def test_links_lead_somewhere():
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"):
         for link in re.findall(r"\]\((?!https:)([^)#]+)\)", document.read_text()):

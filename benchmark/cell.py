@@ -19,13 +19,14 @@ from benchmark.records import run_id
 from benchmark.reproducibility import resolve_device
 from benchmark.store import content_hash, file_sha256
 from datasets.base import ForgetSplit, ImageDataset
-from datasets.loading import Preprocessing, channel_statistics
+from datasets.batches import Preprocessing, channel_statistics
 from datasets.sequence import first_targets, sequence_split
 from methods.base import UnlearningMethod
-from methods.sequence import Sequential
+from methods.requests import Sequential
 from methods.training import Compute, Recipe
 
 CPU_EVAL_BATCH = 100  # images: on a CPU larger batches leave the caches and are slower
+FORMER = {"datasets.batches.Augmentation": "datasets.loading.Augmentation"}
 PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint says what it is
 
 
@@ -190,7 +191,7 @@ class Cell:
         if model.get("weights"):
             path = Path(model["weights"])
             model["weights"] = file_sha256(path) if path.is_file() else str(path)
-        return {
+        scientific = {
             "dataset": load | content(config.dataset.subset),
             "model": model,
             "preprocessing": content(config.preprocessing),
@@ -201,6 +202,8 @@ class Cell:
             "metric": content(config.metric),
             **self.seeds,
         }
+        recorded: dict[str, Any] = as_recorded(scientific)
+        return recorded
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -241,3 +244,10 @@ def method_name(config: DictConfig) -> str:
 def content(node: Any) -> Any:
     """Return a configuration node as plain, resolved Python values."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def as_recorded(value: Any) -> Any:
+    """Return `value` with moved code under the names by which finished runs know it."""
+    if isinstance(value, dict):
+        return {name: as_recorded(item) for name, item in value.items()}
+    return FORMER.get(value, value) if isinstance(value, str) else value

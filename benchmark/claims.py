@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from benchmark.store import write_atomically
-from datasets.atomic import host_name
+from datasets.files import host_name
 
 log = logging.getLogger(__name__)
 Owner = dict[str, str | int]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
-from datasets.loading import Batches, Preprocessing
+from datasets.batches import Batches, Preprocessing
 from metrics.base import EvalOutputs, SplitName
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)

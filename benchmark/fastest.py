@@ -15,7 +15,7 @@ from torch import nn
 from benchmark.provenance import device_name
 from benchmark.store import content_hash, write_atomically
 from datasets.base import LabelledImages
-from datasets.loading import Preprocessing
+from datasets.batches import Preprocessing
 from datasets.seeding import generator
 from methods.timing import Stopwatch
 from methods.training import Compute, Precision, Recipe, train

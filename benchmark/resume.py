@@ -14,7 +14,7 @@ from torch import nn
 from benchmark.cell import Cell
 from benchmark.provenance import code_hash, provenance
 from benchmark.store import content_hash, file_sha256, set_aside
-from datasets.atomic import replacing
+from datasets.files import replacing
 
 log = logging.getLogger(__name__)
 CHANGES = ("finished", "cpu_count")  # parts of the provenance in which two processes may differ

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from datasets.atomic import host_name, is_running
+from datasets.files import host_name, is_running
 
 log = logging.getLogger(__name__)
 Space = dict[str, BaseDistribution]

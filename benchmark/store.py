@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from datasets.atomic import replacing
+from datasets.files import replacing
 
 log = logging.getLogger(__name__)
 Card = dict[str, Any]

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from datasets.atomic import replacing
+from datasets.files import replacing
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 DAMAGED = (zipfile.BadZipFile, zlib.error)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
-from datasets.loading import Augmentation, Batches, Preprocessing
+from datasets.batches import Augmentation, Batches, Preprocessing
 from datasets.seeding import derive_seed, generator
 from methods.timing import Stopwatch
 from methods.training import Compute, Loss, Progress, Recipe, train

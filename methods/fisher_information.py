@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import get_classifier
-from methods.importance import Batch, eval_mode
-from methods.per_sample import SquaredGradients, default_chunk_size, zero_sums
+from methods.dampening.importance import Batch, eval_mode
+from methods.dampening.per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 MANY_GROUPS = -40.0  # log2 of a share so small that every column may as well stay alone
 HALVINGS = 14  # of the search for a grouping

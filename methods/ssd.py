@@ -1,7 +1,5 @@
 """Selective synaptic dampening (SSD): Foster, Schoepf and Brintrup, AAAI 2024."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,45 +8,12 @@ from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
 from methods.base import Call, MethodContext
-from methods.importance import Order, Reduction, ordered, parameter_importance
-from methods.per_sample import LARGEST_CHUNK
+from methods.dampening.dampen import check_positive, dampen
+from methods.dampening.importance import Reduction, parameter_importance
+from methods.dampening.per_sample import LARGEST_CHUNK
 from methods.training import Recipe
 
-
-@torch.no_grad()
-def dampen(
-    model: nn.Module, importance: Mapping[str, Tensor], forget_importance: Mapping[str, Tensor], *,
-    alpha: float, lam: float,
-) -> int:  # fmt: skip
-    """Dampen in place the parameters that matter more for the forget set; return how many were selected.
-
-    Selection (Eq. 3): I_Df > α·I_D, strictly. Dampening (Eq. 4): θ ← βθ with β = min(λ·I_D / I_Df, 1). Algorithm 1
-    would skip negative weights; as in the released code the clamp is on β. Buffers are not touched.
-
-    Args:
-        importance: I_D, the importance of each named parameter over the whole training set.
-        forget_importance: I_Df, over the forget set.
-        alpha: selection threshold, > 0; a larger one selects a subset.
-        lam: dampening constant λ, > 0; with λ ≤ α every selected parameter has β < λ/α and the clamp is inactive.
-    """
-    check_positive(alpha=alpha, lam=lam)
-    selected = 0
-    for name, parameter in model.named_parameters():
-        full, forget = importance[name], forget_importance[name]
-        chosen = forget > alpha * full
-        beta = (lam * full / forget).clamp_(max=1)  # 0/0 only where nothing is chosen
-        parameter.mul_(torch.where(chosen, beta, 1.0).to(parameter.dtype))
-        selected += int(chosen.sum())
-    return selected
-
-
-def check_positive(**values: float) -> None:
-    """Raise ValueError unless every value is a finite number above 0."""
-    for name, value in values.items():
-        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-            raise ValueError(f"Expected {name} to be a finite number above 0, but got {value!r}.")
-
-
+Order = Literal["class_sorted", "retain_shuffled", "shuffled"]
 Source = Literal["kept", "refreshed"]
 
 
@@ -125,3 +90,24 @@ class SSD:
 
     def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
         return split.num_train + len(split.forget_train)
+
+
+def ordered(split: ForgetSplit, order: Order, random: torch.Generator) -> LabelledImages:
+    """Return D = D_r ∪ D_f in the order in which `batch_mean` takes its batches.
+
+    `class_sorted` sorts the retain set by class (by fine class where the task forgets one) and puts the forget set
+    last, as the released code does for the class and subclass tasks; `retain_shuffled` draws the order of the retain
+    set from `random` and puts the forget set last, as it does for the random task; `shuffled` draws the order of both.
+    """
+    if order not in get_args(Order):
+        raise ValueError(f"Expected order to be one of {', '.join(get_args(Order))}, but got {order!r}.")
+    if order == "shuffled":
+        return permuted(split.retain_train.join(split.forget_train), random)
+    if order == "retain_shuffled":
+        return permuted(split.retain_train, random).join(split.forget_train)
+    by_class = torch.argsort(split.groups(split.retain_train), stable=True)
+    return split.retain_train.subset(by_class).join(split.forget_train)
+
+
+def permuted(data: LabelledImages, random: torch.Generator) -> LabelledImages:
+    return data.subset(torch.randperm(len(data), generator=random, device=random.device))

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.base import LabelledImages
-from datasets.loading import Augmentation, Batches, Preprocessing
-from methods.passes import samples_of_a_pass
+from datasets.batches import Augmentation, Batches, Preprocessing
+from methods.dampening.microbatch import samples_of_a_pass
 
 Precision = Literal["float32", "bfloat16"]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, positions in the data) -> scalar

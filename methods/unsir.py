@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
 from methods.base import MethodContext
-from methods.passes import samples_of_a_pass
+from methods.dampening.microbatch import samples_of_a_pass
 from methods.training import Recipe
 
 

@@ -19,7 +19,7 @@ from benchmark.checkpoints import load_original
 from benchmark.cli import run_cli
 from benchmark.run import CONFIGS
 from datasets.base import LabelledImages
-from datasets.loading import Batches
+from datasets.batches import Batches
 from datasets.seeding import generator
 from methods.fisher import sample_error
 from methods.fisher_information import fisher_diagonal

@@ -7,8 +7,9 @@ from functools import cache
 from torch import Tensor, nn
 
 from methods.base import Memo, MethodContext
-from methods.importance import ordered, parameter_importance
-from methods.ssd import dampen
+from methods.dampening.dampen import dampen
+from methods.dampening.importance import parameter_importance
+from methods.ssd import ordered
 from methods.timing import Stopwatch
 from scripts.speed_measure import Result, Step, timed
 from scripts.speed_steps import Steps

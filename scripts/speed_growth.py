@@ -29,11 +29,11 @@ from benchmark.provenance import commit, device_name
 from benchmark.reproducibility import resolve_device
 from benchmark.run import CONFIGS
 from datasets.base import LabelledImages
-from datasets.loading import Batches, Preprocessing
+from datasets.batches import Batches, Preprocessing
 from datasets.seeding import generator
+from methods.dampening.dampen import dampen
+from methods.dampening.importance import parameter_importance
 from methods.fisher_information import fisher_diagonal
-from methods.importance import parameter_importance
-from methods.ssd import dampen
 from methods.training import Compute, Recipe, train
 from metrics.membership import entropy, fit_attack
 from scripts.speed_measure import Row, device_slug, seconds_of

@@ -20,11 +20,11 @@ from benchmark.cell import Cell
 from benchmark.evaluate import evaluate
 from benchmark.fastest import name_of, ways
 from datasets.base import LabelledImages
-from datasets.loading import Batches
+from datasets.batches import Batches
 from datasets.seeding import generator
+from methods.dampening.importance import Reduction, parameter_importance
 from methods.fisher import sample_error
 from methods.fisher_information import fisher_diagonal
-from methods.importance import Reduction, parameter_importance
 from methods.ssd import SSD
 from methods.training import Compute, Recipe, train
 from metrics.membership import fit_attack

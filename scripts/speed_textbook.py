@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from datasets.base import ForgetSplit, LabelledImages
-from datasets.loading import Augmentation, Preprocessing
+from datasets.batches import Augmentation, Preprocessing
 from methods.training import Recipe
 from metrics.membership import fit_attack
 

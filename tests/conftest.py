@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, ImageDataset, LabelledImages
-from datasets.loading import Preprocessing
+from datasets.batches import Preprocessing
 from datasets.splits import class_split
 from methods.base import MethodContext
 from methods.timing import Stopwatch

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from benchmark import search_study
 from benchmark.search_space import NumberedTPE, search_space, with_values
 from benchmark.search_study import bury_the_dead, open_storage, run_trials
-from datasets.atomic import host_name
+from datasets.files import host_name
 
 SPACE = {"x": FloatDistribution(0.1, 100, log=True), "y": FloatDistribution(0.1, 5)}
 optuna.logging.set_verbosity(optuna.logging.ERROR)

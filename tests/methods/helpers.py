@@ -13,8 +13,8 @@ from benchmark.cell import Cell
 from benchmark.models import build
 from benchmark.run import CONFIGS
 from datasets.base import ForgetSplit
+from datasets.batches import Preprocessing
 from datasets.digits import load_digits
-from datasets.loading import Preprocessing
 from datasets.splits import stratified_subset
 from methods.base import MethodContext, UnlearningMethod
 from methods.timing import Stopwatch

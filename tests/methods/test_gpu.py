@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from benchmark.models import ResNet18
-from datasets.loading import Augmentation, Batches
+from datasets.batches import Augmentation, Batches
 from datasets.splits import class_split
+from methods.dampening.importance import parameter_importance
+from methods.dampening.per_sample import SquaredGradients
 from methods.fisher_information import fisher_diagonal
-from methods.importance import parameter_importance
-from methods.per_sample import SquaredGradients
 from methods.training import Compute, train
 
 pytestmark = [

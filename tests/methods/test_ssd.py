@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from datasets.splits import random_split
-from methods.importance import parameter_importance
-from methods.ssd import SSD, dampen
+from methods.dampening.dampen import dampen
+from methods.dampening.importance import parameter_importance
+from methods.ssd import SSD
 
 NOT_POSITIVE = [0.0, -1.0, float("nan"), float("inf")]
 

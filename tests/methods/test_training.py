@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datasets.loading import Augmentation, Batches
+from datasets.batches import Augmentation, Batches
 from methods import training
 from methods.training import Compute, Recipe, train
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from datasets.loading import Batches
+from datasets.batches import Batches
 from methods.fisher_information import fisher_diagonal
 from scripts.fisher_tolerance import literal_loop, main, relative_error
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmark.evaluate import evaluate, predict
-from datasets.loading import Batches
-from methods.importance import parameter_importance
-from methods.ssd import dampen
+from datasets.batches import Batches
+from methods.dampening.dampen import dampen
+from methods.dampening.importance import parameter_importance
 from methods.training import train
 from metrics.accuracy import accuracy
 from metrics.membership import entropy, membership_inference

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.base import ForgetSplit, LabelledImages
-from methods.passes import samples_of_a_pass
-from methods.per_sample import SquaredGradients, default_chunk_size, zero_sums
+from .microbatch import samples_of_a_pass
+from .per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 Reduction = Literal["batch_mean", "per_sample"]
-Order = Literal["class_sorted", "retain_shuffled", "shuffled"]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -105,24 +103,3 @@ def _sum_of_samples(
         squares.add_to(sums, inputs, labels, chunk_size)
         count += len(inputs)
     return sums, count
-
-
-def ordered(split: ForgetSplit, order: Order, random: torch.Generator) -> LabelledImages:
-    """Return D = D_r ∪ D_f in the order in which `batch_mean` takes its batches.
-
-    `class_sorted` sorts the retain set by class (by fine class where the task forgets one) and puts the forget set
-    last, as the released code does for the class and subclass tasks; `retain_shuffled` draws the order of the retain
-    set from `random` and puts the forget set last, as it does for the random task; `shuffled` draws the order of both.
-    """
-    if order not in get_args(Order):
-        raise ValueError(f"Expected order to be one of {', '.join(get_args(Order))}, but got {order!r}.")
-    if order == "shuffled":
-        return permuted(split.retain_train.join(split.forget_train), random)
-    if order == "retain_shuffled":
-        return permuted(split.retain_train, random).join(split.forget_train)
-    by_class = torch.argsort(split.groups(split.retain_train), stable=True)
-    return split.retain_train.subset(by_class).join(split.forget_train)
-
-
-def permuted(data: LabelledImages, random: torch.Generator) -> LabelledImages:
-    return data.subset(torch.randperm(len(data), generator=random, device=random.device))

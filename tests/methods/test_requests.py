@@ -10,10 +10,11 @@ import torch
 from datasets.sequence import sequence_split
 from datasets.splits import class_split, subclass_split
 from methods.amnesiac import Amnesiac
+from methods.dampening.dampen import dampen
+from methods.dampening.importance import parameter_importance
 from methods.finetune import Finetune
-from methods.importance import parameter_importance
-from methods.sequence import Sequential
-from methods.ssd import SSD, dampen
+from methods.requests import Sequential
+from methods.ssd import SSD
 from methods.training import Recipe
 
 ALPHA = 1.2

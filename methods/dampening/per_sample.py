@@ -10,8 +10,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.layer_squares import KNOWN, PRODUCT_LAYERS, Sums, UnknownLayerError, squares_of
-from methods.passes import samples_of_a_pass
+from .layer_squares import KNOWN, PRODUCT_LAYERS, Sums, UnknownLayerError, squares_of
+from .microbatch import samples_of_a_pass
 
 Directions = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), targets (B, …)) -> (B, R, K)
 
@@ -38,7 +38,7 @@ class SquaredGradients:
 
     The directions v (B, R, K) follow from the logits: the gradient of an objective at the logits gives that of the
     objective, R of them share a forward pass. One ordinary backward pass for each r gives the gradient at the output of
-    every layer for a whole batch, and a layer's squares follow from it and the layer's input (`methods.layer_squares`)
+    every layer for a whole batch, and a layer's squares follow from it and the layer's input (`layer_squares`)
     without a gradient for each sample. This is checked on the first two samples, taken one by one; where it does
     not hold (unknown layers with parameters, a layer that is used twice, samples that are cut up) every gradient is
     taken by `torch.func`.

@@ -8,7 +8,7 @@ from torchvision import transforms
 from torchvision.transforms import functional as TF
 
 from datasets.base import LabelledImages
-from datasets.loading import Augmentation, Batches, Preprocessing, augment, channel_statistics
+from datasets.batches import Augmentation, Batches, Preprocessing, augment, channel_statistics
 
 CIFAR100_MEAN, CIFAR100_STD = (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)
 FULL = Augmentation(padding=4, flip=True, degrees=15)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets import atomic
-from datasets.atomic import host_hash, replacing
+from datasets import files
+from datasets.files import host_hash, replacing
 
 
 def names(folder):
@@ -38,7 +38,7 @@ def test_an_error_leaves_the_older_file_alone(tmp_path, error):
 
 def test_the_content_is_on_the_disk_before_it_gets_the_name(tmp_path, monkeypatch):
     happened = []
-    monkeypatch.setattr(atomic, "synchronise", lambda path: happened.append((path.name, (tmp_path / "x").exists())))
+    monkeypatch.setattr(files, "synchronise", lambda path: happened.append((path.name, (tmp_path / "x").exists())))
     with replacing(tmp_path / "x") as part:
         part.write_text("new")
     assert happened == [(part.name, False), (tmp_path.name, True)]
@@ -62,7 +62,7 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
     ):
         (tmp_path / name).write_text("half")
     (tmp_path / "folder.part").mkdir()
-    os.utime(tmp_path / "d.part", (0, time.time() - 2 * atomic.STALE_SECONDS))
+    os.utime(tmp_path / "d.part", (0, time.time() - 2 * files.STALE_SECONDS))
     with replacing(tmp_path / "x") as part:
         part.write_text("whole")
     stay = [f"b.{host}-{os.getppid()}.part", "c.elsewhere-1.part", of_an_older_version, "folder.part", "x"]

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets.splits import class_split, random_split, subclass_split
-from methods.importance import ordered, parameter_importance
+from methods.dampening.importance import parameter_importance
+from methods.ssd import ordered
 
 
 def seeded(seed=0):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.models import resnet18
-from methods.layer_squares import KEPT, PRODUCTS, add_by_positions, add_by_products
-from methods.per_sample import SquaredGradients, zero_sums
+from methods.dampening.layer_squares import KEPT, PRODUCTS, add_by_positions, add_by_products
+from methods.dampening.per_sample import SquaredGradients, zero_sums
 
 TARGETS = torch.tensor([0, 2, 1, 2, 0])
 

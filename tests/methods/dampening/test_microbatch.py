@@ -6,8 +6,9 @@ import timm
 import torch
 from torch import nn
 
-from methods import importance, passes, training, unsir
-from methods.passes import budget, kept_bytes, samples_of_a_pass
+from methods import training, unsir
+from methods.dampening import importance, microbatch
+from methods.dampening.microbatch import budget, kept_bytes, samples_of_a_pass
 
 CPU = torch.device("cpu")
 
@@ -29,9 +30,9 @@ def test_kept_bytes_of_a_linear_layer_are_its_input_and_its_weight():
 
 def test_as_many_samples_as_the_budget_holds(vit, monkeypatch):
     each = kept_bytes(vit, images(3)) - kept_bytes(vit, images(2))
-    monkeypatch.setattr(passes, "CPU_BYTES", 3 * each)
+    monkeypatch.setattr(microbatch, "CPU_BYTES", 3 * each)
     assert samples_of_a_pass(vit, images()) == samples_of_a_pass(vit, images(1)) == 3
-    monkeypatch.setattr(passes, "CPU_BYTES", 1)
+    monkeypatch.setattr(microbatch, "CPU_BYTES", 1)
     assert samples_of_a_pass(vit, images()) == 1
 
 

@@ -1,0 +1,1 @@
+"""Selective synaptic dampening for any classifier: importances, selection, dampening. Needs torch alone."""

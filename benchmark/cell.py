@@ -35,11 +35,11 @@ class Cell:
     """A composed configuration; everything else follows from it, on first use.
 
     Attributes:
-        words: the overrides that compose it, where it comes from a sweep.
+        overrides: what composes it, where it comes from a sweep.
     """
 
     config: DictConfig
-    words: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         missing = sorted(OmegaConf.missing_keys(self.config))
@@ -78,7 +78,7 @@ class Cell:
             return training_speed(model, data, recipe, preprocessing=self.preprocessing, compute=way)
 
         key = {
-            "model": self.science["model"],
+            "model": self.scientific["model"],
             "num_classes": len(self.dataset.class_names),
             "image": list(self.dataset.train.storage.shape[1:]),
             "size": self.preprocessing.size,
@@ -162,8 +162,8 @@ class Cell:
     @cached_property
     def original_key(self) -> dict[str, Any]:
         """What the original model depends on."""
-        science = self.science
-        return {name: science[name] for name in ("dataset", "model", "preprocessing", "original", "train_seed")} | {
+        scientific = self.scientific
+        return {name: scientific[name] for name in ("dataset", "model", "preprocessing", "original", "train_seed")} | {
             "data_fingerprint": self.dataset.fingerprint
         }
 
@@ -172,18 +172,18 @@ class Cell:
         """What the outputs of the unlearned model depend on."""
         return {
             "original": content_hash(self.original_key),
-            "task": self.science["task"],
-            "method": self.science["method"],
-            "method_seed": self.science["method_seed"],
+            "task": self.scientific["task"],
+            "method": self.scientific["method"],
+            "method_seed": self.scientific["method_seed"],
         }
 
     @property
     def reference_key(self) -> dict[str, Any]:
         """What the outputs of the retrained model depend on."""
-        return self.outputs_key | {"method": self.science["reference"]}
+        return self.outputs_key | {"method": self.scientific["reference"]}
 
     @cached_property
-    def science(self) -> dict[str, Any]:
+    def scientific(self) -> dict[str, Any]:
         """The part of the configuration that decides the numbers: no paths, labels, launcher or device."""
         config = self.config
         load = {name: value for name, value in content(config.dataset.load).items() if name not in PATHS}
@@ -210,19 +210,19 @@ class Cell:
         return {name: int(self.config[name]) for name in ("train_seed", "split_seed", "method_seed")}
 
     @cached_property
-    def config_hash(self) -> str:
-        return content_hash(self.science)
+    def scientific_hash(self) -> str:
+        return content_hash(self.scientific)
 
     @cached_property
     def run_id(self) -> str:
-        return run_id(self.config_hash, self.dataset.fingerprint)
+        return run_id(self.scientific_hash, self.dataset.fingerprint)
 
     @property
     def record_path(self) -> Path:
         return Path(self.config.output_dir) / "records" / f"{self.run_id}.json"
 
     @property
-    def identity(self) -> dict[str, str]:
+    def labels(self) -> dict[str, str]:
         """Names for people: of data set, model, task, target, method, protocol (with its ablation) and profile."""
         config = self.config
         names = {part: str(config[part].name) for part in ("dataset", "model", "task", "protocol", "profile")}
@@ -231,7 +231,7 @@ class Cell:
         return names | {"target": target, "method": method_name(config)}
 
     def __str__(self) -> str:
-        names = self.identity
+        names = self.labels
         order = ("dataset", "model", "task", "target", "method")
         return " ".join(names[part] for part in order) + f" seed {self.seeds['method_seed']}"
 

@@ -49,7 +49,7 @@ def train_original(cell: Cell) -> tuple[dict[str, Tensor], Card]:
         raise ValueError(f"Expected original.checkpoint to be last or best_test, but got {selection!r}.")
     model = cell.build_model(seed)
     best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0, "state": {}}
-    report = epoch_reporter(f"original {cell.identity['model']} on {cell.identity['dataset']}", cell.recipe.epochs)
+    report = epoch_reporter(f"original {cell.labels['model']} on {cell.labels['dataset']}", cell.recipe.epochs)
 
     def test_accuracy() -> float:
         logits = predict(model, data.test, cell.preprocessing, cell.eval_batch_size)

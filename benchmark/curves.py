@@ -53,7 +53,7 @@ def with_requests(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
     for cell in cells:
         if cell.targets is None:
             raise ValueError(f"Expected a sequence of requests, but {cell} is a single one; use requests=sequence.")
-        names = cell.identity
+        names = cell.labels
         request[names["target"]] = len(cell.targets)
         newest[names["target"]] = str(cell.targets[-1])
         source = cell.config.method.get("importance")

@@ -96,7 +96,7 @@ def main() -> None:
     seconds, saving = time_shares(records), precomputing_saves(records)
     device = used[0].provenance["device"]
     paths = [query.folder / f"figure.{kind}" for kind in ("png", "pdf")]
-    names = query.cells[0].identity
+    names = query.cells[0].labels
     draw(seconds, f"{table.title}: {names['protocol']}, {names['profile']} profile, {device}", paths)
     write_atomically(query.folder / "seconds.csv", seconds.to_csv(float_format="%.3f"))
     write_atomically(query.folder / "saving.csv", saving.to_csv(index=False, float_format="%.2f"))

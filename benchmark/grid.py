@@ -84,19 +84,21 @@ def make_plan(cells: Sequence[Cell]) -> Plan:
     planned: set[str] = set()
     for cell in cells:
         try:
-            if cell.record_path.exists() or cell.config_hash in seconds:
+            if cell.record_path.exists() or cell.scientific_hash in seconds:
                 continue
-            model = content_hash([cell.science["model"], cell.science["dataset"], cell.science["preprocessing"]])
+            model = content_hash(
+                [cell.scientific["model"], cell.scientific["dataset"], cell.scientific["preprocessing"]]
+            )
             if model not in by_model:
                 by_model[model] = training_speed(
                     cell.build_model(seed=0), cell.dataset.train, cell.recipe, preprocessing=cell.preprocessing,
                     compute=cell.compute,
                 )  # fmt: skip
-                speeds[f"{cell.identity['model']} on {cell.identity['dataset']}"] = by_model[model]
-            seconds[cell.config_hash] = sum(passes(cell, planned)) / by_model[model]
+                speeds[f"{cell.labels['model']} on {cell.labels['dataset']}"] = by_model[model]
+            seconds[cell.scientific_hash] = sum(passes(cell, planned)) / by_model[model]
         except Exception:  # the cell will fail for the same reason and say so; the others go on
-            seconds[cell.config_hash] = 0.0
-    waiting = sum(cell.config_hash in seconds for cell in cells)
+            seconds[cell.scientific_hash] = 0.0
+    waiting = sum(cell.scientific_hash in seconds for cell in cells)
     return Plan(len(cells), waiting, seconds, speeds)
 
 

@@ -73,7 +73,7 @@ class GridProgress(Callback):
             elif self.pace:
                 log.error("%s%s: failed: %s", counter, outcome.cell, outcome.reason)
         elif isinstance(outcome, RunRecord) and not self.is_copy:
-            left = self.pace.finish(outcome.config_hash) if self.pace else ""
+            left = self.pace.finish(outcome.scientific_hash) if self.pace else ""
             log.info("%s%s%s", counter, summary(outcome), left)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -86,12 +86,12 @@ class GridProgress(Callback):
         self.stop.set()
         if self.watch:
             self.watch.end()
-        exit_with_missing([(cell, self.failures.get(cell.config_hash)) for cell in self.cells])
+        exit_with_missing([(cell, self.failures.get(cell.scientific_hash)) for cell in self.cells])
 
 
 def name_of(config: DictConfig | None) -> str:
     """Return the config hash of a cell that failed; nothing where the configuration itself is wrong."""
     try:
-        return Cell(config).config_hash if config is not None else ""
+        return Cell(config).scientific_hash if config is not None else ""
     except Exception:
         return ""

@@ -40,6 +40,6 @@ def read_query(kind: str, arguments: Sequence[str]) -> Query:
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         cells = cells_of([f"experiment={name}", *overrides])
     first = cells[0]
-    names = first.identity
+    names = first.labels
     folder = Path(options.get("out", f"results/{name}-{names['protocol']}-{names['profile']}"))
     return Query(name, cells, load_records(Path(first.config.output_dir) / "records"), folder)

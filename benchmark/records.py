@@ -13,6 +13,7 @@ import pandas as pd
 from benchmark.store import content_hash, set_aside, write_atomically
 
 log = logging.getLogger(__name__)
+FORMER = {"identity": "labels", "config_hash": "scientific_hash"}  # names of fields in older records
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class RunRecord:
     """What one run was, what it measured and how long it took.
 
     Attributes:
-        run_id: hash of `config_hash` and the data's fingerprint.
-        config_hash: hash of the scientific part of the configuration (no paths, launcher or device).
-        identity: names of data set, model, task, target, method, protocol and profile.
+        run_id: hash of `scientific_hash` and the data's fingerprint.
+        scientific_hash: hash of the scientific part of the configuration (no paths, launcher or device).
+        labels: names of data set, model, task, target, method, protocol and profile.
         hyperparameters: the method's own configuration.
         seeds: `train_seed`, `split_seed`, `method_seed`.
         metrics: fractions; None where a metric is not defined. Empty where the method skipped the task.
@@ -32,8 +33,8 @@ class RunRecord:
     """
 
     run_id: str
-    config_hash: str
-    identity: Mapping[str, str]
+    scientific_hash: str
+    labels: Mapping[str, str]
     hyperparameters: Mapping[str, Any]
     seeds: Mapping[str, int]
     metrics: Mapping[str, float | None]
@@ -64,7 +65,7 @@ class RunRecord:
             checksum = values.pop("checksum", None)  # records of the first version have none
             if checksum not in (None, content_hash(values)):
                 raise ValueError("its content does not fit its checksum")
-            record = cls(**values)
+            record = cls(**{FORMER.get(name, name): value for name, value in values.items()})
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"Expected {path} to be a run record, but it is not ({error}); delete it and run again."
@@ -85,11 +86,11 @@ class RunRecord:
             return None
 
     def row(self) -> dict[str, Any]:
-        """Return the record as one flat row; columns are named `part.key`, identity by its bare names."""
-        row: dict[str, Any] = dict(self.identity)
+        """Return the record as one flat row; columns are named `part.key`, labels by its bare names."""
+        row: dict[str, Any] = dict(self.labels)
         for part in fields(self):
             value = getattr(self, part.name)
-            if part.name == "identity":
+            if part.name == "labels":
                 continue
             if isinstance(value, Mapping):
                 row |= {f"{part.name}.{name}": x for name, x in flatten(value).items()}
@@ -109,9 +110,9 @@ def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def run_id(config_hash: str, data_fingerprint: str) -> str:
-    """Return the name of a run: the same science on the same data has the same name."""
-    return content_hash([config_hash, data_fingerprint])
+def run_id(scientific_hash: str, data_fingerprint: str) -> str:
+    """Return the name of a run: the same scientific on the same data has the same name."""
+    return content_hash([scientific_hash, data_fingerprint])
 
 
 def load_records(folder: Path) -> list[RunRecord]:

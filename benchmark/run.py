@@ -62,9 +62,9 @@ def run_cell(cell: Cell) -> RunRecord:
         seconds["evaluation"] += stopwatch.seconds["metrics"]
     record = RunRecord(
         run_id=cell.run_id,
-        config_hash=cell.config_hash,
-        identity=cell.identity,
-        hyperparameters=cell.science["method"],
+        scientific_hash=cell.scientific_hash,
+        labels=cell.labels,
+        hyperparameters=cell.scientific["method"],
         seeds=cell.seeds,
         metrics=metrics,
         seconds=seconds,

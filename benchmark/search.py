@@ -67,12 +67,12 @@ def study_key(cell: Cell) -> dict[str, Any]:
     """Return what the values of trials depend on: where it is the same, trials belong to one study."""
     search = content(cell.config.search)
     parts = {name: search[name] for name in ("parameters", "objective", "seed")}
-    return parts | {"science": cell.science, "data_fingerprint": cell.dataset.fingerprint}
+    return parts | {"scientific": cell.scientific, "data_fingerprint": cell.dataset.fingerprint}
 
 
 def folder_name(cell: Cell) -> str:
     """Return the default name of the results folder, for people."""
-    names, search = cell.identity, cell.config.search
+    names, search = cell.labels, cell.config.search
     target = [] if names["target"] == names["task"] else [names["target"]]
     parts = ["search", str(search.name), names["dataset"], names["model"], names["task"], *target]
     return "-".join([*parts, str(search.objective.name), names["protocol"], names["profile"]])

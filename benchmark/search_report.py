@@ -82,7 +82,7 @@ class Report:
     @property
     def run_command(self) -> str:
         """The command that runs the method with the best values and records it, on the test images."""
-        names = self.cell.identity
+        names = self.cell.labels
         words = [f"{part}={names[part]}" for part in ("dataset", "model", "task", "protocol", "profile")]
         words += [] if names["target"] == names["task"] else [f"task.target={names['target']}"]
         words += [f"{name}={seed}" for name, seed in self.cell.seeds.items() if seed != 0]
@@ -91,7 +91,7 @@ class Report:
     @cached_property
     def summary(self) -> str:
         """The summary as Markdown."""
-        names, search = self.cell.identity, self.cell.config.search
+        names, search = self.cell.labels, self.cell.config.search
         states = self.trials["state"].value_counts()
         origin = provenance(self.cell.compute)
         seconds = self.complete[["seconds.trial", "seconds.evaluation"]].median()

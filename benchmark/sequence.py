@@ -32,7 +32,7 @@ def main() -> None:
         raise ValueError("Expected records of experiment=sequence, but got none; run it first.")
     curves = make_curves(table, query.cells)
     caption = f"{table.caption} {finding(curves)}"
-    names = query.cells[0].identity
+    names = query.cells[0].labels
     n = len({record.seeds["method_seed"] for record in used})
     device = ", ".join(sorted({record.provenance["device"] for record in used}))
     title = (

@@ -49,24 +49,24 @@ def make_table(name: str, cells: Sequence[Cell], records: Sequence[RunRecord]) -
     """Return the table over `cells` and the records it rests on, in the order of the cells."""
     by_hash: dict[str, list[RunRecord]] = {}
     for record in records:
-        by_hash.setdefault(record.config_hash, []).append(record)
+        by_hash.setdefault(record.scientific_hash, []).append(record)
     used: list[RunRecord] = []
     options = cells[0].config.table
     groups: dict[tuple[str, ...], list[Cell]] = {}
-    pooled = "+".join(dict.fromkeys(cell.identity["target"] for cell in cells))
+    pooled = "+".join(dict.fromkeys(cell.labels["target"] for cell in cells))
     for cell in cells:
-        found = by_hash.get(cell.config_hash, [])
+        found = by_hash.get(cell.scientific_hash, [])
         if len(found) > 1:
             raise ValueError(
                 f"Expected one record of {cell}, but got {len(found)} from different data; remove the ones that are "
                 f"not wanted: {', '.join(record.run_id for record in found)}."
             )
         used += [record for record in found if record not in used]
-        identity = cell.identity | ({"target": pooled} if options.pool_targets else {})
-        groups.setdefault(tuple(identity[part] for part in KEY[:-1]), []).append(cell)
+        labels = cell.labels | ({"target": pooled} if options.pool_targets else {})
+        groups.setdefault(tuple(labels[part] for part in KEY[:-1]), []).append(cell)
     rows = []
     for key, members in groups.items():
-        present = [record for cell in members for record in by_hash.get(cell.config_hash, [])]
+        present = [record for cell in members for record in by_hash.get(cell.scientific_hash, [])]
         for metric in options.metrics:
             run_ids = " ".join(record.run_id for record in present)
             rows.append([*key, metric, *aggregate(metric, members, present), run_ids])
@@ -90,8 +90,8 @@ def aggregate(
     metric: str, cells: Sequence[Cell], records: Sequence[RunRecord]
 ) -> tuple[float, float, int, str | None, str | None]:
     """Return (mean, sample std, n), why the cell is empty and the commands that fill it, one a line."""
-    done = {record.config_hash for record in records}
-    command = "\n".join(fill_command(cell) for cell in cells if cell.config_hash not in done) or None
+    done = {record.scientific_hash for record in records}
+    command = "\n".join(fill_command(cell) for cell in cells if cell.scientific_hash not in done) or None
     series = pd.Series([x for record in records if (x := measured(record, metric)) is not None], dtype=float)
     if len(series):
         return float(series.mean()), float(series.std(ddof=1)), len(series), None, command
@@ -101,7 +101,7 @@ def aggregate(
 
 def fill_command(cell: Cell) -> str:
     """Return the command that computes the cell and no other."""
-    return f"python -m benchmark.run {shlex.join(cell.words)}"
+    return f"python -m benchmark.run {shlex.join(cell.overrides)}"
 
 
 def with_ranks(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -117,11 +117,11 @@ def with_ranks(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def reference_methods(cells: Sequence[Cell]) -> set[str]:
-    return {cell.identity["method"] for cell in cells if cell.is_reference}
+    return {cell.labels["method"] for cell in cells if cell.is_reference}
 
 
 def unranked_methods(cells: Sequence[Cell]) -> set[str]:
-    return {cell.identity["method"] for cell in cells if not getattr(cell.method, "ranked", True)}
+    return {cell.labels["method"] for cell in cells if not getattr(cell.method, "ranked", True)}
 
 
 def mark_best(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -140,14 +140,14 @@ def mark_best(values: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
 
 def caption(cells: Sequence[Cell], records: Sequence[RunRecord]) -> str:
     """Return what a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
-    names = cells[0].identity
-    by_hash = {cell.config_hash: cell for cell in cells}
+    names = cells[0].labels
+    by_hash = {cell.scientific_hash: cell for cell in cells}
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
-        groups.setdefault((record.identity["dataset"], record.identity["model"]), []).append(record)
+        groups.setdefault((record.labels["dataset"], record.labels["model"]), []).append(record)
     for (dataset, model), members in groups.items():
-        sizes, cell = members[0].sizes, by_hash[members[0].config_hash]
+        sizes, cell = members[0].sizes, by_hash[members[0].scientific_hash]
         epochs = " and ".join(map(str, sorted({record.original["epochs"] for record in members})))
         accuracy = span([100 * record.original["test_accuracy"] for record in members])
         with_or_without = "with" if cell.recipe.augmentation is not None else "without"
@@ -163,7 +163,7 @@ def caption(cells: Sequence[Cell], records: Sequence[RunRecord]) -> str:
     if records:
         n = len({record.seeds["method_seed"] for record in records})
         seeds = f"{n} method seeds" if n > 1 else "one method seed"
-        targets = len({record.identity["target"] for record in records}) if cells[0].config.table.pool_targets else 1
+        targets = len({record.labels["target"] for record in records}) if cells[0].config.table.pool_targets else 1
         over = f"{targets} targets and {seeds}" if targets > 1 else seeds
         spread = f"mean ± sample standard deviation over {over}" if n * targets > 1 else seeds
         parts.append(f"Percent, {spread} (n = {n * targets}).")
@@ -195,7 +195,7 @@ def write_table(table: Table, records: Sequence[RunRecord], cell: Cell, folder: 
         "records.csv": to_frame(list(records)).to_csv(index=False) if records else "",
     }
     if table.name in set(published["table"]):
-        names = cell.identity
+        names = cell.labels
         verdict = verdicts(table.name, table.values, published, protocol=names["protocol"], profile=names["profile"])
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
         files["verdict.md"] = verdict_markdown(verdict, table.title)

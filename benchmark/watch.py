@@ -24,11 +24,11 @@ class Pace:
         self.start = time.monotonic()
         self.finished: set[str] = set()
 
-    def finish(self, config_hash: str) -> str:
+    def finish(self, scientific_hash: str) -> str:
         """Count the cells of this hash as finished; return how long the rest will take, in words."""
-        if config_hash not in self.plan.seconds:
+        if scientific_hash not in self.plan.seconds:
             return ""
-        self.finished.add(config_hash)
+        self.finished.add(scientific_hash)
         spent = sum(self.plan.seconds[name] for name in self.finished)
         left = sum(self.plan.seconds.values()) - spent
         if left <= 0 or spent <= 0:  # nothing that was planned to take time is finished yet
@@ -54,7 +54,7 @@ class GridWatch:
         self.paths: dict[str, Path] = {}
         for cell in cells:
             path = record_path(cell)
-            name = path.stem if path else content_hash([cell.config_hash, content(cell.config.dataset.load)])
+            name = path.stem if path else content_hash([cell.scientific_hash, content(cell.config.dataset.load)])
             self.cells[name] = cell
             if path:
                 self.paths[name] = path
@@ -95,10 +95,10 @@ class GridWatch:
             self.done.add(name)
             self.failures.pop(name, None)
             record = RunRecord.read(self.paths[name])
-            log.info("%s%s%s", self._counter(), summary(record), self.pace.finish(record.config_hash))
+            log.info("%s%s%s", self._counter(), summary(record), self.pace.finish(record.scientific_hash))
         for note, failure in self.notes.read().items():
             for name in self.pending():
-                if note in (name, self.cells[name].config_hash):  # Hydra's launchers know the second only
+                if note in (name, self.cells[name].scientific_hash):  # Hydra's launchers know the second only
                     self.failures[name] = failure
                     log.error("%s%s: failed: %s", self._counter(), failure.cell, failure.reason)
 
@@ -145,7 +145,7 @@ def record_path(cell: Cell) -> Path | None:
 
 def summary(record: RunRecord) -> str:
     """Return one line with the record's names and main numbers."""
-    names = record.identity
+    names = record.labels
     head = " ".join(names[part] for part in ("dataset", "model", "task", "target", "method"))
     head += f" seed {record.seeds['method_seed']}: "
     if record.skipped is not None:

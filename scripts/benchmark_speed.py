@@ -60,8 +60,8 @@ def composed(options: dict[str, str], overrides: list[str], folder: str) -> tupl
 def caption(cell: Cell, options: Mapping[str, str], frame: pd.DataFrame) -> str:
     parameters = sum(p.numel() for p in cell.build_model(0).parameters()) / 1e6
     text = (
-        f"{device_name(cell.device)}, torch {torch.__version__}; {cell.identity['model']} of {parameters:.1f} M "
-        f"parameters, {cell.identity['dataset']}, {len(cell.dataset.train)} training and "
+        f"{device_name(cell.device)}, torch {torch.__version__}; {cell.labels['model']} of {parameters:.1f} M "
+        f"parameters, {cell.labels['dataset']}, {len(cell.dataset.train)} training and "
         f"{len(cell.dataset.test)} test images; "
         f"training in {cell.compute.precision}{', TF32' if cell.config.compute.tf32 else ''}, "
         f"{'channels last' if cell.compute.channels_last else 'contiguous'}. "
@@ -155,7 +155,7 @@ def write(frame: pd.DataFrame, cell: Cell, options: Mapping[str, str]) -> None:
 def conditions(cell: Cell, options: Mapping[str, str]) -> dict[str, Any]:
     """Return what else the numbers depend on, as columns."""
     return {
-        **{name: cell.identity[name] for name in ("dataset", "model", "protocol")},
+        **{name: cell.labels[name] for name in ("dataset", "model", "protocol")},
         "images": len(cell.dataset.train),
         "test_images": len(cell.dataset.test),
         "width": OmegaConf.select(cell.config, "model.width"),

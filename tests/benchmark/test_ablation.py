@@ -68,7 +68,7 @@ def outcome(folder: Path, overrides: list[str]) -> dict[str, object]:
         metrics = dict(run_cell(cell).metrics)
         original, _ = load_original(cell)
         outputs, _ = load_outputs(cell, cell.method, cell.outputs_key, original)
-    return metrics | {"identity": cell.identity, LOGITS: [outputs.logits[n] for n in ("forget_train", "retain_test")]}
+    return metrics | {"labels": cell.labels, LOGITS: [outputs.logits[n] for n in ("forget_train", "retain_test")]}
 
 
 def test_every_ablation_has_a_case():
@@ -83,7 +83,7 @@ def test_a_quirk_switched_off_changes_the_outcome(ablation, overrides, what, fol
     ours = ["protocol=paper", *overrides]
     plain = outcome(folder, ours)
     ablated = outcome(folder, [*ours, f"ablation={ablation}"])
-    assert (plain["identity"]["ablation"], ablated["identity"]["ablation"]) == ("none", ablation)
+    assert (plain["labels"]["ablation"], ablated["labels"]["ablation"]) == ("none", ablation)
     if what != LOGITS:
         assert plain[what] != ablated[what]
         return
@@ -94,7 +94,7 @@ def test_a_quirk_switched_off_changes_the_outcome(ablation, overrides, what, fol
 def test_a_quirk_leaves_the_cells_that_it_does_not_concern_alone():
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         plain, ablated = (
-            Cell(compose("run", ["protocol=paper", "method=finetune", f"ablation={name}"])).config_hash
+            Cell(compose("run", ["protocol=paper", "method=finetune", f"ablation={name}"])).scientific_hash
             for name in ("none", "importance_reduction")
         )
     assert plain == ablated

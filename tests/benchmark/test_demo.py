@@ -34,16 +34,14 @@ def finished(tmp_path_factory) -> Path:
 def test_one_record_a_cell(finished):
     records = [RunRecord.read(path) for path in (finished / "records").glob("*.json")]
     assert len(records) == 8
-    assert {(r.identity["method"], r.seeds["method_seed"]) for r in records} == {
+    assert {(r.labels["method"], r.seeds["method_seed"]) for r in records} == {
         (method, seed) for method in ("baseline", "retrain", "finetune", "ssd") for seed in (0, 1)
     }
     assert {r.original["sha256"] for r in records} == {records[0].original["sha256"]}  # [P]: one original
 
 
 def test_record_says_everything(finished):
-    record = next(
-        r for r in map(RunRecord.read, (finished / "records").glob("*.json")) if r.identity["method"] == "ssd"
-    )
+    record = next(r for r in map(RunRecord.read, (finished / "records").glob("*.json")) if r.labels["method"] == "ssd")
     assert set(record.metrics) == {
         "retain_accuracy",
         "forget_accuracy",
@@ -64,7 +62,7 @@ def test_record_says_everything(finished):
 
 def test_the_retrained_model_is_at_distance_zero_from_itself(finished):
     for record in map(RunRecord.read, (finished / "records").glob("*.json")):
-        if record.identity["method"] == "retrain":
+        if record.labels["method"] == "retrain":
             assert record.metrics["gap"] == 0
             assert record.metrics["js_distance"] == 0
 
@@ -95,7 +93,7 @@ def test_a_figure_of_times_follows_from_its_records(finished, tmp_path, monkeypa
     }  # fmt: skip
     seconds = pd.read_csv(tmp_path / "seconds.csv", index_col="method")
     assert list(seconds.index) == ["baseline", "retrain", "finetune", "ssd"]
-    ssd = [r for r in map(RunRecord.read, (finished / "records").glob("*.json")) if r.identity["method"] == "ssd"]
+    ssd = [r for r in map(RunRecord.read, (finished / "records").glob("*.json")) if r.labels["method"] == "ssd"]
     mean = sum(r.seconds["importance_full"] / r.seconds["method"] for r in ssd) / 2
     saving = pd.read_csv(tmp_path / "saving.csv").set_index("method")
     assert saving.loc["ssd", "mean"] == pytest.approx(100 * mean, abs=0.006)
@@ -110,7 +108,7 @@ def test_a_figure_of_times_follows_from_its_records(finished, tmp_path, monkeypa
 def test_missing_cells_are_named(finished, tmp_path, monkeypatch, capsys):
     (tmp_path / "records").mkdir()
     for name, text in records_of(finished).items():
-        if json.loads(text)["identity"]["method"] != "finetune":
+        if json.loads(text)["labels"]["method"] != "finetune":
             (tmp_path / "records" / name).write_bytes(text)
     assert (
         make_table(["table=demo", *GRID[1:], f"output_dir={tmp_path}", f"out={tmp_path / 'table'}"], monkeypatch) == 0

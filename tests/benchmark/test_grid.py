@@ -1,4 +1,4 @@
-"""Expansion of sweeps, identity of cells, and that every preset composes."""
+"""Expansion of sweeps, labels of cells, and that every preset composes."""
 
 import shlex
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_every_experiment_composes_in_both_profiles(experiment):
     for profile in ("full", "quick"):
         jobs = expand([f"experiment={experiment}", f"profile={profile}", "method_seed=0"])
         cells = [Cell(compose("run", job)) for job in jobs[:: max(1, len(jobs) // 5)]]
-        assert len({(c.config_hash, c.identity["ablation"]) for c in cells}) == len(cells)
+        assert len({(c.scientific_hash, c.labels["ablation"]) for c in cells}) == len(cells)
 
 
 @pytest.mark.parametrize("experiment", presets("experiment"))
@@ -56,22 +56,23 @@ def test_the_command_of_a_missing_cell_computes_that_cell(experiment):
         program, module, name, *words = shlex.split(fill_command(missing))
         assert (program, module, name) == ("python", "-m", "benchmark.run")
         (found,) = cells_of(words)
-        assert found.config_hash == missing.config_hash
+        assert found.scientific_hash == missing.scientific_hash
         assert found.config.output_dir == "a b"
 
 
 @pytest.mark.parametrize("method", presets("method"))
 @pytest.mark.parametrize("protocol", ["paper", "strict"])
 def test_every_method_composes(method, protocol):
-    assert cell(f"method={method}", f"protocol={protocol}").identity["method"] == method
+    assert cell(f"method={method}", f"protocol={protocol}").labels["method"] == method
 
 
 def test_hash_ignores_paths_device_and_names_of_the_protocol():
-    plain = cell().config_hash
+    plain = cell().scientific_hash
     assert (
-        cell("output_dir=elsewhere", "data_dir=there", "compute.device=cpu", "compute.threads=1").config_hash == plain
+        cell("output_dir=elsewhere", "data_dir=there", "compute.device=cpu", "compute.threads=1").scientific_hash
+        == plain
     )
-    assert cell("protocol.name=mine", "profile.name=mine").config_hash == plain
+    assert cell("protocol.name=mine", "profile.name=mine").scientific_hash == plain
 
 
 @pytest.mark.parametrize(
@@ -79,11 +80,11 @@ def test_hash_ignores_paths_device_and_names_of_the_protocol():
     ["method.alpha=9", "method_seed=1", "recipe.epochs=7", "task.target=1", "model.width=17", "protocol=paper"],
 )
 def test_hash_sees_science(override):
-    assert cell(override).config_hash != cell().config_hash
+    assert cell(override).scientific_hash != cell().scientific_hash
 
 
 def test_whole_numbers_are_the_same_number():
-    assert cell("method.alpha=9").config_hash == cell("method.alpha=9.0").config_hash
+    assert cell("method.alpha=9").scientific_hash == cell("method.alpha=9.0").scientific_hash
 
 
 def test_paper_keeps_one_original_strict_trains_one_a_seed():

@@ -11,8 +11,8 @@ from benchmark.store import content_hash
 def record(name="r1", **changes):
     plain = RunRecord(
         run_id=name,
-        config_hash="c" * 16,
-        identity={"dataset": "digits", "model": "resnet18", "method": "ssd"},
+        scientific_hash="c" * 16,
+        labels={"dataset": "digits", "model": "resnet18", "method": "ssd"},
         hyperparameters={"alpha": 10.0, "recipe": {"lr": 0.1, "milestones": [60, 120]}},
         seeds={"train_seed": 0, "split_seed": 0, "method_seed": 1},
         metrics={"retain_accuracy": 0.97, "zrf": None},
@@ -142,7 +142,7 @@ def test_a_row_is_flat_and_complete():
     assert row["provenance.git.dirty"] is False
     assert row["metrics.zrf"] is None
     assert row["skipped"] is None
-    assert {column.split(".")[0] for column in row} >= {f.name for f in fields(RunRecord)} - {"identity"}
+    assert {column.split(".")[0] for column in row} >= {f.name for f in fields(RunRecord)} - {"labels"}
     assert not any(isinstance(value, dict | list) for value in row.values())
 
 

@@ -122,11 +122,11 @@ def test_an_ordinary_cell_does_not_know_of_searches():
     assert "held_out" not in with_search.config.dataset.subset
     plain = OmegaConf.create(with_search.config)
     plain.search = None
-    assert Cell(plain).config_hash == with_search.config_hash
+    assert Cell(plain).scientific_hash == with_search.scientific_hash
     held = search.search_cell(["search=ssd", "protocol=strict"])
-    assert held.science["dataset"]["held_out"] == 0.2
+    assert held.scientific["dataset"]["held_out"] == 0.2
     open_cell = search.search_cell(["search=ssd", "protocol=strict", "search.held_out=null"])
-    assert "held_out" not in open_cell.science["dataset"]
+    assert "held_out" not in open_cell.scientific["dataset"]
 
 
 def test_the_score_needs_no_retrained_model(tmp_path, monkeypatch):
@@ -153,7 +153,7 @@ def test_every_search_composes_and_names_parameters_of_its_method(name):
     cell = search.search_cell([f"search={name}", "protocol=paper"])
     space = search.search_space(search.content(cell.config.search.parameters), cell.config.method)
     assert space
-    assert cell.identity["method"] == cell.config.search.name == name
+    assert cell.labels["method"] == cell.config.search.name == name
 
 
 @pytest.mark.parametrize(

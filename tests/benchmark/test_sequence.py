@@ -44,7 +44,7 @@ def finished(tmp_path_factory) -> Path:
 def test_what_an_option_does_not_concern_is_run_once(finished):
     records = [json.loads(text) for text in records_of(finished).values()]
     assert len(records) == 3 * (1 + 1 + 2)  # baseline, finetune, ssd kept and refreshed
-    assert {r["identity"]["target"] for r in records} == {"6", "6+3", "6+3+8"}
+    assert {r["labels"]["target"] for r in records} == {"6", "6+3", "6+3+8"}
     assert all(set(r["metrics"]) >= {"newest_accuracy", "mia", "changed_fraction"} for r in records)
     sizes = [r["sizes"] for r in records]
     assert {s["forget_train"] + s["retain_train"] for s in sizes} == {60}
@@ -91,12 +91,14 @@ def test_the_option_is_new_science_only_in_a_sequence():
     """Golden hashes: another one means that all records are computed again."""
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         for arguments, expected in GOLDEN.items():
-            assert Cell(compose("run", arguments.split())).config_hash == expected
+            assert Cell(compose("run", arguments.split())).scientific_hash == expected
         kept, longer, single = (
             Cell(compose("run", ["requests=sequence", "task.target=6", *extra]))
             for extra in (["requests.n=1"], ["requests.n=1", "requests.targets=[6,1,2]"], ["requests.n=2"])
         )
-    assert kept.config_hash == longer.config_hash != single.config_hash  # the targets that are not reached do not count
+    assert (
+        kept.scientific_hash == longer.scientific_hash != single.scientific_hash
+    )  # the targets that are not reached do not count
     assert kept.original_key == single.original_key
 
 

@@ -58,7 +58,7 @@ def test_markdown_names_what_is_missing():
 
 class FakeCell:
     def __init__(self, method: str, ranked: bool = True) -> None:
-        self.identity = {"method": method}
+        self.labels = {"method": method}
         self.is_reference = method == "retrain"
         self.method = type("Method", (), {"ranked": ranked})()
 

@@ -55,10 +55,10 @@ def test_a_record_of_data_that_could_not_be_loaded_at_first_is_noticed(tmp_path,
     assert "[1/1] digits" in caplog.text
 
 
-def test_a_note_by_config_hash_is_understood(tmp_path):
+def test_a_note_by_scientific_hash_is_understood(tmp_path):
     grid = watch_of(tmp_path)
     name, *others = grid.pending()
-    grid.notes.write(grid.cells[name].config_hash, Failure("a cell", "no memory"))  # as Hydra's launchers do
+    grid.notes.write(grid.cells[name].scientific_hash, Failure("a cell", "no memory"))  # as Hydra's launchers do
     grid.poll()
     assert grid.pending() == others
 

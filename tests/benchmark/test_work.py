@@ -112,7 +112,7 @@ def test_a_folder_with_other_data_is_another_cell(tmp_path, monkeypatch):
     assert run_command([*small, *arguments], monkeypatch, main=work.main) == 0
     records = [json.loads(record) for record in records_of(tmp_path / "runs").values()]
     assert len({record["data_fingerprint"] for record in records}) == 2
-    assert len({record["config_hash"] for record in records}) == 1
+    assert len({record["scientific_hash"] for record in records}) == 1
 
 
 def test_a_folder_without_data_fails_and_the_other_one_does_not(tmp_path, monkeypatch, capsys):

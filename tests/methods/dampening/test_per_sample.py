@@ -27,7 +27,7 @@ def images(size=8, n=5):
 
 
 def disturbed(model):
-    """The model in eval mode, normalisation layers no longer the identity."""
+    """The model in eval mode, normalisation layers no longer the labels."""
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:

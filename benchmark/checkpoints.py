@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmark.cell import Cell
 from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
+from benchmark.oldcell import OldCell as Cell
 from benchmark.provenance import provenance
 from benchmark.resume import KeptTraining, kept_training
 from benchmark.store import ArtefactStore, Card, content_hash

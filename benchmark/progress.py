@@ -10,10 +10,10 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from benchmark.cell import Cell
 from benchmark.cli import describe, show_log
 from benchmark.failures import Failure, FailureNotes
 from benchmark.grid import cells_of, make_plan
+from benchmark.oldcell import OldCell as Cell
 from benchmark.records import RunRecord
 from benchmark.watch import GridWatch, Pace, exit_with_missing, summary
 

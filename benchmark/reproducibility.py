@@ -30,12 +30,10 @@ def resolve_device(config: DictConfig) -> torch.device:
     for option, smallest in (("threads", config.threads), ("eval_batch_size", config.get("eval_batch_size"))):
         if smallest is not None and not (isinstance(smallest, int) and smallest >= 1):
             raise ValueError(f"Expected compute.{option} to be a whole number from 1 on, but got {smallest!r}.")
-    if config.precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"Expected compute.precision to be auto, float32 or bfloat16, but got {config.precision!r}.")
-    if config.channels_last not in ("auto", True, False):
-        raise ValueError(f"Expected compute.channels_last to be auto, true or false, but got {config.channels_last!r}.")
-    for option in ("compile", "tf32"):
-        if not isinstance(config.get(option, False), bool):
+    if config.precision not in ("float32", "bfloat16"):
+        raise ValueError(f"Expected compute.precision to be float32 or bfloat16, but got {config.precision!r}.")
+    for option in ("compile", "tf32", "channels_last"):
+        if not isinstance(config.get(option, False), bool) and (option, config[option]) != ("compile", "auto"):
             raise ValueError(f"Expected compute.{option} to be true or false, but got {config[option]!r}.")
     torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
     if config.threads is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark.cell import Cell
+from benchmark.oldcell import OldCell as Cell
 from benchmark.provenance import code_hash, provenance
 from benchmark.store import content_hash, file_sha256, set_aside
 from datasets.files import replacing

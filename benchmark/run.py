@@ -8,21 +8,21 @@ python -m benchmark.run experiment=table2 profile=quick
 import logging
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 if not __package__:
     sys.exit("error: start this from the root of the repository as `python -m benchmark.run`.")
 
 import hydra
-import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from benchmark.cell import Cell
+from benchmark.cell import without_about
 from benchmark.checkpoints import load_original, load_outputs
 from benchmark.cli import describe, run_cli, wants_traceback
+from benchmark.compose import CONFIGS
 from benchmark.evaluate import predict
 from benchmark.failures import Failure
+from benchmark.oldcell import OldCell as Cell
 from benchmark.provenance import provenance
 from benchmark.records import RunRecord
 from datasets.seeding import derive_seed
@@ -31,11 +31,6 @@ from methods.timing import Stopwatch
 from metrics.base import EvalOutputs
 
 log = logging.getLogger(__name__)
-OmegaConf.register_new_resolver("gpus", lambda: min(torch.cuda.device_count(), 1), replace=True)  # for one cell
-OmegaConf.register_new_resolver(
-    "one_later", lambda epochs: OmegaConf.create([epoch + 1 for epoch in epochs]), replace=True
-)
-CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
 
 
 def run_cell(cell: Cell) -> RunRecord:
@@ -90,7 +85,7 @@ def measure(cell: Cell, outputs: EvalOutputs, reference: EvalOutputs | None) -> 
     untrained = cell.build_model(derive_seed(cell.seeds["method_seed"], "untrained"), pretrained=False).eval()
     untrained_logits = predict(untrained, cell.split.forget_train, cell.preprocessing, cell.eval_batch_size)
     complete = replace(outputs, reference=reference, untrained_logits=untrained_logits)
-    return {name: instantiate(node)(complete) for name, node in cell.config.metric.items()}
+    return {name: instantiate(without_about(node))(complete) for name, node in cell.config.metric.items()}
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")

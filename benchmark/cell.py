@@ -20,7 +20,8 @@ from benchmark.reproducibility import resolve_device
 from benchmark.store import content_hash, file_sha256
 from datasets.base import ForgetSplit, ImageDataset
 from datasets.batches import Preprocessing, channel_statistics
-from datasets.sequence import first_targets, sequence_split
+from datasets.splits import requests_split
+from datasets.targets import first_targets
 from methods.base import UnlearningMethod
 from methods.requests import Sequential
 from methods.training import Compute, Recipe
@@ -111,7 +112,7 @@ class Cell:
     def split(self) -> ForgetSplit:
         make_split = instantiate(self.config.task.split)
         if self.targets is not None:
-            return sequence_split(self.dataset, make_split, self.targets)
+            return requests_split(self.dataset, make_split, self.targets)
         split: ForgetSplit = make_split(self.dataset)
         return split
 

@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 
-from datasets.sequence import first_targets, sequence_split
-from datasets.splits import class_split, random_split, subclass_split
+from datasets.splits import class_split, random_split, requests_split, subclass_split
+from datasets.targets import first_targets
 
 CASES = [
     (partial(class_split, target=0), ["pet", 0]),
@@ -20,7 +20,7 @@ def rows(data):
 def test_partition_laws_of_every_prefix(dataset, make, targets):
     gone: dict[str, set[int]] = {"train": set(), "test": set()}
     for n, target in enumerate(targets, start=1):
-        split = sequence_split(dataset, make, targets[:n])
+        split = requests_split(dataset, make, targets[:n])
         newest = split.requests[-1]
         for part, whole in (("train", dataset.train), ("test", dataset.test)):
             forget, retain = getattr(split, f"forget_{part}"), getattr(split, f"retain_{part}")
@@ -36,7 +36,7 @@ def test_partition_laws_of_every_prefix(dataset, make, targets):
 
 
 def test_the_first_request_is_the_ordinary_split(dataset):
-    first = sequence_split(dataset, CASES[0][0], ["pet", "wild"]).requests[0]
+    first = requests_split(dataset, CASES[0][0], ["pet", "wild"]).requests[0]
     assert first.forget_fingerprint == class_split(dataset, target="pet").forget_fingerprint
     assert not first.requests
 
@@ -53,7 +53,7 @@ def test_the_first_request_is_the_ordinary_split(dataset):
 )
 def test_bad_sequences(dataset, make, targets, expected):
     with pytest.raises(ValueError, match=expected):
-        sequence_split(dataset, make, targets)
+        requests_split(dataset, make, targets)
 
 
 def test_first_targets():

@@ -24,6 +24,7 @@ MAX_FILES, MAX_BYTES = 30_000, 4 * 1024**3  # when unpacked: well above what it 
 PREFIX = "pins_"
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SIZES = (36, 32)  # pixels: two resizes, one after the other, as in the paper's code
+TEST_SHARE = 0.2
 NAMES = ("all_images", "all_labels", "class_names")
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def load_pins(
     names = tuple(map(str, arrays.values["class_names"]))
     train = test = LabelledImages.from_tensors(*arrays.part("all"))
     if split == "stratified":
-        train, test = hold_out_per_class(train, names, split_seed)
+        train, test = hold_out_per_class(train, names, share=TEST_SHARE, dataset="pins", seed=split_seed)
     return ImageDataset("pins", train, test, names, names, arrays.fingerprint)
 
 

@@ -15,31 +15,30 @@ from datasets.targets import find_class
 
 def class_split(dataset: ImageDataset, *, target: str | int) -> ForgetSplit:
     """Forget every sample of one class; `target` is its name or index."""
-    position = find_class(dataset.class_names, target, what=f"class of {dataset.name}")
-    return split_by_mask(
-        dataset,
-        dataset.train.labels == position,
-        dataset.test.labels == position,
-        target=dataset.class_names[position],
-    )
+    return forget_label(dataset, dataset.class_names, target, "class")
 
 
 def subclass_split(dataset: ImageDataset, *, target: str | int) -> ForgetSplit:
     """Forget every sample of one fine class, while models and metrics see the superclasses."""
-    names = dataset.fine_class_names
-    if names == dataset.class_names:
+    if dataset.fine_class_names == dataset.class_names:
         raise ValueError(
             f"Expected a data set with superclasses, but {dataset.name} has none; "
             f"use dataset=cifar20 or dataset=digits with task=subclass."
         )
-    position = find_class(names, target, what=f"fine class of {dataset.name}")
-    return split_by_mask(
-        dataset,
-        dataset.train.fine_labels == position,
-        dataset.test.fine_labels == position,
-        target=names[position],
-        level="subclass",
-    )
+    return forget_label(dataset, dataset.fine_class_names, target, "subclass")
+
+
+def forget_label(
+    dataset: ImageDataset, names: Sequence[str], target: str | int, level: Literal["class", "subclass"]
+) -> ForgetSplit:
+    kind = "class" if level == "class" else "fine class"
+    position = find_class(names, target, what=f"{kind} of {dataset.name}")
+
+    def parted(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+        return partition(data, (data.labels if level == "class" else data.fine_labels) == position)
+
+    parts = *parted(dataset.train), *parted(dataset.test)
+    return ForgetSplit(*parts, len(dataset.class_names), names[position], level)
 
 
 def random_split(dataset: ImageDataset, *, n: int, seed: int) -> ForgetSplit:
@@ -100,19 +99,6 @@ def partition(data: LabelledImages, mask: Tensor) -> tuple[LabelledImages, Label
     return data.subset(mask), data.subset(~mask)
 
 
-def split_by_mask(
-    dataset: ImageDataset,
-    train: Tensor,
-    test: Tensor,
-    *,
-    target: str,
-    level: Literal["class", "subclass"] = "class",
-) -> ForgetSplit:
-    forget_train, retain_train = partition(dataset.train, train)
-    forget_test, retain_test = partition(dataset.test, test)
-    return ForgetSplit(forget_train, retain_train, forget_test, retain_test, len(dataset.class_names), target, level)
-
-
 def stratified_subset(
     dataset: ImageDataset, *, train_images: int | None, test_images: int | None, seed: int,
     held_out: float | None = None,
@@ -140,12 +126,11 @@ def hold_out(data: LabelledImages, share: float, seed: int) -> tuple[LabelledIma
 
 
 def hold_out_per_class(
-    data: LabelledImages, names: Sequence[str], seed: int, share: float = 0.2
+    data: LabelledImages, names: Sequence[str], *, share: float, dataset: str, seed: int
 ) -> tuple[LabelledImages, LabelledImages]:
     """Return the samples that stay and a `share` of every class that is held out: at least one, never all.
 
-    Raises:
-        ValueError: a class has a single sample; its name is in the message.
+    The draw depends on (data set, class, seed) alone; ValueError if a class has a single sample.
     """
     held = torch.zeros(len(data), dtype=torch.bool)
     for label, name in enumerate(names):
@@ -155,7 +140,7 @@ def hold_out_per_class(
                 f"Expected at least 2 images of {name!r} for a stratified split, but got {len(rows)}; "
                 f"add some, remove the folder, or set dataset.load.split=none."
             )
-        order = torch.randperm(len(rows), generator=generator("split", "pins", seed, label))
+        order = torch.randperm(len(rows), generator=generator("split", dataset, seed, label))
         held[rows[order[: max(1, round(share * len(rows)))]]] = True
     return data.subset(~held), data.subset(held)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datasets.base import ImageDataset, LabelledImages
-from datasets.splits import class_split, random_split, stratified_subset, subclass_split
+from datasets.splits import class_split, hold_out_per_class, random_split, stratified_subset, subclass_split
 
 
 def pixelless(n, name="cifar10", n_test=100, offset=0):
@@ -15,7 +15,7 @@ def pixelless(n, name="cifar10", n_test=100, offset=0):
             torch.zeros(count, 1, 1, 3, dtype=torch.uint8), (torch.arange(count) + offset) % 10
         )
 
-    return ImageDataset(name, part(n), part(n_test), tuple("abcdefghij"), None, "")
+    return ImageDataset(name, part(n), part(n_test), tuple("abcdefghij"), tuple("abcdefghij"), "")
 
 
 def rows(data):
@@ -30,30 +30,25 @@ def assert_partition(whole, one, other):
         assert part.index.tolist() == sorted(part.index.tolist())
 
 
-@pytest.mark.parametrize("target", ["pet", 1, "1"])
-def test_class_split_is_a_partition_by_label(dataset, target):
-    split = class_split(dataset, target=target)
-    assert_partition(dataset.train, split.forget_train, split.retain_train)
-    assert_partition(dataset.test, split.forget_test, split.retain_test)
-    for forget, retain in ((split.forget_train, split.retain_train), (split.forget_test, split.retain_test)):
-        assert set(forget.labels.tolist()) == {1}
-        assert set(retain.labels.tolist()) == {0, 2}
-    assert (split.forget_target, split.num_classes, split.level) == ("pet", 3, "class")
+@pytest.mark.parametrize(
+    ("make", "target", "forgotten"),
+    [(class_split, "pet", [2, 3]), (class_split, "1", [2, 3]), (subclass_split, 3, [3])],
+)
+def test_a_split_is_a_partition_by_label(dataset, make, target, forgotten):
+    split = make(dataset, target=target)
+    for whole, forget, retain in (
+        (dataset.train, split.forget_train, split.retain_train),
+        (dataset.test, split.forget_test, split.retain_test),
+    ):
+        assert_partition(whole, forget, retain)
+        assert forget.fine_labels.unique().tolist() == forgotten
+        assert retain.fine_labels.unique().tolist() == [fine for fine in range(6) if fine not in forgotten]
+        assert forget.labels.unique().tolist() == [1]
+    level, name = ("class", "pet") if make is class_split else ("subclass", "dog")
+    assert (split.forget_target, split.num_classes, split.level) == (name, 3, level)
     assert not split.forget_test_is_train
-    assert split.groups(split.retain_train) is split.retain_train.labels
-
-
-def test_subclass_split_is_a_partition_by_fine_label(dataset):
-    split = subclass_split(dataset, target="dog")
-    assert_partition(dataset.train, split.forget_train, split.retain_train)
-    assert_partition(dataset.test, split.forget_test, split.retain_test)
-    for forget, retain in ((split.forget_train, split.retain_train), (split.forget_test, split.retain_test)):
-        assert set(forget.fine_labels.tolist()) == {3}
-        assert set(forget.labels.tolist()) == {1}
-        assert 3 not in retain.fine_labels
-        assert 1 in retain.labels  # the sibling stays
-    assert (split.forget_target, split.num_classes, split.level) == ("dog", 3, "subclass")
-    assert split.groups(split.retain_train) is split.retain_train.fine_labels
+    retain = split.retain_train
+    assert split.groups(retain) is (retain.labels if level == "class" else retain.fine_labels)
 
 
 def test_random_split_of_50000_forgets_n_and_measures_them_on_themselves():
@@ -94,53 +89,37 @@ def test_class_splits_ignore_the_pixels(dataset):
         assert make(dataset, target=1).forget_fingerprint != ours
 
 
-@pytest.mark.parametrize("target", ["whale", 3, -1, "-1", "1.5", ""])
-def test_an_unknown_class_is_named_beside_the_known_ones(dataset, target):
-    with pytest.raises(ValueError, match="insect, pet, wild"):
-        class_split(dataset, target=target)
-
-
 def test_a_fine_class_is_no_class(dataset):
-    with pytest.raises(ValueError, match="but got 'dog'"):
+    with pytest.raises(ValueError, match=r"class of tiny .*insect, pet, wild.* but got 'dog'"):
         class_split(dataset, target="dog")
-    with pytest.raises(ValueError, match="ant, bee, cat"):
+    with pytest.raises(ValueError, match=r"fine class of tiny .*ant, bee, cat"):
         subclass_split(dataset, target="pet")
 
 
-def test_subclass_needs_superclasses(dataset):
-    with pytest.raises(ValueError, match="has none"):
+def test_subclass_needs_superclasses():
+    with pytest.raises(ValueError, match="cifar10 has none; use dataset=cifar20"):
         subclass_split(pixelless(100), target=1)
-    fine = replace(
-        dataset, train=dataset.train.relabelled(dataset.train.fine_labels),
-        test=dataset.test.relabelled(dataset.test.fine_labels), class_names=dataset.fine_class_names,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="has none"):
-        subclass_split(fine, target=1)
 
 
-@pytest.mark.parametrize("n", [0, -1, 60, 61])
+@pytest.mark.parametrize("n", [0, 60, 1.5])
 def test_random_split_refuses_nothing_and_everything(dataset, n):
     with pytest.raises(ValueError, match=r"in 1 … 59"):
         random_split(dataset, n=n, seed=0)
 
 
-def test_a_class_without_samples_is_refused(dataset):
-    train = dataset.train.subset(dataset.train.labels != 1)
-    with pytest.raises(ValueError, match="forget_train of forget target 'pet'"):
-        class_split(replace(dataset, train=train), target="pet")
-
-
-def test_forgetting_the_only_class_is_refused(dataset):
-    keep = replace(dataset, train=dataset.train.subset(dataset.train.labels == 1))
-    with pytest.raises(ValueError, match="retain_train"):
-        class_split(keep, target="pet")
+def test_a_class_without_samples_and_the_only_class_are_refused(dataset):
+    pets = dataset.train.labels == 1
+    for rows, match in ((~pets, "forget_train of forget target 'pet'"), (pets, "retain_train")):
+        with pytest.raises(ValueError, match=match):
+            class_split(replace(dataset, train=dataset.train.subset(rows)), target="pet")
 
 
 def unequal(counts):
     labels = torch.cat([torch.full((count,), c) for c, count in enumerate(counts)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
     data = LabelledImages.from_tensors(torch.zeros(len(labels), 1, 1, 3, dtype=torch.uint8), labels)
-    return ImageDataset("unequal", data, data, tuple("abcdefgh"[: len(counts)]), None, "")
+    names = tuple("abcdefgh"[: len(counts)])
+    return ImageDataset("unequal", data, data, names, names, "")
 
 
 def counts_of(data, classes):
@@ -148,12 +127,13 @@ def counts_of(data, classes):
 
 
 def test_stratified_subset_gives_every_class_its_share():
-    part = stratified_subset(unequal([60, 40, 20]), train_images=12, test_images=None, seed=0).train
-    assert counts_of(part, 3) == [6, 4, 2]
-    assert part.index.tolist() == sorted(set(part.index.tolist()))
+    part = stratified_subset(unequal([60, 40, 20]), train_images=12, test_images=3, seed=0)
+    assert counts_of(part.train, 3) == [6, 4, 2]
+    assert part.train.index.tolist() == sorted(set(part.train.index.tolist()))
+    assert part.test is part.train  # one set for training and test stays one
 
 
-@pytest.mark.parametrize("n", [10, 17, 50, 119])
+@pytest.mark.parametrize("n", [10, 17, 119])
 def test_stratified_subset_is_within_one_of_the_share(n):
     counts = [60, 37, 23]
     part = stratified_subset(unequal(counts), train_images=n, test_images=None, seed=0).train
@@ -185,14 +165,32 @@ def test_stratified_subset_keeps_everything_for_none_or_plenty(dataset):
         assert stratified_subset(dataset, train_images=n, test_images=None, seed=0).train is dataset.train
 
 
-def test_stratified_subset_keeps_one_set_for_training_and_test_one():
-    part = stratified_subset(unequal([60, 40, 20]), train_images=12, test_images=3, seed=0)
-    assert part.test is part.train
+def test_a_held_out_share_is_a_partition_of_the_training_images(dataset):
+    part = stratified_subset(dataset, train_images=48, test_images=None, seed=0, held_out=0.25)
+    whole = stratified_subset(dataset, train_images=48, test_images=None, seed=0).train
+    assert rows(part.train) | rows(part.test) == rows(whole)
+    assert len(part.train) + len(part.test) == 48
+    assert torch.bincount(part.test.fine_labels).tolist() == [2] * 6
 
 
-@pytest.mark.parametrize("n", [5, 0, -1])
-def test_stratified_subset_refuses_less_than_one_a_class(dataset, n):
-    with pytest.raises(ValueError, match=r"train_images to be at least one a class \(6\)"):
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_held_out_share_is_neither_nothing_nor_everything(dataset, share):
+    with pytest.raises(ValueError, match="held_out to be a share between 0 and 1"):
+        stratified_subset(dataset, train_images=None, test_images=None, seed=0, held_out=share)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 237])
+def test_every_class_gives_its_share_and_is_in_both_parts(count):
+    names = tuple("abc")
+    stays, held = hold_out_per_class(unequal([count] * 3).train, names, share=0.2, dataset="x", seed=0)
+    assert counts_of(held, 3) == [max(1, round(0.2 * count))] * 3
+    assert counts_of(stays, 3) == [count - max(1, round(0.2 * count))] * 3
+    assert not rows(held) & rows(stays)
+
+
+@pytest.mark.parametrize("n", [5, -1])
+def test_stratified_subset_refuses_less_than_one_per_class(dataset, n):
+    with pytest.raises(ValueError, match=r"train_images to be at least one per class \(6\)"):
         stratified_subset(dataset, train_images=n, test_images=None, seed=0)
 
 

@@ -73,12 +73,8 @@ class LabelledImages:
         """Return these samples followed by those of `other`, which must share the pixels."""
         if other.storage is not self.storage:
             raise ValueError("Expected both sets to be views of the same images, but got different storages.")
-        pairs = (
-            (self.index, other.index),
-            (self.labels, other.labels),
-            (self.fine_labels, other.fine_labels),
-        )
-        return type(self)(self.storage, *map(torch.cat, pairs))
+        names = "index", "labels", "fine_labels"
+        return type(self)(self.storage, *(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +94,7 @@ class ImageDataset:
             check_labels(f"{self.name} {split} fine labels", images.fine_labels, len(self.fine_class_names))
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the data set with all tensors on `device`; what the parts share, they still share."""
+        """Return the data set with all tensors on `device`; parts that share pixels still share them."""
         train = self.train.to(device)
         if self.test is self.train:
             return replace(self, train=train, test=train)
@@ -128,7 +124,7 @@ def check_labels(what: str, labels: Tensor, num_classes: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ForgetSplit:
-    """What is forgotten and what is retained, for training and for measuring.
+    """The forget set and the retain set, for training and for measuring.
 
     D_f = `forget_train`, D_r = `retain_train`. Accuracies are measured on `forget_test` and `retain_test`; the
     random task measures the former on the forgotten training samples, so there `forget_test is forget_train`.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KAGGLE = "hereisburak/pins-face-recognition"
 N_IDENTITIES, N_IMAGES = 105, 17_534  # of the official archive
-MAX_FILES, MAX_BYTES = 30_000, 4 * 1024**3  # when unpacked: well above what it holds
+MAX_FILES, MAX_BYTES = 30_000, 4 * 1024**3  # when unpacked: well above its content
 
 PREFIX = "pins_"
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -83,7 +83,7 @@ def official_arrays(folder: Path) -> dict[str, Array]:
     if counts != (N_IDENTITIES, N_IMAGES):
         raise ValueError(
             f"Expected {N_IDENTITIES} identities and {N_IMAGES} images in {archive}, but got {counts[0]} and "
-            f"{counts[1]}; delete it and run again, or use what it holds with dataset.load.folder="
+            f"{counts[1]}; delete it and run again, or use its images with dataset.load.folder="
             f"{archive.with_suffix('')}."
         )
     return decoded(files)
@@ -100,8 +100,8 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
     found = [found for place in (folder, *nested) if (found := identity_folders(place))]
     if len(found) != 1:
         raise ValueError(
-            f"Expected one folder with folders {PREFIX}<name>, one per identity, but {folder} and what lies in "
-            f"it make {len(found)}; set dataset.load.folder to the folder that holds them."
+            f"Expected one folder with folders {PREFIX}<name>, one per identity, but {folder} and its "
+            f"folders make {len(found)}; set dataset.load.folder to the folder that holds them."
         )
     files = {path.name.removeprefix(PREFIX): images_of(path) for path in found[0]}
     if len(files) < 2:

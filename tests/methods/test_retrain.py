@@ -57,8 +57,3 @@ def test_only_the_retain_set_and_the_method_seed_count(make, cnn, split, context
     assert not torch.equal(result(), result(seed=1))
     fewer = split.retain_train.subset(torch.arange(30))
     assert not torch.equal(result(), result(replace(split, retain_train=fewer)))
-
-
-@pytest.mark.parametrize("make", TRAINING.values(), ids=TRAINING)
-def test_cost_counts_passes_of_the_retain_set(make, split, recipe):
-    assert make(recipe).cost(split, recipe) == 2 * 40

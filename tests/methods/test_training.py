@@ -106,151 +106,108 @@ def test_train_equals_the_plain_loop(cnn, dataset, preprocessing, compute, preci
     assert not torch.allclose(ours.conv.weight, original.conv.weight, atol=1e-3)
 
 
+@pytest.fixture
+def fit(dataset, preprocessing, compute, recipe):
+    """model, changes of the recipe -> the model, trained on all 60 images with a generator of this seed."""
+
+    def run(model, *, seed=0, data=dataset.train, compute=compute, recipe=recipe, **options):
+        return train(model, data, recipe, preprocessing=preprocessing, random=seeded(seed), compute=compute, **options)
+
+    return run
+
+
 @pytest.mark.usefixtures("global_rng_untouched")
-def test_train_belongs_to_the_generator(make_cnn, dataset, preprocessing, compute, recipe):
+def test_train_belongs_to_the_generator(make_cnn, fit, recipe):
     recipe = replace(recipe, augmentation=Augmentation(1, True, 15))
-
-    def trained(seed):
-        return train(
-            make_cnn(0),
-            dataset.train,
-            recipe,
-            preprocessing=preprocessing,
-            random=seeded(seed),
-            compute=compute,
-        ).fc.weight
-
-    assert torch.equal(trained(0), trained(0))
-    assert not torch.equal(trained(0), trained(1))
+    one, same, other = (fit(make_cnn(), recipe=recipe, seed=seed).fc.weight for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
-def test_train_augments_only_where_the_recipe_says_so(make_cnn, dataset, preprocessing, compute, recipe):
+def test_train_augments_only_if_the_recipe_says_so(make_cnn, fit, recipe):
     augmented = replace(recipe, augmentation=Augmentation(0, False, 0))
-
-    def trained(recipe):
-        return train(
-            make_cnn(0), dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute
-        ).fc.weight
-
     assert augmented.without_augmentation() == recipe
-    assert torch.equal(trained(augmented.without_augmentation()), trained(recipe))
     # Even an augmentation that changes no pixel draws an angle per sample, so the second epoch's order differs.
-    assert not torch.equal(trained(augmented), trained(recipe))
+    assert not torch.equal(fit(make_cnn(), recipe=augmented).fc.weight, fit(make_cnn()).fc.weight)
 
 
-def test_after_epoch_sees_the_model_in_eval_mode_and_training_goes_on(cnn, dataset, preprocessing, compute, recipe):
+def test_after_epoch_sees_the_model_in_eval_mode_and_training_goes_on(cnn, fit):
     seen = []
-
-    def after_epoch(epoch):
-        seen.append((epoch, cnn.training, int(cnn.norm.num_batches_tracked)))
-
-    model = train(
-        cnn, dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute,
-        after_epoch=after_epoch,
-    )  # fmt: skip
-    assert seen == [
-        (1, False, 4),
-        (2, False, 8),
-    ]  # 60 samples in batches of 16; batch norm counted every step
-    assert not model.training
+    fit(cnn, after_epoch=lambda epoch: seen.append((epoch, cnn.training, int(cnn.norm.num_batches_tracked))))
+    assert seen == [(1, False, 4), (2, False, 8)]  # 60 samples in batches of 16; batch norm counted every step
+    assert not cnn.training
 
 
-def test_a_loss_of_ones_own_gets_positions_in_the_data(cnn, dataset, preprocessing, compute, recipe):
-    data = dataset.train.subset(torch.arange(59, 9, -1))
-    seen = []
+def test_a_loss_of_ones_own_gets_positions_in_the_data(make_cnn, fit, dataset, preprocessing):
+    data, seen = dataset.train.subset(torch.arange(59, 9, -1)), []
 
     def loss(model, images, positions):
         assert torch.equal(images, preprocessing(data.storage[data.index[positions]]))
         seen.extend(positions.tolist())
         return F.cross_entropy(model(images), data.labels[positions])
 
-    twin = copy.deepcopy(cnn)
-    train(cnn, data, recipe, preprocessing=preprocessing, random=seeded(), compute=compute, loss=loss)
+    model = fit(make_cnn(), data=data, loss=loss)
     assert sorted(seen) == sorted(2 * list(range(50)))
-    train(twin, data, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
-    assert torch.equal(cnn.fc.weight, twin.fc.weight)
+    assert torch.equal(model.fc.weight, fit(make_cnn(), data=data).fc.weight)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(cnn, dataset, preprocessing, compute, recipe):
-    epochs, recipe = [], replace(recipe, lr=1e30)
+def test_a_loss_that_is_not_finite_stops_the_training(cnn, fit, recipe):
+    epochs = []
     with pytest.raises(FloatingPointError, match=r"in epoch 1; lower lr \(now 1e\+30\)"):
-        train(
-            cnn, dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute,
-            after_epoch=epochs.append,
-        )  # fmt: skip
+        fit(cnn, recipe=replace(recipe, lr=1e30), after_epoch=epochs.append)
     assert epochs == []
 
 
-def test_training_learns(make_cnn, dataset, preprocessing, compute):
-    recipe = Recipe.constant("adam", lr=0.03, epochs=15, batch_size=16)
-    model = train(make_cnn(0), dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
+def test_training_learns(make_cnn, fit, dataset, preprocessing):
+    model = fit(make_cnn(), recipe=Recipe.constant("adam", lr=0.03, epochs=15, batch_size=16))
     ((images, labels),) = Batches(dataset.test, 30, preprocessing)
     assert (model(images).argmax(1) == labels).float().mean() > 0.8
 
 
-def test_a_training_continues_from_its_state_bit_for_bit(make_cnn, dataset, preprocessing, compute, recipe):
-    """The state of a killed process: model, optimiser, generator and the number of finished epochs."""
+class Kept:
+    """The training state of a killed process, in memory: of every epoch, and the one to start after."""
+
+    def __init__(self):
+        self.states, self.start = {}, 0
+
+    def resume(self, model, optimizer, random):
+        if self.start:
+            weights, moments, draws = self.states[self.start]
+            model.load_state_dict(weights)
+            optimizer.load_state_dict(moments)
+            random.set_state(draws)
+        return self.start
+
+    def keep(self, epoch, model, optimizer, random):
+        assert not model.training
+        self.states[epoch] = copy.deepcopy((model.state_dict(), optimizer.state_dict(), random.get_state()))
+
+
+def test_a_training_continues_from_its_state_bit_for_bit(make_cnn, fit, recipe):
     recipe = replace(recipe, epochs=3, milestones=(3,), decay=0.1, augmentation=Augmentation(1, True, 15))
-
-    class Kept:
-        def __init__(self):
-            self.states, self.start = {}, 0
-
-        def resume(self, model, optimizer, random):
-            if self.start:
-                for target, state in zip((model, optimizer), self.states[self.start], strict=False):
-                    target.load_state_dict(state)
-                random.set_state(self.states[self.start][2])
-            return self.start
-
-        def keep(self, epoch, model, optimizer, random):
-            assert not model.training
-            self.states[epoch] = copy.deepcopy((model.state_dict(), optimizer.state_dict(), random.get_state()))
-
-    def run(kept, seed):
-        return train(
-            make_cnn(seed), dataset.train, recipe, preprocessing=preprocessing, random=seeded(seed), compute=compute,
-            training_state=kept,
-        ).state_dict()  # fmt: skip
-
     kept = Kept()
-    whole = run(kept, 0)
+    whole = fit(make_cnn(), recipe=recipe, training_state=kept).state_dict()
     assert list(kept.states) == [1, 2, 3]
-    assert torch.equal(run(None, 0)["fc.weight"], whole["fc.weight"])
-    for kept.start in (1, 2, 3):
-        continued = run(kept, 7)  # another network and generator, before the state is loaded
+    assert torch.equal(fit(make_cnn(), recipe=recipe).fc.weight, whole["fc.weight"])
+    for kept.start in (1, 2, 3):  # another network and generator, before the state is loaded
+        continued = fit(make_cnn(7), recipe=recipe, seed=7, training_state=kept).state_dict()
         assert all(torch.equal(value, whole[name]) for name, value in continued.items())
 
 
-def test_only_whole_batches_of_the_full_size_are_compiled(
-    make_cnn, dataset, preprocessing, compute, recipe, monkeypatch
-):
+def test_only_whole_batches_of_the_full_size_are_compiled(make_cnn, fit, monkeypatch):
     compiled = []
-
-    def spy(self, model):
-        return lambda images: compiled.append(len(images)) or model(images)
-
-    def run():
-        train(make_cnn(), dataset.train, recipe, preprocessing=preprocessing, random=seeded(), compute=compute)
-
-    monkeypatch.setattr(Compute, "compiled", spy)
-    run()
+    monkeypatch.setattr(Compute, "compiled", lambda _, model: lambda x: compiled.append(len(x)) or model(x))
+    fit(make_cnn())
     assert compiled == [16, 16, 16] * 2  # 60 images, two epochs; the 12 left over are not worth a compilation
     compiled.clear()
     monkeypatch.setattr(training, "microbatch_size", lambda model, images: 3)
-    run()
+    fit(make_cnn())
     assert compiled == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_compiled_training_gives_the_same_model(make_cnn, dataset, preprocessing, compute, recipe):
-    eager, compiled = (
-        train(
-            make_cnn(), dataset.train, recipe, preprocessing=preprocessing, random=seeded(),
-            compute=replace(compute, compile=value),
-        )
-        for value in (False, True)
-    )  # fmt: skip
+def test_compiled_training_gives_the_same_model(make_cnn, fit, compute):
+    eager, compiled = (fit(make_cnn(), compute=replace(compute, compile=value)) for value in (False, True))
     torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-4, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -7,7 +6,6 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
-from metrics.accuracy import accuracy
 from metrics.base import EvalOutputs
 from metrics.divergence import jensen_shannon, jensen_shannon_distance, mean_absolute_gap, zero_retrain_forgetting
 
@@ -81,19 +79,6 @@ def value(first, second):
 def test_gap_is_the_mean_of_absolute_differences():
     metrics = [value(0.5, 0.75), value(0.5, 0.0), value(0.3, 0.3)]
     assert mean_absolute_gap(compared(), metrics=metrics) == pytest.approx((0.25 + 0.5 + 0) / 3)
-
-
-def test_gap_of_accuracies():
-    made = compared()
-    names = ("retain_test", "forget_test")
-    metrics = [partial(accuracy, split=name, averaging="per_sample", batch_size=64) for name in names]
-    right = {
-        model: [float((model.logits[name].argmax(1) == model.labels[name]).double().mean()) for name in names]
-        for model in (made, made.others["retrained"])
-    }
-    expected = np.abs(np.subtract(*right.values())).mean()
-    assert expected > 0
-    assert mean_absolute_gap(made, metrics=metrics) == pytest.approx(expected)
 
 
 def test_nothing_to_compare_with_is_none():

@@ -1,5 +1,4 @@
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -70,17 +69,6 @@ def test_per_sample_equals_a_loop_over_samples(cnn):
     expected = mean_over(cnn, in_batches(x, y, 1))
     assert_same(parameter_importance(cnn, in_batches(x, y, 4), reduction="per_sample"), expected)
     assert_same(parameter_importance(cnn, in_batches(x, y, 1), reduction="batch_mean"), expected)
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_per_sample_equals_a_loop_over_samples_of_a_vit():
-    # The gradients of the class token and of the position embeddings are views of one tensor.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = timm.create_model("test_vit", img_size=32, num_classes=3, depth=2).eval()
-    x, y = samples(n=3, shape=(3, 32, 32))
-    ours = parameter_importance(model, [(x, y)], reduction="per_sample")
-    assert_same(ours, mean_over(model, in_batches(x, y, 1)))
 
 
 def test_per_sample_ignores_order_batch_size_and_chunks(cnn):

@@ -76,6 +76,7 @@ OPTIONS: dict[str, Any] = {
     "dataset": "digits", "data_dir": os.environ.get("UNLEARN_DATA_DIR", "data"), "images": 1000, "test_images": 300,
     "width": 16, "repeats": 5, "threads": 0, "compute": "default", "steps": "", "out": "results/speed",
 }  # fmt: skip
+CAPTION = "Median [least, largest] seconds; ratio: the other way's time over ours; the difference is relative."
 SECONDS = ("seconds", "other_seconds")
 CHOICES = {"dataset": ("digits", "cifar100"), "compute": ("default", "fast")}
 
@@ -117,7 +118,7 @@ def parsed(words: Iterable[str]) -> SimpleNamespace:
 
 
 def set_up(options: SimpleNamespace) -> Setup:
-    """Set up the process as for a run of the suite and return the problem."""
+    """Set threads and arithmetic as a run of the suite does, and return the problem."""
     device, fast = torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.compute == "fast"
     torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.set_flush_denormal(True)
@@ -134,13 +135,11 @@ def set_up(options: SimpleNamespace) -> Setup:
     return Setup(class_split(data, target=0), sample, preprocessing, compute, model)
 
 
-def steps_of(s: Setup) -> dict[str, Step]:
-    """Return the steps by name; nothing is computed before it is measured."""
-    split, head = s.split, partial(torch.arange, device=s.compute.device)
-    everything, few, batch = (
-        split.retain_train.join(split.forget_train),
-        s.sample.subset(head(LITERAL)),
-        head(BATCH_SIZE),
+def steps_of(s: Setup) -> list[Step]:
+    """Return the steps; nothing is computed before it is measured."""
+    split, everything = s.split, s.split.retain_train.join(s.split.forget_train)
+    few, batch = (
+        s.sample.subset(torch.arange(len(s.sample), device=s.compute.device)[:n]) for n in (LITERAL, BATCH_SIZE)
     )
     images = len(everything) + len(split.retain_test) + len(split.forget_test)
     full, forget = (partial(importance, s, data, "batch_mean") for data in (everything, split.forget_train))
@@ -156,41 +155,40 @@ def steps_of(s: Setup) -> dict[str, Step]:
         return plain_evaluation(s, plain_dampened(copy.deepcopy(s.model), full, forget))
 
     def one_step() -> tuple[Result, Result]:
-        data = s.sample.subset(batch)
-        return training(s, data, PLAIN, precision="float32"), plain_training(s, data, PLAIN)
+        return training(s, batch, PLAIN, precision="float32"), plain_training(s, batch, PLAIN)
 
-    return {
-        "training": Step(
+    return [
+        Step(
             len(s.sample), {"training": lambda: training(s, s.sample, RECIPE)},
             {"textbook": lambda: plain_training(s, s.sample, RECIPE)}, compared=one_step,
         ),
-        "evaluation": Step(
+        Step(
             images, {"evaluation and attack": lambda: evaluation(s, s.model)},
             {"textbook": lambda: plain_evaluation(s, s.model)},
         ),
-        "importance batch_mean": Step(
+        Step(
             len(s.sample), {"importance batch_mean": lambda: importance(s, s.sample, "batch_mean")},
             {"textbook": lambda: plain_importance(s, s.sample)},
         ),
-        "importance per_sample": Step(
+        Step(
             len(s.sample), {"importance per_sample": lambda: importance(s, s.sample, "per_sample")},
             {"textbook": lambda: plain_importance(s, s.sample, 1)} | libraries,
         ),
-        "SSD cell": Step(
+        Step(
             images, {"SSD cell": lambda: cell(full), "SSD cell, I_D kept": lambda: cell(kept)},
             {"textbook": plain_cell},
         ),
-        "dampening": Step(
+        Step(
             sum(p.numel() for p in s.model.parameters()),
             {"dampening": lambda: dict(dampened(again, kept(), kept_forget()).named_parameters())},
             {"textbook": lambda: dict(plain_dampened(plain_again, kept(), kept_forget()).named_parameters())},
             unit="parameters",
         ),
-        "Fisher": Step(
+        Step(
             len(few), {f"Fisher, tolerance {error:g}": partial(information, s, few, error) for error in (0.0, 1e-3)},
             {"textbook": lambda: plain_information(s, few)},
         ),
-    }  # fmt: skip
+    ]  # fmt: skip
 
 
 def training(s: Setup, data: LabelledImages, recipe: Recipe, **changes: Any) -> Result:
@@ -408,39 +406,28 @@ def markdown(frame: pd.DataFrame) -> str:
         found = [other, f"{row['ratio']:.2g}", f"{row['largest_difference']:.0e}"]
         cells = [row["step"], f"{row['per_second']:,.0f} {row['unit']}/s", ours, row["beside"]]
         lines.append(f"| {' | '.join(cells + ([row['missing'], '–', '–'] if row['missing'] else found))} |")
-    return "\n".join(lines)
-
-
-def write(frame: pd.DataFrame, path: Path) -> str:
-    """Write the CSV and the Markdown table; return the latter."""
-    first = frame.iloc[0]
-    text = (
-        f"{first['device']}, torch {first['torch']}; ResNet18 of width {first['width']}, {first['dataset']}, "
-        f"{first['images']} training and {first['test_images']} test images; training in {first['precision']}; commit "
-        f"{first['commit'][:7]}. Median [least, largest] of n = {first['n']}; ratio: the other time over ours.\n\n"
-        f"{markdown(frame)}\n"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, float_format="%.6g")
-    path.with_suffix(".md").write_text(text)
-    return text
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Read the command line, measure, write after each step, print the table."""
+    """Read the command line, measure, write both files after each step, print the table."""
     options = parsed(sys.argv[1:])
     s, rows, text = set_up(options), list[dict[str, Any]](), ""
-    device, (revision, dirty) = device_name(s.compute.device), commit()
-    version, precision = torch.__version__.partition("+")[0], s.compute.precision
-    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    for name, step in steps_of(s).items():
-        if name.startswith(options.steps):
+    conditions = {name: getattr(options, name) for name in ("dataset", "images", "test_images", "width")}
+    conditions |= {"device": device_name(s.compute.device), "threads": torch.get_num_threads()}
+    conditions |= {"precision": s.compute.precision, "torch": torch.__version__.partition("+")[0]}
+    conditions |= dict(zip(("commit", "dirty"), commit(), strict=True))
+    name = "{device}-{dataset}-{precision}-torch{torch}".format_map(conditions).lower()
+    path = Path(options.out) / f"{re.sub('[^a-z0-9.]+', '-', name)}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for step in steps_of(s):
+        if any(ours.startswith(options.steps) for ours in step.ours):
             rows += measure(step, options.repeats)
-            frame = pd.DataFrame(rows).assign(
-                **{n: getattr(options, n) for n in ("dataset", "images", "test_images", "width")}, device=device,
-                threads=torch.get_num_threads(), precision=precision, torch=version, commit=revision, dirty=dirty,
-            )  # fmt: skip
-            text = write(frame, Path(options.out) / f"{slug}-{options.dataset}-{precision}-torch{version}.csv")
+            frame = pd.DataFrame(rows)
+            frame.assign(**conditions).to_csv(path, index=False, float_format="%.6g")
+            text = f"ResNet18; {', '.join(f'{name} {value}' for name, value in conditions.items())}. {CAPTION}\n\n"
+            text += markdown(frame)
+            path.with_suffix(".md").write_text(text)
     print(text)
 
 

@@ -24,7 +24,7 @@ def out(tmp_path_factory):
     """The folder that a whole run wrote, of fewer images than usual for what takes a sample."""
     folder = tmp_path_factory.mktemp("speed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "LITERAL", 4)
+        patch.setattr(speed, "LITERAL", 2)
         patch.setattr(sys, "argv", ["speed", *TINY, f"out={folder}"])
         main()
     return folder

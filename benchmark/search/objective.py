@@ -1,4 +1,4 @@
-"""What a hyper-parameter search optimises: functions of a trial's metrics, chosen by configs/search/objective."""
+"""What a search optimises: functions of a trial's metrics, chosen by configs/search/objective."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,9 @@ from typing import Literal, Protocol
 
 from metrics.base import EvalOutputs, Metric
 
-Direction = Literal["minimize", "maximize"]
-
 
 class Value(Protocol):
-    """Metrics of a trial, and of the retrained model where there is one -> what is optimised; weights are bound."""
+    """Metrics of a trial, and of the retrained model if there is one -> the number to optimise; weights are bound."""
 
     def __call__(self, measured: Mapping[str, float], reference: Mapping[str, float]) -> float: ...
 
@@ -20,27 +18,25 @@ class Objective:
     """A named objective.
 
     Attributes:
-        name: as in the configuration.
-        direction: `minimize` or `maximize`.
         metrics: the metrics it looks at, by name; nothing else is measured.
-        value: of the measured metrics and, empty where it needs none, of the retrained model's.
-        reference: the metrics of the retrained model.
+        value: function of the measured metrics and of `reference`.
+        reference: metrics of the retrained model; empty if `value` needs none.
     """
 
     name: str
-    direction: Direction
+    direction: Literal["minimize", "maximize"]
     metrics: Mapping[str, Metric]
     value: Value
     reference: Mapping[str, float]
 
     def __call__(self, outputs: EvalOutputs) -> tuple[float, dict[str, float]]:
         """Return the value and the metrics behind it, fractions."""
-        measured = measure(self.metrics, outputs)
+        measured = measured_by(self.metrics, outputs)
         return self.value(measured, self.reference), measured
 
 
-def measure(metrics: Mapping[str, Metric], outputs: EvalOutputs) -> dict[str, float]:
-    """Return the metrics of the outputs; ValueError where one is not defined for them."""
+def measured_by(metrics: Mapping[str, Metric], outputs: EvalOutputs) -> dict[str, float]:
+    """Return the metrics of the outputs; ValueError if one is not defined for them."""
     measured = {name: metric(outputs) for name, metric in metrics.items()}
     undefined = [name for name, value in measured.items() if value is None]
     if undefined:
@@ -51,12 +47,25 @@ def measure(metrics: Mapping[str, Metric], outputs: EvalOutputs) -> dict[str, fl
     return {name: value for name, value in measured.items() if value is not None}
 
 
-def mean_absolute_gap(measured: Mapping[str, float], reference: Mapping[str, float]) -> float:
-    """Return the mean of |ours - retrained model's| over the metrics, in [0, 1]."""
+def named(names: Sequence[str], metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return the named metrics; ValueError for a name that the configuration does not have."""
+    unknown = [name for name in names if name not in metrics]
+    if unknown or not names:
+        got = ", ".join(unknown) or "none"
+        raise ValueError(f"Expected search.objective.metrics among {', '.join(metrics)}, but got {got}.")
+    return {name: metrics[name] for name in names}
+
+
+def gap_objective(measured: Mapping[str, float], reference: Mapping[str, float]) -> float:
+    """Return the mean of |ours - retrained model's| over the metrics, in [0, 1].
+
+    >>> gap_objective({"retain_accuracy": 0.75, "mia": 0.5}, {"retain_accuracy": 1.0, "mia": 0.5})
+    0.125
+    """
     return sum(abs(value - reference[name]) for name, value in measured.items()) / len(measured)
 
 
-def weighted_score(
+def score_objective(
     measured: Mapping[str, float],
     reference: Mapping[str, float],
     *,
@@ -66,7 +75,7 @@ def weighted_score(
     """Return Σ weight · metric; a metric with a target counts by its distance |metric − target|. No `reference`.
 
     >>> weights = {"retain_accuracy": 1.0, "mia": -0.5}
-    >>> weighted_score({"retain_accuracy": 0.9, "mia": 0.1}, {}, weights=weights, targets={"mia": 0.3})
+    >>> score_objective({"retain_accuracy": 0.9, "mia": 0.1}, {}, weights=weights, targets={"mia": 0.3})
     0.8
     """
     unknown = sorted({*weights, *targets} - measured.keys())
@@ -74,12 +83,3 @@ def weighted_score(
         raise ValueError(f"Expected weights and targets of {', '.join(measured)}, but got {', '.join(unknown)}.")
     parts = {name: abs(value - targets[name]) if name in targets else value for name, value in measured.items()}
     return sum(weight * parts[name] for name, weight in weights.items())
-
-
-def choose(names: Sequence[str], metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Return the named metrics; ValueError for a name that the configuration does not have."""
-    unknown = [name for name in names if name not in metrics]
-    if unknown or not names:
-        got = ", ".join(unknown) or "none"
-        raise ValueError(f"Expected search.objective.metrics among {', '.join(metrics)}, but got {got}.")
-    return {name: metrics[name] for name in names}

@@ -5,32 +5,36 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from optuna import Study
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, Trial
 
 from benchmark.cell import content
 from datasets.seeding import derive_seed
 
 KEYS = ("name", "low", "high", "log", "integer", "choices")
+Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
+Space = dict[str, Distribution]
 
 
-def search_space(parameters: Sequence[Mapping[str, Any]], method: DictConfig) -> dict[str, BaseDistribution]:
+def search_space(parameters: Sequence[Mapping[str, Any]], method: DictConfig) -> Space:
     """Return the distribution of each parameter, by its dotted path inside the method's configuration.
 
     Each parameter has `name` and either `low` and `high` (with `log: true` on a logarithmic scale, with
-    `integer: true` whole numbers) or `choices`.
+    `integer: true` whole numbers) or `choices`. ValueError for anything else.
     """
-    space: dict[str, BaseDistribution] = {}
+    space: Space = {}
     for values in parameters:
         unknown = sorted(values.keys() - set(KEYS))
         name = str(values.get("name"))
         if unknown or "name" not in values or name in space:
             got = f"the unknown {', '.join(unknown)}" if unknown else f"{name} twice" if name in space else "no name"
             raise ValueError(f"Expected search.parameters with {', '.join(KEYS)}, each name once, but got {got}.")
-        if OmegaConf.select(method, name) is None or OmegaConf.is_config(OmegaConf.select(method, name)):
-            known = ", ".join(dotted(content(method)))
-            raise ValueError(f"Expected search.parameters to name values of the method ({known}), but got {name!r}.")
+        known = dotted(content(method))
+        if name not in known:
+            raise ValueError(
+                f"Expected search.parameters to name values of the method ({', '.join(known)}), but got {name!r}."
+            )
         try:
             space[name] = distribution(values)
         except (KeyError, TypeError, ValueError) as error:
@@ -43,8 +47,8 @@ def search_space(parameters: Sequence[Mapping[str, Any]], method: DictConfig) ->
     return space
 
 
-def distribution(values: Mapping[str, Any]) -> BaseDistribution:
-    """Return Optuna's distribution; ValueError, KeyError or TypeError where the values describe none."""
+def distribution(values: Mapping[str, Any]) -> Distribution:
+    """Return Optuna's distribution; ValueError, KeyError or TypeError if the values describe none."""
     if values.get("choices") is not None:
         if "low" in values or "high" in values:
             raise ValueError("choices have no low and high")
@@ -59,22 +63,31 @@ def distribution(values: Mapping[str, Any]) -> BaseDistribution:
     return IntDistribution(int(low), int(high), log=log)
 
 
-def dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted paths of all single values.
+def suggest(trial: Trial, name: str, distribution: Distribution) -> Any:
+    """Return a trial's value of one parameter."""
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+    return trial.suggest_categorical(name, distribution.choices)
 
-    >>> dotted({"_target_": "x", "a": 1, "b": {"c": 2}})
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted paths of all single values that are set.
+
+    >>> dotted({"_target_": "x", "a": 1, "b": {"c": 2}, "d": None})
     ['a', 'b.c']
     """
     paths: list[str] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             paths += dotted(value, f"{prefix}{name}.")
-        elif not name.startswith("_"):
+        elif not name.startswith("_") and value is not None:
             paths.append(prefix + name)
     return paths
 
 
-def with_values(method: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+def with_values(method: Any, values: Mapping[str, Any]) -> DictConfig:
     """Return a copy of the method's configuration with other values at the dotted paths."""
     changed: DictConfig = OmegaConf.create(content(method))
     for name, value in values.items():
@@ -82,35 +95,19 @@ def with_values(method: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     return changed
 
 
-class NumberedTPE(BaseSampler):
-    """Optuna's TPE, seeded afresh by (seed, number of the trial).
+class NumberedTPE(TPESampler):
+    """Optuna's TPE, seeded afresh by (seed, number of the trial); Optuna itself seeds a sampler once a process.
 
-    So no two trials of a study share random numbers, whichever process or restart runs them, and one process that is
-    killed between trials proposes what an undisturbed one does. Running trials of other processes count as bad ones
-    (constant liar), which keeps workers apart.
+    So no two trials of a study share random numbers, whichever process or restart runs them, and a search that is
+    killed between trials proposes the same as an undisturbed one. Running trials of other processes count as bad ones
+    (constant liar), which keeps processes apart.
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self._sampler = TPESampler(seed=0)
+        super().__init__(seed=seed, multivariate=True, constant_liar=True)
+        self._search_seed = seed
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        seed = derive_seed("search", self.seed, trial.number) % 2**32
-        self._sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        self._sampler.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._sampler.after_trial(study, trial, state, values)
+        seed = derive_seed("search", self._search_seed, trial.number) % 2**32
+        super().__init__(seed=seed, multivariate=True, constant_liar=True)
+        super().before_trial(study, trial)

@@ -1,0 +1,193 @@
+"""One search: the cell whose method is searched, its study and the folder of its results."""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor, nn
+
+from benchmark.cell import Cell, content
+from benchmark.provenance import provenance
+from benchmark.run import CONFIGS
+from benchmark.search.bridge import Workbench, pipeline
+from benchmark.search.objective import Objective, measured_by, named
+from benchmark.search.report import Report, refuse_to_replace, shown, write_report
+from benchmark.search.space import NumberedTPE, search_space, with_values
+from benchmark.search.study import Evaluate, n_complete, open_storage, run_trials
+from benchmark.store import content_hash
+from methods.base import Memo, skip_reason
+from methods.timing import Stopwatch
+
+log = logging.getLogger(__name__)
+NAMED = ("search", "search/objective", "dataset", "model", "task", "task.target", "case", "protocol", "profile")
+FORMER = {  # moved code under the names by which running studies know it
+    "benchmark.search.objective.gap_objective": "benchmark.objective.mean_absolute_gap",
+    "benchmark.search.objective.score_objective": "benchmark.objective.weighted_score",
+}
+
+
+def search_cell(overrides: Sequence[str]) -> Cell:
+    """Return the cell whose method is searched; its test images are held-out training images if it says so."""
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        config = compose("run", list(overrides))
+        if config.get("search") is None:
+            raise ValueError("Expected search=…, for example search=ssd, but got none; try --help.")
+        held_out = None if OmegaConf.is_missing(config.search, "held_out") else config.search.held_out
+        if held_out is not None:
+            config = compose("run", [*overrides, f"+dataset.subset.held_out={held_out}"])
+    return Cell(config, tuple(overrides))
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """Return the part of the configuration that decides the values of trials, under the names of older studies."""
+    search = content(cell.config.search)
+    value = search["objective"]["value"]
+    value["_target_"] = FORMER.get(value["_target_"], value["_target_"])
+    return {name: search[name] for name in ("parameters", "objective", "seed")} | {"science": cell.scientific}
+
+
+def study_key(cell: Cell) -> str:
+    """Return the hash of settings and data: trials with the same key belong to one study."""
+    return content_hash(settings(cell) | {"data_fingerprint": cell.dataset.fingerprint})
+
+
+def folder_name(cell: Cell) -> str:
+    """Return the name of a search with default settings, for people."""
+    names, search = cell.labels, cell.config.search
+    target = [] if names["target"] == names["task"] else [names["target"]]
+    parts = ["search", str(search.name), names["dataset"], names["model"], names["task"], *target]
+    return "-".join([*parts, str(search.objective.name), names["protocol"], names["profile"]])
+
+
+def default_folder(cell: Cell) -> Path:
+    """Return results/<name>, with a part of the study's key if settings differ that the name does not tell."""
+    plain = search_cell([word for word in cell.overrides if word.partition("=")[0] in NAMED])
+    suffix = "" if settings(plain) == settings(cell) else f"-{study_key(cell)[:8]}"
+    return Path("results") / f"{folder_name(cell)}{suffix}"
+
+
+def make_objective(cell: Cell, bench: Workbench) -> Objective:
+    """Return the configured objective; the retrained model is trained only if the objective needs it."""
+    node = cell.config.search.objective
+    metrics = named(list(node.metrics), {name: instantiate(metric) for name, metric in cell.config.metric.items()})
+    reference: dict[str, float] = {}
+    if node.needs_reference:
+        if cell.config.get("reference") is None:
+            raise ValueError(
+                f"Expected a retrained model for search/objective={node.name}; use search/objective=score."
+            )
+        reference = measured_by(metrics, pipeline.load_outputs(bench, pipeline.reference(cell))[0])
+    return Objective(str(node.name), node.direction, metrics, instantiate(node.value), reference)
+
+
+def make_evaluate(cell: Cell, bench: Workbench, original: nn.Module, objective: Objective) -> Evaluate:
+    """Return the function of a trial: unlearn on a copy of the original, look at every split, measure the objective.
+
+    Importances are loaded or computed once and stay on the device.
+    """
+    cache = in_memory(pipeline.importance_cache(bench, Stopwatch(bench.device)))
+    origin = {name: provenance(bench.compute)[name] for name in ("commit", "dirty", "device")}
+
+    def evaluate(values: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+        start = time.perf_counter()
+        method = instantiate(with_values(cell.config.method, values))
+        outputs, seconds = pipeline.unlearn(bench, method, original, cache=cache)
+        value, measured = objective(outputs)
+        spent = {"method": seconds["method"], "evaluation": seconds["evaluation"], "trial": time.perf_counter() - start}
+        kept = {"changed_fraction": outputs.changed_fraction, "seconds": spent, "provenance": origin}
+        return value, measured | kept
+
+    return evaluate
+
+
+def in_memory(cache: Memo) -> Memo:
+    """Return a cache that asks `cache` once for each (phase, options) and keeps the tensors on the device."""
+    kept: dict[str, dict[str, Tensor]] = {}
+
+    def remembered(
+        phase: str, options: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        name = content_hash([phase, options])
+        if name not in kept:
+            kept[name] = cache(phase, options, compute)
+        return kept[name]
+
+    return remembered
+
+
+def trial_logger(n_trials: int) -> Callable[[optuna.Study, FrozenTrial], None]:
+    """Return a callback of Optuna's that logs one line for each trial of this process."""
+    start, done = time.monotonic(), 0
+
+    def log_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+        nonlocal done
+        values = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
+        if trial.state != TrialState.COMPLETE or trial.value is None:
+            log.info("trial %d failed: %s (%s)", trial.number, values, trial.user_attrs.get("error"))
+            return
+        done += 1
+        complete = n_complete(study)
+        left = timedelta(seconds=round((time.monotonic() - start) / done * max(n_trials - complete, 0)))
+        log.info("[%d/%d] %.2f (best %.2f): %s; %s left",
+                 complete, n_trials, 100 * trial.value, 100 * study.best_value, values, left)  # fmt: skip
+
+    return log_trial
+
+
+def run_search(cell: Cell, out: str | None) -> str:
+    """Run or continue the search of `cell`, write its results to the folder `out` and return the summary.
+
+    Raises:
+        ValueError: an option is wrong, or the folder holds another search or a larger one.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    options = cell.config.search
+    space = search_space(content(options.parameters), cell.config.method)
+    if cell.targets is not None:
+        raise ValueError(
+            f"Expected one forget request to search on, but got a sequence of {len(cell.targets)}; leave "
+            f"requests=sequence out and run the sequence with what is found."
+        )
+    if options.n_trials < 1:
+        raise ValueError(f"Expected search.n_trials to be at least 1, but got {options.n_trials}.")
+    cell.validate()
+    bench = Workbench(cell)
+    if (reason := skip_reason(bench.method, bench.split)) is not None:
+        raise ValueError(f"Expected a method that applies to the task, but it does not: {reason}.")
+    key, folder = study_key(cell), Path(out) if out else default_folder(cell)
+    storage = options.storage or f"sqlite:///{Path(cell.config.output_dir).resolve()}/searches/{key}.db"
+    study = optuna.create_study(
+        storage=open_storage(storage), study_name=f"{folder_name(cell)}-{key}", direction=options.objective.direction,
+        sampler=NumberedTPE(options.seed), load_if_exists=True,
+    )  # fmt: skip
+    refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
+    log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
+    original, _ = pipeline.load_original(bench)
+    objective = make_objective(cell, bench)
+    evaluate = make_evaluate(cell, bench, original, objective)
+    if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up
+        values = {name: OmegaConf.select(cell.config.method, name) for name in space}
+        value, kept = evaluate(values)
+        study.set_user_attr("default", {"values": values, "value": value, **kept})
+    log.info("configured values: %.2f", 100 * study.user_attrs["default"]["value"])
+    run_trials(study, space, evaluate, n_trials=options.n_trials, max_failures=options.max_failures,
+               callbacks=[trial_logger(options.n_trials)])  # fmt: skip
+    origin = provenance(bench.compute)
+    versions = f"torch {origin['torch']}, Python {origin['python']}"
+    with FileLock(Path(cell.config.output_dir) / "searches" / f"{key}.lock"):  # processes that share it write in turn
+        report = Report(cell, study, key, space, objective, folder, len(bench.dataset.test), versions)
+        refuse_to_replace(folder, key, n_complete(study))
+        write_report(report)
+    log.info("wrote %s", folder)
+    return report.summary

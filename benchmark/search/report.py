@@ -15,9 +15,11 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from benchmark.cell import Cell
+from benchmark.device import provenance
+from benchmark.files import write_atomically
 from benchmark.search.objective import Objective
 from benchmark.search.space import Space, with_values
-from benchmark.store import write_atomically
+from benchmark.workbench import Workbench
 
 SHORT = {"retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA"}
 
@@ -28,18 +30,18 @@ class Report:
 
     Attributes:
         key: names the study by what its trials depend on.
-        n_judged: images that trials were judged on.
-        versions: of the packages, for the summary.
     """
 
-    cell: Cell
+    bench: Workbench
     study: optuna.Study
     key: str
     space: Space
     objective: Objective
     folder: Path
-    n_judged: int
-    versions: str
+
+    @property
+    def cell(self) -> Cell:
+        return self.bench.cell
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -68,9 +70,10 @@ class Report:
 
     @property
     def judged_on(self) -> str:
+        n = len(self.bench.dataset.test)
         if self.cell.config.dataset.subset.get("held_out") is None:
-            return f"the {self.n_judged} test images that the tables use"
-        return f"{self.n_judged} training images held out from all training; the test images were not seen"
+            return f"the {n} test images that the tables use"
+        return f"{n} training images held out from all training; the test images were not seen"
 
     @property
     def overrides(self) -> list[str]:
@@ -80,7 +83,8 @@ class Report:
     @property
     def run_command(self) -> str:
         """The command that runs the method with the best values and records it, on the test images."""
-        words = [word for word in self.cell.overrides if not re.match(r"[+~]*search\b", word)]
+        ours = re.compile(r"[+~]*(search|dataset\.subset\.held_out)\b")
+        words = [word for word in self.cell.overrides if not ours.match(word)]
         method = f"method={self.cell.labels['method']}"
         return shlex.join(["python", "-m", "benchmark.run", method, *words, *self.overrides])
 
@@ -88,7 +92,7 @@ class Report:
     def summary(self) -> str:
         """The summary as Markdown."""
         names, search = self.cell.labels, self.cell.config.search
-        complete = self.complete
+        complete, origin = self.complete, provenance(self.bench.compute)
         seconds = complete[["seconds.trial", "seconds.evaluation"]].median()
         metrics = ", ".join(SHORT.get(name, name) for name in self.objective.metrics)
         revisions = zip(complete["provenance.commit"], complete["provenance.dirty"], strict=True)
@@ -105,7 +109,7 @@ class Report:
             "study": self.key,
             "device": ", ".join(sorted(complete["provenance.device"].unique())),
             "commit": ", ".join(sorted(commits)),
-            "versions": self.versions,
+            "versions": f"torch {origin['torch']}, Python {origin['python']}",
             "seconds per trial": f"{seconds.iloc[0]:.2f}, one pass over all splits {seconds.iloc[1]:.2f} (medians)",
         }
         shares = ", ".join(f"{row.parameter} {row.importance:.2f}" for row in self.importances.itertuples())

@@ -1,31 +1,32 @@
 """One search: the cell whose method is searched, its study and the folder of its results."""
 
+import copy
 import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmark.cell import Cell, content
-from benchmark.provenance import provenance
-from benchmark.run import CONFIGS
-from benchmark.search.bridge import Workbench, pipeline
+from benchmark import device, pipeline
+from benchmark.cell import Cell, content, without_about
+from benchmark.cli import duration
+from benchmark.compose import CONFIGS, cells_of
+from benchmark.files import content_hash
 from benchmark.search.objective import Objective, measured_by, named
 from benchmark.search.report import Report, refuse_to_replace, shown, write_report
 from benchmark.search.space import NumberedTPE, search_space, with_values
 from benchmark.search.study import Evaluate, n_complete, open_storage, run_trials
-from benchmark.store import content_hash
-from methods.base import Memo, skip_reason
+from benchmark.workbench import Workbench, workbench
+from methods.base import Cache
 from methods.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -39,13 +40,18 @@ FORMER = {  # moved code under the names by which running studies know it
 def search_cell(overrides: Sequence[str]) -> Cell:
     """Return the cell whose method is searched; its test images are held-out training images if it says so."""
     with initialize_config_dir(CONFIGS, version_base="1.3"):
-        config = compose("run", list(overrides))
-        if config.get("search") is None:
-            raise ValueError("Expected search=…, for example search=ssd, but got none; try --help.")
-        held_out = None if OmegaConf.is_missing(config.search, "held_out") else config.search.held_out
-        if held_out is not None:
-            config = compose("run", [*overrides, f"+dataset.subset.held_out={held_out}"])
-    return Cell(config, tuple(overrides))
+        cell = one_cell(overrides)
+        held_out = cell.config.search.held_out
+        return cell if held_out is None else one_cell([*overrides, f"+dataset.subset.held_out={held_out}"])
+
+
+def one_cell(overrides: Sequence[str]) -> Cell:
+    cells = cells_of(overrides)
+    if len(cells) != 1:
+        raise ValueError(f"Expected one cell to search on, but got {len(cells)}; give each key one value.")
+    if cells[0].config.get("search") is None:
+        raise ValueError("Expected search=…, for example search=ssd, but got none; try --help.")
+    return cells[0]
 
 
 def settings(cell: Cell) -> dict[str, Any]:
@@ -58,7 +64,7 @@ def settings(cell: Cell) -> dict[str, Any]:
 
 def study_key(cell: Cell) -> str:
     """Return the hash of settings and data: trials with the same key belong to one study."""
-    return content_hash(settings(cell) | {"data_fingerprint": cell.dataset.fingerprint})
+    return content_hash(settings(cell) | {"data_fingerprint": cell.fingerprint})
 
 
 def folder_name(cell: Cell) -> str:
@@ -76,41 +82,44 @@ def default_folder(cell: Cell) -> Path:
     return Path("results") / f"{folder_name(cell)}{suffix}"
 
 
-def make_objective(cell: Cell, bench: Workbench) -> Objective:
+def make_objective(bench: Workbench) -> Objective:
     """Return the configured objective; the retrained model is trained only if the objective needs it."""
-    node = cell.config.search.objective
-    metrics = named(list(node.metrics), {name: instantiate(metric) for name, metric in cell.config.metric.items()})
+    node = bench.config.search.objective
+    metrics = named(list(node.metrics), bench.metrics)
     reference: dict[str, float] = {}
     if node.needs_reference:
-        if cell.config.get("reference") is None:
+        retrained = pipeline.reference(bench.cell)
+        if retrained is None:
             raise ValueError(
                 f"Expected a retrained model for search/objective={node.name}; use search/objective=score."
             )
-        reference = measured_by(metrics, pipeline.load_outputs(bench, pipeline.reference(cell))[0])
+        reference = measured_by(metrics, pipeline.load_outputs(bench.cell, retrained)[0])
     return Objective(str(node.name), node.direction, metrics, instantiate(node.value), reference)
 
 
-def make_evaluate(cell: Cell, bench: Workbench, original: nn.Module, objective: Objective) -> Evaluate:
+def make_evaluate(bench: Workbench, objective: Objective) -> Evaluate:
     """Return the function of a trial: unlearn on a copy of the original, look at every split, measure the objective.
 
     Importances are loaded or computed once and stay on the device.
     """
+    original, _ = pipeline.load_original(bench.cell)
     cache = in_memory(pipeline.importance_cache(bench, Stopwatch(bench.device)))
-    origin = {name: provenance(bench.compute)[name] for name in ("commit", "dirty", "device")}
+    method_node = without_about(bench.config.method)
+    origin = {name: device.provenance(bench.compute)[name] for name in ("commit", "dirty", "device")}
 
     def evaluate(values: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         start = time.perf_counter()
-        method = instantiate(with_values(cell.config.method, values))
-        outputs, seconds = pipeline.unlearn(bench, method, original, cache=cache)
+        method = instantiate(with_values(method_node, values))
+        model, seconds = pipeline.call(bench, method, copy.deepcopy(original), cache=cache)
+        outputs, evaluation = pipeline.measured_outputs(bench, model, original)
         value, measured = objective(outputs)
-        spent = {"method": seconds["method"], "evaluation": seconds["evaluation"], "trial": time.perf_counter() - start}
-        kept = {"changed_fraction": outputs.changed_fraction, "seconds": spent, "provenance": origin}
-        return value, measured | kept
+        spent = {"method": seconds["method"], "evaluation": evaluation, "trial": time.perf_counter() - start}
+        return value, {**measured, **outputs.facts, "seconds": spent, "provenance": origin}
 
     return evaluate
 
 
-def in_memory(cache: Memo) -> Memo:
+def in_memory(cache: Cache) -> Cache:
     """Return a cache that asks `cache` once for each (phase, options) and keeps the tensors on the device."""
     kept: dict[str, dict[str, Tensor]] = {}
 
@@ -137,7 +146,7 @@ def trial_logger(n_trials: int) -> Callable[[optuna.Study, FrozenTrial], None]:
             return
         done += 1
         complete = n_complete(study)
-        left = timedelta(seconds=round((time.monotonic() - start) / done * max(n_trials - complete, 0)))
+        left = duration((time.monotonic() - start) / done * max(n_trials - complete, 0))
         log.info("[%d/%d] %.2f (best %.2f): %s; %s left",
                  complete, n_trials, 100 * trial.value, 100 * study.best_value, values, left)  # fmt: skip
 
@@ -153,7 +162,7 @@ def run_search(cell: Cell, out: str | None) -> str:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     options = cell.config.search
-    space = search_space(content(options.parameters), cell.config.method)
+    space = search_space(content(options.parameters), without_about(cell.config.method))
     if cell.targets is not None:
         raise ValueError(
             f"Expected one forget request to search on, but got a sequence of {len(cell.targets)}; leave "
@@ -161,9 +170,10 @@ def run_search(cell: Cell, out: str | None) -> str:
         )
     if options.n_trials < 1:
         raise ValueError(f"Expected search.n_trials to be at least 1, but got {options.n_trials}.")
-    cell.validate()
-    bench = Workbench(cell)
-    if (reason := skip_reason(bench.method, bench.split)) is not None:
+    device.set_up(cell.config.compute)
+    bench = workbench(cell)
+    bench.validate()
+    if (reason := pipeline.skip(bench)) is not None:
         raise ValueError(f"Expected a method that applies to the task, but it does not: {reason}.")
     key, folder = study_key(cell), Path(out) if out else default_folder(cell)
     storage = options.storage or f"sqlite:///{Path(cell.config.output_dir).resolve()}/searches/{key}.db"
@@ -173,9 +183,8 @@ def run_search(cell: Cell, out: str | None) -> str:
     )  # fmt: skip
     refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
     log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
-    original, _ = pipeline.load_original(bench)
-    objective = make_objective(cell, bench)
-    evaluate = make_evaluate(cell, bench, original, objective)
+    objective = make_objective(bench)
+    evaluate = make_evaluate(bench, objective)
     if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up
         values = {name: OmegaConf.select(cell.config.method, name) for name in space}
         value, kept = evaluate(values)
@@ -183,10 +192,8 @@ def run_search(cell: Cell, out: str | None) -> str:
     log.info("configured values: %.2f", 100 * study.user_attrs["default"]["value"])
     run_trials(study, space, evaluate, n_trials=options.n_trials, max_failures=options.max_failures,
                callbacks=[trial_logger(options.n_trials)])  # fmt: skip
-    origin = provenance(bench.compute)
-    versions = f"torch {origin['torch']}, Python {origin['python']}"
     with FileLock(Path(cell.config.output_dir) / "searches" / f"{key}.lock"):  # processes that share it write in turn
-        report = Report(cell, study, key, space, objective, folder, len(bench.dataset.test), versions)
+        report = Report(bench, study, key, space, objective, folder)
         refuse_to_replace(folder, key, n_complete(study))
         write_report(report)
     log.info("wrote %s", folder)

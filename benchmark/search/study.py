@@ -95,7 +95,7 @@ def run_trials(
     while n_complete(study) < n_trials:
         try:
             study.optimize(objective, catch=(Exception,), callbacks=callbacks)
-        except UpdateFinishedTrialError:
+        except (UpdateFinishedTrialError, ValueError):  # of `tell`; those of `evaluate` are caught
             log.warning("another process took a trial of this one for dead; it does not count")
 
 

@@ -1,32 +1,23 @@
 """What a search optimises: functions of a trial's metrics, chosen by configs/search/objective."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from metrics.base import EvalOutputs, Metric
 
 
-class Value(Protocol):
-    """Metrics of a trial, and of the retrained model if there is one -> the number to optimise; weights are bound."""
-
-    def __call__(self, measured: Mapping[str, float], reference: Mapping[str, float]) -> float: ...
-
-
 @dataclass(frozen=True)
 class Objective:
-    """A named objective.
+    """What a trial is judged by.
 
     Attributes:
         metrics: the metrics it looks at, by name; nothing else is measured.
-        value: function of the measured metrics and of `reference`.
+        value: metrics of the trial, `reference` -> the number to optimise.
         reference: metrics of the retrained model; empty if `value` needs none.
     """
 
-    name: str
-    direction: Literal["minimize", "maximize"]
     metrics: Mapping[str, Metric]
-    value: Value
+    value: Callable[[Mapping[str, float], Mapping[str, float]], float]
     reference: Mapping[str, float]
 
     def __call__(self, outputs: EvalOutputs) -> tuple[float, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,6 @@ from benchmark.files import write_atomically
 from benchmark.search.objective import Objective
 from benchmark.search.space import Space, with_values
 from benchmark.workbench import Workbench
-
-SHORT = {"retain_accuracy": "D_r", "forget_accuracy": "D_f", "mia": "MIA"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,31 +74,25 @@ class Report:
         return f"{n} training images held out from all training; the test images were not seen"
 
     @property
-    def overrides(self) -> list[str]:
-        """The command line's words for the best values."""
-        return [f"method.{name}={value}" for name, value in self.study.best_params.items()]
-
-    @property
     def run_command(self) -> str:
         """The command that runs the method with the best values and records it, on the test images."""
         ours = re.compile(r"[+~]*(search|dataset\.subset\.held_out)\b")
         words = [word for word in self.cell.overrides if not ours.match(word)]
-        method = f"method={self.cell.labels['method']}"
-        return shlex.join(["python", "-m", "benchmark.run", method, *words, *self.overrides])
+        best = [f"method.{name}={value}" for name, value in self.study.best_params.items()]
+        return shlex.join(["python", "-m", "benchmark.run", f"method={self.cell.labels['method']}", *words, *best])
 
     @cached_property
     def summary(self) -> str:
         """The summary as Markdown."""
         names, search = self.cell.labels, self.cell.config.search
-        complete, origin = self.complete, provenance(self.bench.compute)
+        complete, objective, origin = self.complete, search.objective, provenance(self.bench.compute)
         seconds = complete[["seconds.trial", "seconds.evaluation"]].median()
-        metrics = ", ".join(SHORT.get(name, name) for name in self.objective.metrics)
         revisions = zip(complete["provenance.commit"], complete["provenance.dirty"], strict=True)
         commits = {f"{commit[:10]}{' (dirty)' if dirty else ''}" for commit, dirty in revisions}
-        value = search.objective.value
-        weights = "; ".join(["", *(f"{name} {dict(value[name])}" for name in ("weights", "targets") if name in value)])
+        over = [", ".join(self.metrics.values())]
+        over += [f"{name} {dict(objective.value[name])}" for name in ("weights", "targets") if name in objective.value]
         facts = {
-            "objective": f"{self.objective.name}, {self.objective.direction}, over {metrics}{weights}",
+            "objective": f"{objective.name}, {objective.direction}, over {'; '.join(over)}",
             "judged on": self.judged_on,
             "protocol, profile": f"{names['protocol']}, {names['profile']}",
             "seeds": ", ".join(f"{name} {seed}" for name, seed in self.cell.seeds.items()),
@@ -113,37 +105,42 @@ class Report:
             "seconds per trial": f"{seconds.iloc[0]:.2f}, one pass over all splits {seconds.iloc[1]:.2f} (medians)",
         }
         shares = ", ".join(f"{row.parameter} {row.importance:.2f}" for row in self.importances.itertuples())
-        return "\n".join([
-            f"**Search {search.name}: {names['dataset']}, {names['model']}, {names['task']} {names['target']}**",
-            "",
-            *markdown([["", ""], *facts.items()]),
-            "",
-            "Objective and metrics in percent.",
-            "",
-            *markdown(self._results()),
-            "",
-            f"Importance of the parameters (PED-ANOVA): {shares or 'all trials gave the same value'}.",
-            "",
-            "The best values on the test images:",
-            "",
-            f"    {self.run_command}",
-            "",
-        ])  # fmt: skip
+        return f"""\
+**Search {search.name}: {names["dataset"]}, {names["model"]}, {names["task"]} {names["target"]}**
 
-    def _results(self) -> list[list[str]]:
-        """Return the table of configured, best and retrained, in percent."""
-        best, default, metrics = self.study.best_trial, self.study.user_attrs["default"], list(self.objective.metrics)
-        rows: list[tuple[str, Mapping[str, Any], float | None, Mapping[str, Any]]] = [
-            ("configured", default["values"], default["value"], default),
-            (f"best (trial {best.number})", best.params, best.value, best.user_attrs),
+{markdown([["", ""], *facts.items()])}
+
+Objective and metrics in percent.
+
+{markdown(self.results)}
+
+Importance of the parameters (PED-ANOVA): {shares or "all trials gave the same value"}.
+
+The best values on the test images:
+
+    {self.run_command}
+"""
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The objective's metrics with their labels."""
+        nodes = self.cell.config.metric
+        return {name: OmegaConf.select(nodes[name], "about.label") or name for name in self.objective.metrics}
+
+    @property
+    def results(self) -> list[list[str]]:
+        """The table of configured, best and retrained, in percent."""
+        best, default = self.study.best_trial, self.study.user_attrs["default"]
+        rows = [
+            ("configured", default["values"], default),
+            (f"best (trial {best.number})", best.params, best.user_attrs | {"value": best.value}),
         ]
         if self.objective.reference:
-            rows.append(("retrained", {}, None, self.objective.reference))
-        table = [["", *self.space, self.objective.name, *(SHORT.get(name, name) for name in metrics)]]
-        for name, values, value, measured in rows:
-            cells = [name, *(shown(values.get(parameter)) for parameter in self.space)]
-            cells.append("" if value is None else f"{100 * value:.2f}")
-            table.append([*cells, *(f"{100 * measured[metric]:.2f}" for metric in metrics)])
+            rows.append(("retrained", {}, self.objective.reference))
+        table = [["", *self.space, str(self.cell.config.search.objective.name), *self.metrics.values()]]
+        for name, values, numbers in rows:
+            percent = [f"{100 * numbers[part]:.2f}" if part in numbers else "" for part in ("value", *self.metrics)]
+            table.append([name, *(shown(values.get(parameter)) for parameter in self.space), *percent])
         return table
 
 
@@ -151,23 +148,22 @@ def shown(value: object) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table; the first row is its head."""
-    lines = [f"| {' | '.join(row)} |" if any(row) else "|" + " |" * len(row) for row in rows]
-    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; the first row is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
+    return "\n".join(lines)
 
 
 def best_yaml(report: Report) -> str:
     """Return the best values as a configuration of the package `method`."""
-    group, objective = report.folder.name, report.objective
-    lines = [
-        "# @package method",
+    group, objective = report.folder.name, report.cell.config.search.objective
+    return (
+        f"# @package method\n"
         f"# Best of {len(report.complete)} trials: {objective.name} {100 * report.study.best_value:.2f} "
-        f"({objective.direction}), judged on {report.judged_on}",
-        f"# python -m benchmark.run --config-dir {report.folder.parent} +{group}=best …",
-        f"# or, word by word: {' '.join(report.overrides)}",
-    ]
-    return "\n".join(lines) + "\n" + OmegaConf.to_yaml(with_values({}, report.study.best_params))
+        f"({objective.direction}), judged on {report.judged_on}\n"
+        f"# python -m benchmark.run --config-dir {report.folder.parent} +{group}=best …\n"
+        f"{OmegaConf.to_yaml(with_values({}, report.study.best_params))}"
+    )
 
 
 def refuse_to_replace(folder: Path, key: str, n_trials: int) -> None:
@@ -206,10 +202,10 @@ def draw_landscape(report: Report) -> None:
     import matplotlib.pyplot as plt
     from optuna.visualization.matplotlib import plot_contour, plot_slice
 
-    names, label = list(report.space)[:2], f"{report.objective.name} (fraction, {report.objective.direction})"
+    names, objective = list(report.space)[:2], report.cell.config.search.objective
     with plt.rc_context():  # Optuna sets a style
         plot = plot_contour if len(names) == 2 else plot_slice
-        axes: Any = plot(report.study, params=names, target_name=label)
+        axes: Any = plot(report.study, params=names, target_name=f"{objective.name} (fraction, {objective.direction})")
         axes.set_title(str(report.cell), fontsize="small")
         if len(names) == 2 and not any(isinstance(report.space[name], CategoricalDistribution) for name in names):
             points = {"configured": report.study.user_attrs["default"]["values"], "best": report.study.best_params}

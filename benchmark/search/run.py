@@ -5,6 +5,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from filelock import FileLock
 from hydra import initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
@@ -94,7 +96,7 @@ def make_objective(bench: Workbench) -> Objective:
                 f"Expected a retrained model for search/objective={node.name}; use search/objective=score."
             )
         reference = measured_by(metrics, pipeline.load_outputs(bench.cell, retrained)[0])
-    return Objective(str(node.name), node.direction, metrics, instantiate(node.value), reference)
+    return Objective(metrics, instantiate(node.value), reference)
 
 
 def make_evaluate(bench: Workbench, objective: Objective) -> Evaluate:
@@ -134,23 +136,17 @@ def in_memory(cache: Cache) -> Cache:
     return remembered
 
 
-def trial_logger(n_trials: int) -> Callable[[optuna.Study, FrozenTrial], None]:
-    """Return a callback of Optuna's that logs one line for each trial of this process."""
-    start, done = time.monotonic(), 0
-
-    def log_trial(study: optuna.Study, trial: FrozenTrial) -> None:
-        nonlocal done
-        values = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
-        if trial.state != TrialState.COMPLETE or trial.value is None:
-            log.info("trial %d failed: %s (%s)", trial.number, values, trial.user_attrs.get("error"))
-            return
-        done += 1
-        complete = n_complete(study)
-        left = duration((time.monotonic() - start) / done * max(n_trials - complete, 0))
-        log.info("[%d/%d] %.2f (best %.2f): %s; %s left",
-                 complete, n_trials, 100 * trial.value, 100 * study.best_value, values, left)  # fmt: skip
-
-    return log_trial
+def log_trial(study: Study, trial: FrozenTrial, *, n_trials: int, metrics: Sequence[str]) -> None:
+    """Log one line about a finished trial."""
+    values = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
+    if trial.state != TrialState.COMPLETE or trial.value is None or trial.duration is None:
+        log.info("trial %d failed: %s (%s)", trial.number, values, trial.user_attrs.get("error"))
+        return
+    complete = n_complete(study)
+    left = duration(trial.duration.total_seconds() * max(n_trials - complete, 0))
+    measured = ", ".join(f"{name} {100 * trial.user_attrs[name]:.1f}" for name in metrics)
+    log.info("[%d/%d] %.2f (best %.2f): %s: %s; %s left",
+             complete, n_trials, 100 * trial.value, 100 * study.best_value, values, measured, left)  # fmt: skip
 
 
 def run_search(cell: Cell, out: str | None) -> str:
@@ -191,7 +187,7 @@ def run_search(cell: Cell, out: str | None) -> str:
         study.set_user_attr("default", {"values": values, "value": value, **kept})
     log.info("configured values: %.2f", 100 * study.user_attrs["default"]["value"])
     run_trials(study, space, evaluate, n_trials=options.n_trials, max_failures=options.max_failures,
-               callbacks=[trial_logger(options.n_trials)])  # fmt: skip
+               callbacks=[partial(log_trial, n_trials=options.n_trials, metrics=list(objective.metrics))])  # fmt: skip
     with FileLock(Path(cell.config.output_dir) / "searches" / f"{key}.lock"):  # processes that share it write in turn
         report = Report(bench, study, key, space, objective, folder)
         refuse_to_replace(folder, key, n_complete(study))

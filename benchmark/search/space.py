@@ -12,55 +12,50 @@ from optuna.trial import FrozenTrial, Trial
 from benchmark.cell import content
 from datasets.seeding import derive_seed
 
-KEYS = ("name", "low", "high", "log", "integer", "choices")
 Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 Space = dict[str, Distribution]
 
 
-def search_space(parameters: Sequence[Mapping[str, Any]], method: DictConfig) -> Space:
+def search_space(parameters: Sequence[Mapping[str, Any]], method: Any) -> Space:
     """Return the distribution of each parameter, by its dotted path inside the method's configuration.
 
     Each parameter has `name` and either `low` and `high` (with `log: true` on a logarithmic scale, with
     `integer: true` whole numbers) or `choices`. ValueError for anything else.
     """
     space: Space = {}
-    for values in parameters:
-        unknown = sorted(values.keys() - set(KEYS))
-        name = str(values.get("name"))
-        if unknown or "name" not in values or name in space:
-            got = f"the unknown {', '.join(unknown)}" if unknown else f"{name} twice" if name in space else "no name"
-            raise ValueError(f"Expected search.parameters with {', '.join(KEYS)}, each name once, but got {got}.")
-        known = dotted(content(method))
-        if name not in known:
-            raise ValueError(
-                f"Expected search.parameters to name values of the method ({', '.join(known)}), but got {name!r}."
-            )
+    known = dotted(content(method))
+    for options in parameters:
         try:
-            space[name] = distribution(values)
-        except (KeyError, TypeError, ValueError) as error:
+            name, found = distribution(**options)
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"Expected low < high or choices for {name} in search.parameters, but got "
-                f"{ {key: value for key, value in values.items() if key != 'name'} } ({error})."
+                f"Expected search.parameters with name and low < high (log, integer) or choices, but got "
+                f"{dict(options)} ({str(error).removeprefix('distribution() ')})."
             ) from error
+        if name not in known or name in space:
+            raise ValueError(
+                f"Expected search.parameters to name values of the method ({', '.join(known)}), each once, but got "
+                f"{name!r}."
+            )
+        space[name] = found
     if not space:
         raise ValueError("Expected search.parameters to name at least one hyper-parameter, but got none.")
     return space
 
 
-def distribution(values: Mapping[str, Any]) -> Distribution:
-    """Return Optuna's distribution; ValueError, KeyError or TypeError if the values describe none."""
-    if values.get("choices") is not None:
-        if "low" in values or "high" in values:
-            raise ValueError("choices have no low and high")
-        return CategoricalDistribution(list(values["choices"]))
-    low, high, log = values["low"], values["high"], bool(values.get("log", False))
-    if low >= high:
-        raise ValueError("low is not below high")
-    if not values.get("integer", False):
-        return FloatDistribution(float(low), float(high), log=log)
+def distribution(
+    *, name: str, low: Any = None, high: Any = None, log: bool = False, integer: bool = False, choices: Any = None
+) -> tuple[str, Distribution]:
+    """Return the name and Optuna's distribution; ValueError or TypeError if the options describe none."""
+    if choices is not None and low is None and high is None:
+        return name, CategoricalDistribution(choices)
+    if choices is not None or low is None or high is None:
+        raise ValueError("either low and high or choices")
+    if not integer:
+        return name, FloatDistribution(low, high, log=log)
     if low != int(low) or high != int(high):
         raise ValueError("the bounds of an integer are none")
-    return IntDistribution(int(low), int(high), log=log)
+    return name, IntDistribution(low, high, log=log)
 
 
 def suggest(trial: Trial, name: str, distribution: Distribution) -> Any:

@@ -28,13 +28,13 @@ def test_parameters_become_distributions():
     [
         ({"name": "beta", "low": 1, "high": 2}, r"values of the method \(alpha, recipe.lr, recipe.name\)"),
         ({"name": "recipe", "low": 1, "high": 2}, "values of the method"),
-        ({"name": "alpha", "low": 0, "high": 2, "log": True}, "alpha in search.parameters"),
-        ({"name": "alpha", "low": 3, "high": 2}, "low is not below high"),
-        ({"name": "alpha", "low": 1}, "low < high or choices"),
-        ({"name": "alpha", "lo": 1, "high": 2}, "the unknown lo"),
+        ({"name": "alpha", "low": 0, "high": 2, "log": True}, "low > 0"),
+        ({"name": "alpha", "low": 3, "high": 2}, "low <= high"),
+        ({"name": "alpha", "low": 1}, "either low and high or choices"),
+        ({"name": "alpha", "lo": 1, "high": 2}, "argument 'lo'"),
         ({"name": "alpha", "low": 1.5, "high": 2, "integer": True}, "bounds of an integer"),
-        ({"name": "alpha", "low": 1, "high": 2, "choices": [1]}, "no low and high"),
-        ({"low": 1, "high": 2}, "no name"),
+        ({"name": "alpha", "low": 1, "high": 2, "choices": [1]}, "either low and high or choices"),
+        ({"low": 1, "high": 2}, "argument: 'name'"),
     ],
 )
 def test_wrong_parameters_are_named(parameter, message):

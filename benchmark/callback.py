@@ -2,7 +2,9 @@
 
 import logging
 import sys
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -11,7 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark.cell import Cell
 from benchmark.cli import Failure, describe, duration
 from benchmark.compose import cells_of
+from benchmark.files import content_hash
 from benchmark.records import RunRecord
+
+if TYPE_CHECKING:
+    from benchmark.artefacts import Artefact
 
 log = logging.getLogger(__name__)
 NOUNS = {"original": "original", "model": "unlearned model", "outputs": "set of outputs"}
@@ -30,7 +36,7 @@ class GridCallback(Callback):
         """Say how many cells there are, and what has to be made for those without a record."""
         try:
             overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # each cell resolves its own
-            self.cells = cells_of(cast("list[str]", overrides))
+            self.cells = cells_of(cast("list[str]", overrides), like=config)
             folders = sorted({str(cell.config.output_dir) for cell in self.cells})
             if len(folders) != 1:
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")
@@ -79,40 +85,44 @@ class GridCallback(Callback):
     def _n_waiting(self) -> int:
         return sum(cell.run_id in self.waiting for cell in self.cells)
 
-    def _missing(self) -> dict[str, int]:
-        """Return how many artefacts are still to be made, by kind."""
+    def _missing(self) -> "list[Artefact]":
+        """Return the artefacts that are still to be made."""
         from benchmark import pipeline  # torch, only if there is something to make
 
-        if not self.waiting:
-            return {}
-        first = next(iter(self.waiting.values()))
         nodes = [node for cell in self.waiting.values() for node in pipeline.wanted(cell)]
-        kinds: dict[str, int] = {}
-        for node in pipeline.store_of(first).missing(*nodes):
-            kinds[node.kind] = kinds.get(node.kind, 0) + 1
-        return kinds
+        return pipeline.store_of(self.cells[0]).missing(*nodes) if nodes else []
 
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""
-        counts = self._missing()
+        counts = Counter(node.kind for node in self._missing())
         parts = [f"{n} {NOUNS[kind] if n == 1 else plural(NOUNS[kind])}" for kind, n in counts.items()]
         return f"; to make: {', '.join(parts)}" if parts else ""
 
     def _left(self) -> str:
-        """Return the time that is left, from the stored facts of finished artefacts of the same kinds."""
+        """Return the time that is left, from the stored facts of finished artefacts like those that are missing."""
         from benchmark import artefacts, pipeline
 
-        counts = self._missing()
-        if not counts:
+        missing = self._missing()
+        if not missing:
             return ""
-        store = pipeline.store_of(next(iter(self.waiting.values())))
+        store = pipeline.store_of(self.cells[0])
+        spent: dict[object, list[float]] = {}
+        for kind in {node.kind for node in missing}:
+            for facts in store.facts(kind):
+                for name in (kind, likeness(kind, facts["key"])):
+                    spent.setdefault(name, []).append(artefacts.seconds_of(facts))
         seconds = 0.0
-        for kind, n in counts.items():
-            spent = [artefacts.seconds_of(facts) for facts in store.facts(kind)]
-            if not spent:
+        for node in missing:
+            like = spent.get(likeness(node.kind, node.key)) or spent.get(node.kind)
+            if not like:
                 return ""
-            seconds += n * sum(spent) / len(spent)
+            seconds += sum(like) / len(like)
         return f"  about {duration(seconds)} left"
+
+
+def likeness(kind: str, key: Mapping[str, Any]) -> str:
+    """Return a name that artefacts share if they take about the same time: kind and method."""
+    return f"{kind} {content_hash(key.get('method'))}"
 
 
 def plural(noun: str) -> str:

@@ -57,7 +57,10 @@ def from_tensors(tensors: Mapping[str, Tensor], split: ForgetSplit, facts: Mappi
 
 
 def as_outputs(
-    logits: Mapping[SplitName, Tensor], labels: Mapping[SplitName, Tensor], split: ForgetSplit, facts: Mapping[str, float]
+    logits: Mapping[SplitName, Tensor],
+    labels: Mapping[SplitName, Tensor],
+    split: ForgetSplit,
+    facts: Mapping[str, float],
 ) -> EvalOutputs:
     newest = len(split.requests[-1].forget_test) if split.requests else None
     return EvalOutputs(logits, labels, split.forget_test_is_train, facts, newest)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.artefacts import Artefact, Facts, Store, Tensors
 from benchmark.cell import Cell
@@ -297,8 +297,16 @@ def other_outputs(bench: Workbench) -> Iterator[tuple[str, EvalOutputs]]:
         yield "retrained", load_outputs(cell, node)[0]
     if "untrained" in cell.metric_needs:
         model = bench.build_model(derive_seed(cell.seeds["method_seed"], "untrained"), pretrained=False)
-        yield "untrained", evaluate(
-            model, bench.split, bench.preprocessing, batch_size=bench.eval_batch_size, facts={}, splits=("forget_train",)
+        yield (
+            "untrained",
+            evaluate(
+                model,
+                bench.split,
+                bench.preprocessing,
+                batch_size=bench.eval_batch_size,
+                facts={},
+                splits=("forget_train",),
+            ),
         )
 
 

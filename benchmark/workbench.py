@@ -19,7 +19,8 @@ from benchmark.files import content_hash
 from benchmark.models import build
 from datasets.base import ForgetSplit, ImageDataset, check_fingerprint
 from datasets.batches import Preprocessing, channel_statistics
-from datasets.splits import requests_split, stratified_subset
+from datasets.sequence import sequence_split as requests_split
+from datasets.splits import stratified_subset
 from methods.base import UnlearningMethod
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
@@ -77,7 +78,7 @@ class Workbench:
     def _loaded(self) -> tuple[ImageDataset, float]:
         node = self.config.dataset
         return load_dataset(Hashable(load=content(node.load), subset=content(node.subset),
-                                     fingerprint=node.fingerprint), self.device)  # fmt: skip
+                                     fingerprint=node.get("fingerprint")), self.device)  # fmt: skip
 
     @cached_property
     def split(self) -> ForgetSplit:

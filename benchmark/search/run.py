@@ -11,7 +11,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from hydra import initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.study import Study
@@ -21,7 +20,7 @@ from torch import Tensor
 from benchmark import device, pipeline
 from benchmark.cell import Cell, content, without_about
 from benchmark.cli import duration
-from benchmark.compose import CONFIGS, cells_of
+from benchmark.compose import cells_of
 from benchmark.files import content_hash
 from benchmark.search.objective import Objective, measured_by, named
 from benchmark.search.report import Report, refuse_to_replace, shown, write_report
@@ -41,10 +40,9 @@ FORMER = {  # moved code under the names by which running studies know it
 
 def search_cell(overrides: Sequence[str]) -> Cell:
     """Return the cell whose method is searched; its test images are held-out training images if it says so."""
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        cell = one_cell(overrides)
-        held_out = cell.config.search.held_out
-        return cell if held_out is None else one_cell([*overrides, f"+dataset.subset.held_out={held_out}"])
+    cell = one_cell(overrides)
+    held_out = cell.config.search.held_out
+    return cell if held_out is None else one_cell([*overrides, f"+dataset.subset.held_out={held_out}"])
 
 
 def one_cell(overrides: Sequence[str]) -> Cell:

@@ -6,7 +6,8 @@
 
 search=NAME             parameters and ranges, from configs/search/NAME.yaml
 search/objective=NAME   gap (to the retrained model, smaller is better) | score (weighted; needs no retrained model)
-search.n_trials=50      complete trials in all: of earlier starts, and of every process on the same storage
+search.n_trials=50      complete trials in all: of earlier starts, and of every process on the same storage, each of
+                        which may add one at the end
 search.storage=…        default: SQLite below output_dir; a file name: a journal; URL://…: a database for many machines
 search.held_out=0.2     share of the training images to judge on, null: the test images (protocol strict, paper)
 out=FOLDER              default: results/search-<settings>; it never replaces another search or a larger one

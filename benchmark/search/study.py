@@ -24,7 +24,10 @@ HEARTBEAT_SECONDS, DEAD_SECONDS = 10, 60  # a running trial without a sign of li
 
 
 def open_storage(storage: str) -> BaseStorage:
-    """Return the storage at a database URL (with ://) or in a journal file; ValueError if it cannot be opened."""
+    """Return the storage at a database URL (with ://) or in a journal file; ValueError if it cannot be opened.
+
+    A journal has no signs of life: the trial of a killed process stays `running` in it, and does not count.
+    """
     try:
         if "://" in storage:
             return open_database(storage)
@@ -95,8 +98,11 @@ def run_trials(
     while n_complete(study) < n_trials:
         try:
             study.optimize(objective, catch=(Exception,), callbacks=callbacks)
-        except (UpdateFinishedTrialError, ValueError):  # of `tell`; those of `evaluate` are caught
-            log.warning("another process took a trial of this one for dead; it does not count")
+        except (UpdateFinishedTrialError, ValueError) as error:  # of `tell`; those of `evaluate` are caught
+            failures += 1
+            if failures >= max_failures:
+                raise
+            log.warning("another process took a trial of this one for dead; it does not count (%s)", error)
 
 
 def n_complete(study: Study) -> int:

@@ -131,7 +131,7 @@ def test_settings_that_a_name_does_not_tell_make_another_folder(monkeypatch):
     monkeypatch.setattr(search, "study_key", lambda cell: content_hash(search.settings(cell)))  # needs no data
     named = ["search=ssd", "dataset=cifar20", "task=class", "task.target=vehicle2", "protocol=paper", "profile=quick"]
     not_of_the_study = ["search.n_trials=9", "search.max_failures=2", "output_dir=elsewhere", "compute.threads=1"]
-    others = [[], not_of_the_study, ["search.seed=1"], ["recipe.epochs=1"], ["method.batch_size=7"]]
+    others = [[], not_of_the_study, ["search.seed=1"], ["recipe.epochs=1"]]
     folders = [search.default_folder(search.search_cell([*named, *other])) for other in others]
     assert folders[:2] == [Path("results") / COMMITTED] * 2
     assert all(re.fullmatch(rf"{COMMITTED}-[0-9a-f]{{8}}", folder.name) for folder in folders[2:])

@@ -15,6 +15,7 @@ from benchmark.search.study import open_storage, run_trials
 
 SPACE = {"x": FloatDistribution(0.1, 100, log=True), "y": FloatDistribution(0.1, 5)}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage")
 
 
 def value(values):

@@ -147,6 +147,33 @@ def log_trial(study: Study, trial: FrozenTrial, *, n_trials: int, metrics: Seque
              complete, n_trials, 100 * trial.value, 100 * study.best_value, values, measured, left)  # fmt: skip
 
 
+def check_options(cell: Cell) -> None:
+    """Raise ValueError for options that no search can have."""
+    n_trials = cell.config.search.n_trials
+    if n_trials < 1:
+        raise ValueError(f"Expected search.n_trials to be at least 1, but got {n_trials}.")
+    if cell.targets is not None:
+        raise ValueError(
+            f"Expected one forget request to search on, but got {len(cell.targets)}; leave requests=sequence out and "
+            f"run the sequence with the values that the search finds."
+        )
+    workbench(cell).validate()
+    if (reason := pipeline.skip(workbench(cell))) is not None:
+        raise ValueError(f"Expected a method that applies to the task, but it does not: {reason}.")
+
+
+def open_study(cell: Cell, key: str) -> Study:
+    """Return the study, new or as earlier starts and other processes left it."""
+    options = cell.config.search
+    storage = options.storage or f"sqlite:///{Path(cell.config.output_dir).resolve()}/searches/{key}.db"
+    study = optuna.create_study(
+        storage=open_storage(storage), study_name=f"{folder_name(cell)}-{key}", direction=options.objective.direction,
+        sampler=NumberedTPE(options.seed), load_if_exists=True,
+    )  # fmt: skip
+    log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
+    return study
+
+
 def run_search(cell: Cell, out: str | None) -> str:
     """Run or continue the search of `cell`, write its results to the folder `out` and return the summary.
 
@@ -155,39 +182,26 @@ def run_search(cell: Cell, out: str | None) -> str:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    options = cell.config.search
-    space = search_space(content(options.parameters), without_about(cell.config.method))
-    if cell.targets is not None:
-        raise ValueError(
-            f"Expected one forget request to search on, but got a sequence of {len(cell.targets)}; leave "
-            f"requests=sequence out and run the sequence with what is found."
-        )
-    if options.n_trials < 1:
-        raise ValueError(f"Expected search.n_trials to be at least 1, but got {options.n_trials}.")
+    options, method = cell.config.search, cell.config.method
+    space = search_space(content(options.parameters), without_about(method))
     device.set_up(cell.config.compute)
-    bench = workbench(cell)
-    bench.validate()
-    if (reason := pipeline.skip(bench)) is not None:
-        raise ValueError(f"Expected a method that applies to the task, but it does not: {reason}.")
+    check_options(cell)
     key, folder = study_key(cell), Path(out) if out else default_folder(cell)
-    storage = options.storage or f"sqlite:///{Path(cell.config.output_dir).resolve()}/searches/{key}.db"
-    study = optuna.create_study(
-        storage=open_storage(storage), study_name=f"{folder_name(cell)}-{key}", direction=options.objective.direction,
-        sampler=NumberedTPE(options.seed), load_if_exists=True,
-    )  # fmt: skip
+    study = open_study(cell, key)
     refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
-    log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
-    objective = make_objective(bench)
-    evaluate = make_evaluate(bench, objective)
+    objective = make_objective(workbench(cell))
+    evaluate = make_evaluate(workbench(cell), objective)
     if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up
-        values = {name: OmegaConf.select(cell.config.method, name) for name in space}
+        values = {name: OmegaConf.select(method, name) for name in space}
         value, kept = evaluate(values)
         study.set_user_attr("default", {"values": values, "value": value, **kept})
     log.info("configured values: %.2f", 100 * study.user_attrs["default"]["value"])
-    run_trials(study, space, evaluate, n_trials=options.n_trials, max_failures=options.max_failures,
-               callbacks=[partial(log_trial, n_trials=options.n_trials, metrics=list(objective.metrics))])  # fmt: skip
+    run_trials(
+        study, space, evaluate, n_trials=options.n_trials, max_failures=options.max_failures,
+        callbacks=[partial(log_trial, n_trials=options.n_trials, metrics=list(objective.metrics))],
+    )  # fmt: skip
     with FileLock(Path(cell.config.output_dir) / "searches" / f"{key}.lock"):  # processes that share it write in turn
-        report = Report(bench, study, key, space, objective, folder)
+        report = Report(workbench(cell), study, key, space, objective, folder)
         refuse_to_replace(folder, key, n_complete(study))
         write_report(report)
     log.info("wrote %s", folder)

@@ -156,7 +156,7 @@ class Composer:
         overrides = [self.parse(word) for word in job]
         values = [o for o in overrides if isinstance(o.value(), dict) or not self.is_group(o)]
         groups = tuple(str(o.input_line) for o in overrides if o not in values)
-        unsettled = any(OF_THIS_PROCESS.search(str(o.input_line)) for o in values)
+        unsettled = any(OF_THIS_PROCESS.search(str(o.value())) for o in values)
         try:
             base = self.composed(groups) if unsettled else self.base(groups)
             config = base.copy()

@@ -31,7 +31,7 @@ def plain_hydra(folder: Path, *arguments: str) -> list[list[str]]:
     """Return what a ten-line Hydra application sees of each job: method, seed, α and the two folders."""
     script = folder / "plain.py"
     script.write_text(PLAIN)
-    quiet = ["hydra.callbacks=null", "hydra.sweep.dir=sweep"]
+    quiet = ["~hydra.callbacks", "hydra.sweep.dir=sweep"]
     done = subprocess.run(
         [sys.executable, script, CONFIGS, "-m", *quiet, *arguments], capture_output=True, text=True, cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
@@ -129,12 +129,14 @@ def test_a_file_that_reaches_into_the_method_is_heeded(own_configs):
     (own_configs / "case").mkdir()
     (own_configs / "case" / "mine.yaml").write_text("# @package _global_\nmethod: {recipe: {lr: 0.5}}\n")
     (own_configs / "method" / "reaching.yaml").write_text(
-        "defaults: [ssd, {override /protocol: paper}, _self_]\nabout: {label: R}\n"
+        "# @package _global_\nsplit_seed: 5\nmethod: {_target_: methods.baseline.Baseline}\n"
     )
-    cells = cells_of(["method=amnesiac,bad_teacher,finetune", "case=null,mine"], config_dir=own_configs)
+    cells = cells_of(["method=amnesiac,bad_teacher,finetune", "case=digits_class,mine"], config_dir=own_configs)
     assert [cell.config.method.recipe.lr for cell in cells if cell.config.method.recipe.lr == 0.5] == [0.5] * 3
     cells = cells_of(["method=ssd,reaching,retrain"], config_dir=own_configs)
-    assert [cell.labels["protocol"] for cell in cells] == ["strict", "paper", "strict"]
+    assert [(cell.labels["method"], cell.seeds["split_seed"]) for cell in cells] == [
+        ("ssd", 0), ("reaching", 5), ("retrain", 0)
+    ]  # fmt: skip
 
 
 def test_an_experiment_brings_its_sweep_and_the_command_line_overrides_it():

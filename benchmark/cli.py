@@ -6,14 +6,27 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+)  # fmt: skip
 
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no record."""
+
+    cell: str
+    reason: str
 
 
 def run_cli(command: Callable[[], Any]) -> None:
@@ -77,3 +90,17 @@ def nearest(word: str, known: list[str]) -> str:
     """Return the closest of the known words as a hint, or nothing."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]}" if close else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    >>> duration(75), duration(7320)
+    ('1 min 15 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

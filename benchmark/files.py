@@ -1,4 +1,4 @@
-"""Hashes of content and of files, and files that are there whole or not at all."""
+"""Names by content, and small files that are there whole or not at all."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from datasets.files import replacing
 
@@ -39,9 +40,34 @@ def write_atomically(path: Path, text: str) -> None:
         part.write_text(text)
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write `values` with their checksum, atomically; numbers that are not finite are refused."""
+    text = json.dumps({**values, "checksum": content_hash(values)}, indent=1, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what `write_json` wrote; ValueError if the file holds something else or its checksum does not fit.
+
+    Files of the first version have no checksum.
+    """
+    return checked(path.read_text())
+
+
+def checked(text: str) -> dict[str, Any]:
+    """Return the JSON object in `text` without its checksum; ValueError if there is none or the checksum differs."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds a {type(values).__name__}, no mapping")
+    checksum = values.pop("checksum", None)
+    if checksum not in (None, content_hash(values)):
+        raise ValueError("its content does not fit its checksum")
+    return values
+
+
 def set_aside(*paths: Path, reason: object) -> None:
-    """Rename damaged files to `*.damaged-<time>` and say so in one line: what they held is computed again."""
-    log.warning("set aside the damaged %s (%s); computing it again", paths[0].name, reason)
+    """Rename damaged files to `*.damaged-<time>` and say so in one line: what they held is made again."""
+    log.warning("set aside the damaged %s (%s); making it again", paths[0].name, reason)
     for path in paths:
         if path.exists():
             path.replace(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))

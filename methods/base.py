@@ -1,20 +1,19 @@
 """The contract of an unlearning method and all that it may use beside itself."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
-from datasets.batches import Augmentation, Batches, Preprocessing
+from datasets.batches import Batches, Preprocessing
 from datasets.seeding import derive_seed, generator
 from methods.timing import Stopwatch
-from methods.training import Compute, Loss, Progress, Recipe, train
+from methods.training import Compute, Loss, Recipe, TrainingState, train
 
-Memo = Callable[[str, Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+Cache = Callable[[str, Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
 
 class ModelBuilder(Protocol):
@@ -25,16 +24,16 @@ class ModelBuilder(Protocol):
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method needs beside the model and the split.
+    """All that a method needs beside the model and the split.
 
     Attributes:
         seed: the method seed; derive streams from it by name with `random(...)`.
         build_model: seed -> a fresh model on the device, by default as it was before the original's training.
         recipe: how the original model was trained.
-        memo: `memo(phase, options, compute)` returns tensors that depend on the original model, the split and
-            `options` alone; it books the seconds under `phase` and may keep the result for later runs.
-        progress: names of a training -> what keeps its state while it lasts, for a run that continues a killed one.
-        first: in a sequence of forget requests, the call that answered the first one; None in that call itself.
+        cache: `cache(phase, options, make)` returns `make()`, or its tensors as an earlier run kept them. They depend
+            on the original model, the split and `options` alone; their seconds are booked under `phase`.
+        training_state: names of a training -> the keeper of its state, so that another process can continue it.
+        first: the call that answered the first of several forget requests; None in that call itself.
     """
 
     seed: int
@@ -43,8 +42,8 @@ class MethodContext:
     recipe: Recipe
     build_model: ModelBuilder
     stopwatch: Stopwatch
-    memo: Memo | None = field(default=None)
-    progress: Callable[[tuple[object, ...]], Progress] | None = field(default=None)
+    cache: Cache | None = None
+    training_state: Callable[[tuple[object, ...]], TrainingState] | None = None
     first: "Call | None" = None
 
     @property
@@ -55,24 +54,16 @@ class MethodContext:
         """Return a generator on the device for one use of randomness, named by `names`."""
         return generator(self.seed, *names, device=self.device)
 
-    def fresh_model(self, *names: object) -> nn.Module:
-        """Return a newly initialised model; `names` separate it from others of the same seed."""
-        return self.build_model(derive_seed(self.seed, *names))
+    def fresh_model(self, *names: object, pretrained: bool = True) -> nn.Module:
+        """Return a newly initialised model on the device; `names` separate it from others of the same seed.
 
-    def random_model(self, *names: object) -> nn.Module:
-        """Return a model that is random in every layer, also where the original started from pretrained weights."""
-        return self.build_model(derive_seed(self.seed, *names), pretrained=False)
+        Without `pretrained` it is random in every layer, even if the original started from pretrained weights.
+        """
+        return self.build_model(derive_seed(self.seed, *names), pretrained=pretrained)
 
-    def batches(
-        self,
-        data: LabelledImages,
-        batch_size: int,
-        *,
-        random: torch.Generator | None = None,
-        augmentation: Augmentation | None = None,
-    ) -> Batches:
-        """Return batches of `data`; shuffled where `random` is given."""
-        return Batches(data, batch_size, self.preprocessing, random, augmentation)
+    def batches(self, data: LabelledImages, batch_size: int) -> Batches:
+        """Return batches of `data` in its order; pairs of images (B, C, H, W) float32 and labels (B,) int64."""
+        return Batches(data, batch_size, self.preprocessing)
 
     def train(
         self, model: nn.Module, data: LabelledImages, recipe: Recipe, *names: object, loss: Loss | None = None
@@ -83,26 +74,23 @@ class MethodContext:
         """
         return train(
             model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
-            compute=self.compute, loss=loss, progress=None if self.progress is None else self.progress(names),
+            compute=self.compute, loss=loss,
+            training_state=None if self.training_state is None else self.training_state(names),
         )  # fmt: skip
 
     def remember(
-        self, phase: str, options: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+        self, phase: str, options: Mapping[str, object], make: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Return `compute()`, timed as `phase`, or what an earlier run kept of it."""
-        if self.memo is not None:
-            return self.memo(phase, options, compute)
-        with self.phase("memo"), self.phase(phase):  # as a memo books it: apart from the rest of the method
-            return compute()
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Measure a part of the method under a name of its own."""
-        return self.stopwatch.phase(name)
+        """Return `make()`, timed as `phase`, or its tensors as an earlier run kept them."""
+        if self.cache is not None:
+            return self.cache(phase, options, make)
+        with self.stopwatch.phase("cache"), self.stopwatch.phase(phase):  # apart from the rest of the method
+            return make()
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a method was called with."""
+    """The arguments of one call of a method."""
 
     model: nn.Module
     split: ForgetSplit
@@ -113,26 +101,17 @@ class UnlearningMethod(Protocol):
     """A frozen dataclass of hyper-parameters that unlearns when called.
 
     The call may change `model` in place. It uses `split.forget_train` and `split.retain_train`, never the test
-    splits, and returns the unlearned model in eval mode. Optional members complete the contract:
-
-    * `ranked = False`: tables show the method but do not compare it with the others;
-    * `skip(split) -> str | None`: the reason why the method does not apply to this task;
-    * `cost(split, recipe) -> float`: training passes of one image, for the estimate before a grid starts.
+    splits, and returns the unlearned model in eval mode. One member is optional: `skip(split) -> str | None`, the
+    reason why the method does not apply to a split.
     """
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module: ...
 
 
 def skip_reason(method: UnlearningMethod, split: ForgetSplit) -> str | None:
-    """Return why `method` does not apply to `split`, or None where it does."""
-    skip = getattr(method, "skip", None)
-    return None if skip is None else skip(split)
-
-
-def image_passes(method: UnlearningMethod, split: ForgetSplit, recipe: Recipe) -> float:
-    """Return the method's cost in training passes of one image; 0 where it states none."""
-    cost = getattr(method, "cost", None)
-    return 0.0 if cost is None else float(cost(split, recipe))
+    """Return why `method` does not apply to `split` or to one of its requests; None if it does."""
+    skip = getattr(method, "skip", lambda split: None)
+    return next((reason for request in split.requests or (split,) if (reason := skip(request))), None)
 
 
 def get_classifier(model: nn.Module) -> nn.Module:

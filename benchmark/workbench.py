@@ -1,36 +1,46 @@
-"""What the code before the graph of artefacts expects of a cell; goes with it."""
+"""What a cell works with: data set, split, model, method and device, made on first use."""
 
 import sys
 import tempfile
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import nn
 
 from benchmark.cell import Cell, content, without_about
-from benchmark.data import load_dataset
-from benchmark.fastest import fastest, is_open, measured_speeds, training_speed, ways
+from benchmark.device import compute_of
+from benchmark.files import content_hash
 from benchmark.models import build
-from benchmark.reproducibility import resolve_device
-from datasets.base import ForgetSplit, ImageDataset
+from datasets.base import ForgetSplit, ImageDataset, check_fingerprint
 from datasets.batches import Preprocessing, channel_statistics
-from datasets.sequence import sequence_split
+from datasets.splits import requests_split, stratified_subset
 from methods.base import UnlearningMethod
-from methods.requests import Sequential
+from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
+from metrics.base import Metric
 
 CPU_EVAL_BATCH = 100  # images: on a CPU larger batches leave the caches and are slower
 
 
-class OldCell(Cell):
-    """A cell with the objects that it describes."""
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """The objects that a cell's configuration describes."""
+
+    cell: Cell
+
+    @property
+    def config(self) -> DictConfig:
+        return self.cell.config
 
     def validate(self) -> None:
         """Raise for options that are wrong, and for a folder that cannot be written, before anything long starts."""
-        _ = self.method, self.reference_method, self.recipe
+        _ = self.compute, self.method, self.reference_method, self.recipe
         folder = Path(self.config.output_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -41,39 +51,12 @@ class OldCell(Cell):
             raise ValueError(f"Expected output_dir to be a writable folder, but {folder} is not ({reason}).") from error
 
     @cached_property
-    def device(self) -> torch.device:
-        return resolve_device(self.config.compute)
-
-    @cached_property
     def compute(self) -> Compute:
-        """Where and how to compute; what the configuration leaves open is measured on first use, see `fastest`."""
-        return replace(self._way(), compile=self.compiles)
+        return compute_of(self.config.compute)
 
     @property
-    def compiles(self) -> bool:
-        auto = self.config.compute.compile == "auto"
-        return self.device.type == "cuda" if auto else bool(self.config.compute.compile)
-
-    def _way(self) -> Compute:
-        allowed = ways(self.config.compute, self.device)
-        if not is_open(self.config.compute):
-            return allowed[0]
-
-        def trial(way: Compute) -> float:
-            model = way.place(self._unplaced_model(0, pretrained=False))
-            data, recipe = self.dataset.train, self.recipe
-            return training_speed(model, data, recipe, preprocessing=self.preprocessing, compute=way)
-
-        key = {
-            "model": self.scientific["model"],
-            "num_classes": len(self.dataset.class_names),
-            "image": list(self.dataset.train.storage.shape[1:]),
-            "size": self.preprocessing.size,
-            "optimizer": self.recipe.optimizer,
-            "batch_size": self.recipe.batch_size,
-            "tf32": self.config.compute.tf32,
-        }
-        return fastest(allowed, measured_speeds(Path(self.config.output_dir) / "compute", key, allowed, trial))
+    def device(self) -> torch.device:
+        return self.compute.device
 
     @property
     def eval_batch_size(self) -> int:
@@ -92,13 +75,15 @@ class OldCell(Cell):
 
     @cached_property
     def _loaded(self) -> tuple[ImageDataset, float]:
-        return load_dataset(content(self.config.dataset.load), content(self.config.dataset.subset), self.device)
+        node = self.config.dataset
+        return load_dataset(Hashable(load=content(node.load), subset=content(node.subset),
+                                     fingerprint=node.get("fingerprint")), self.device)  # fmt: skip
 
     @cached_property
     def split(self) -> ForgetSplit:
         make_split = instantiate(self.config.task.split)
-        if self.targets is not None:
-            return sequence_split(self.dataset, make_split, self.targets)
+        if self.cell.targets is not None:
+            return requests_split(self.dataset, make_split, self.cell.targets)
         split: ForgetSplit = make_split(self.dataset)
         return split
 
@@ -117,20 +102,52 @@ class OldCell(Cell):
 
     @cached_property
     def method(self) -> UnlearningMethod:
-        """The method; in a sequence request by request, but the retrained model never saw any of the forgotten."""
         method: UnlearningMethod = instantiate(without_about(self.config.method))
-        return method if self.targets is None or self.is_reference else Sequential(method)
+        return method
 
     @cached_property
     def reference_method(self) -> UnlearningMethod | None:
         method: UnlearningMethod | None = instantiate(without_about(self.config.get("reference")))
         return method
 
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        return {str(name): instantiate(without_about(node)) for name, node in self.config.metric.items()}
+
     def build_model(self, seed: int, *, pretrained: bool = True) -> nn.Module:
         """Return a freshly initialised model on the device; without `pretrained`, random in every layer."""
-        return self.compute.place(self._unplaced_model(seed, pretrained=pretrained))
-
-    def _unplaced_model(self, seed: int, *, pretrained: bool) -> nn.Module:
         options = {} if pretrained else content(self.config.model.untrained)
         builder = instantiate(self.config.model.build, _partial_=True, **options)
-        return build(builder, len(self.dataset.class_names), seed)
+        return self.compute.place(build(builder, len(self.dataset.class_names), seed))
+
+
+@lru_cache(maxsize=2)
+def workbench(cell: Cell) -> Workbench:
+    """Return the workbench of a cell; one that was used a moment ago still has its data."""
+    return Workbench(cell)
+
+
+@dataclass(frozen=True, eq=False)
+class Hashable:
+    """Configuration as the key of a cache."""
+
+    load: Mapping[str, Any]
+    subset: Mapping[str, Any]
+    fingerprint: str | None
+
+    def __hash__(self) -> int:
+        return hash(content_hash([self.load, self.subset, self.fingerprint]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hashable) and vars(self) == vars(other)
+
+
+@lru_cache(maxsize=2)
+def load_dataset(config: Hashable, device: torch.device) -> tuple[ImageDataset, float]:
+    """Return the subset of a data set on the device, and the seconds that took; consecutive cells share both."""
+    stopwatch = Stopwatch(device)
+    with stopwatch.phase("load"):
+        dataset: ImageDataset = instantiate(config.load)
+        check_fingerprint(dataset, config.fingerprint)
+        subset = stratified_subset(dataset, **config.subset).to(device)
+    return subset, stopwatch.seconds["load"]

@@ -1,4 +1,4 @@
-"""Make every committed table, figure and claim again from its records: `python -m scripts.verify_results [FOLDER …]`."""
+"""Make committed tables, figures and claims again from their records: `python -m scripts.verify_results [FOLDER …]`."""
 
 import re
 import sys

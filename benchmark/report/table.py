@@ -30,16 +30,12 @@ class Table:
 
     def to_csv(self, about: About) -> str:
         """Return `values` as CSV, numbers with the decimals of their metric."""
-        decimals = self.values["metric"].map(lambda name: about.metric(name).decimals)
-        shown = self.values.assign(
-            **{
-                part: [
-                    None if math.isnan(x) else f"{x:.{n}f}" for x, n in zip(self.values[part], decimals, strict=True)
-                ]
-                for part in ("mean", "std")
-            }
-        )
-        return shown.to_csv(index=False)
+
+        def shown(row: pd.Series, part: str) -> str | None:
+            return None if math.isnan(row[part]) else f"{row[part]:.{about.metric(row['metric']).decimals}f}"
+
+        parts = {part: self.values.apply(shown, axis=1, part=part) for part in ("mean", "std")}
+        return self.values.assign(**parts).to_csv(index=False)
 
 
 def make_table(query: Query) -> Table:
@@ -159,14 +155,10 @@ def counts(query: Query) -> str:
     targets = len({record.labels["target"] for record in records}) if options.pool_targets else 1
     over = f"{targets} targets and {seeds}" if targets > 1 else seeds
     spread = f"mean ± sample standard deviation over {over}" if n * targets > 1 else seeds
-    plain = [query.about.metric(name) for name in options.metrics if name not in ("rank", "seconds")]
-    others = [
-        f"{metric.label} {f'in {metric.unit}' if metric.unit else 'as it is'}"
-        for metric in plain
-        if metric.unit != "percent"
-    ]
-    units = ("Percent" if len(others) < len(plain) or not plain else "", *others)
-    return f"{', '.join(filter(None, units))}, {spread} (n = {n * targets})."
+    metrics = [query.about.metric(name) for name in options.metrics if name not in ("rank", "seconds")]
+    others = [metric.label for metric in metrics if metric.unit != "percent"]
+    but = f"{'Percent but for' if len(others) < len(metrics) else 'No percent:'} {', '.join(others)}"
+    return f"{but if others else 'Percent'}, {spread} (n = {n * targets})."
 
 
 def span(values: Sequence[float], decimals: int = 1) -> str:

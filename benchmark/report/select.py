@@ -149,7 +149,8 @@ def read_query(asked: Arguments) -> Query:
     """
     here = [word for word in asked.overrides if is_key(word, MACHINE)]
     own = [word for word in asked.overrides if word not in here]
-    folder = asked.out or default_folder(asked)
+    plain = [] if asked.out is not None else cells_of([asked.experiment, *asked.overrides])
+    folder = asked.out or default_folder(asked.name, plain[0])
     memory = {} if asked.fresh else read_memory(folder)
     committed = [] if asked.fresh else read_lines(folder / RECORDS)
     if (memory.get("kind", asked.kind), memory.get("experiment", asked.name)) != (asked.kind, asked.name):
@@ -161,7 +162,7 @@ def read_query(asked: Arguments) -> Query:
         raise ValueError(f"Expected run ids of {folder / RECORDS} in drop=…, but got {', '.join(sorted(unknown))}.")
     lines: list[list[str]] = [list(map(str, line)) for line in memory.get("overrides", [])]
     merged = merge(lines[0], own) if lines else own
-    cells = cells_of([asked.experiment, *merged, *here])
+    cells = plain if plain and merged == own else cells_of([asked.experiment, *merged, *here])
     remembered = [c for line in lines if line != merged for c in cells_of([asked.experiment, *line, *here])]
     known, new = ({distinct(cell) for cell in part} for part in (remembered, cells))
     if known <= new:
@@ -192,10 +193,9 @@ def stored_query(folder: Path) -> Query:
     return read_query(Arguments(memory["kind"], memory["experiment"], out=folder, overrides=[nowhere]))
 
 
-def default_folder(asked: Arguments) -> Path:
+def default_folder(name: str, cell: Cell) -> Path:
     """Return results/NAME-PROTOCOL-PROFILE."""
-    names = cells_of([asked.experiment, *asked.overrides])[0].labels
-    return RESULTS / f"{asked.name}-{names['protocol']}-{names['profile']}"
+    return RESULTS / "-".join([name, cell.labels["protocol"], cell.labels["profile"]])
 
 
 def distinct(cell: Cell) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ def make_table(query: Query) -> Table:
             run_ids = " ".join(record.run_id for record in records)
             rows.append([*key, metric, *aggregate(metric, places, query.about), run_ids])
     values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
-    reference = {place.cell.labels["method"] for place in query.places if place.cell and place.cell.is_reference}
+    one_of = {cell.labels["method"]: cell for place in query.places if (cell := place.cell) is not None}
+    reference = {name for name, cell in one_of.items() if cell.is_reference}
     ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
     values = mark_best(with_ranks(values, ranked), ranked, reference)
     return Table(str(options.title), query.caption or caption(query, bool(reference)), values)

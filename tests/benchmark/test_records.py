@@ -1,0 +1,187 @@
+"""Records: one file per run, one line per committed run; damage is noticed."""
+
+import json
+import math
+from dataclasses import asdict, fields, replace
+
+import pytest
+
+from benchmark.files import content_hash
+from benchmark.records import RunRecord, flatten, load_records, read_lines, run_id, to_frame, write_lines
+
+
+def record(name="r1", **changes):
+    plain = RunRecord(
+        run_id=name,
+        scientific_hash="c" * 16,
+        labels={"dataset": "digits", "model": "resnet18", "method": "ssd"},
+        hyperparameters={"alpha": 10.0, "recipe": {"lr": 0.1, "milestones": [60, 120]}},
+        seeds={"train_seed": 0, "split_seed": 0, "method_seed": 1},
+        metrics={"retain_accuracy": 0.97, "zrf": None},
+        seconds={"method": 1.25, "rest": 0.25},
+        sizes={"forget_train": 83, "parameters": 11_220_132},
+        provenance={"torch": "2.6", "git": {"dirty": False}},
+        data_fingerprint="d" * 64,
+        original={"test_accuracy": 0.99},
+    )
+    return replace(plain, **changes)
+
+
+def test_round_trip(tmp_path):
+    path = record().write(tmp_path / "new" / "records")
+    assert path == tmp_path / "new" / "records" / "r1.json"
+    assert RunRecord.read(path) == record()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_skipped_run_is_a_record_too(tmp_path):
+    skipped = record(metrics={}, skipped="class and subclass only")
+    assert RunRecord.read(skipped.write(tmp_path)) == skipped
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, -3])
+def test_a_half_written_record_is_set_aside(tmp_path, keep, caplog):
+    path = record().write(tmp_path)
+    path.write_text(path.read_text()[:keep])
+    with pytest.raises(ValueError, match=r"r1\.json to be a run record.*delete it and run again"):
+        RunRecord.read(path)
+    assert load_records(tmp_path) == []
+    assert caplog.text.count("delete it and run again") == 1
+    assert path.exists()  # a table only reads
+    assert RunRecord.find(path) is None
+    assert "set aside the damaged r1.json" in caplog.text
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith("r1.json.damaged-")
+    record().write(tmp_path)
+    assert RunRecord.find(path) == record()
+
+
+def test_a_changed_number_is_noticed(tmp_path):
+    path = record().write(tmp_path)
+    path.write_text(path.read_text().replace("0.97", "0.98"))
+    with pytest.raises(ValueError, match="does not fit its checksum"):
+        RunRecord.read(path)
+
+
+def test_a_record_without_a_checksum_is_one_too(tmp_path):
+    path = tmp_path / "r1.json"
+    path.write_text(json.dumps(asdict(record())))
+    assert RunRecord.find(path) == record()
+
+
+def test_no_record_is_none(tmp_path):
+    assert RunRecord.find(tmp_path / "r1.json") is None
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"run_id": "r1"}', b"\xff\xfe"])
+def test_other_json_is_no_record(tmp_path, text):
+    path = tmp_path / "r1.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match="to be a run record"):
+        RunRecord.read(path)
+
+
+def test_an_unknown_field_is_no_record(tmp_path):
+    path = tmp_path / "r1.json"
+    path.write_text(json.dumps({**asdict(record()), "surprise": 1}))
+    with pytest.raises(ValueError, match="surprise"):
+        RunRecord.read(path)
+
+
+def test_a_renamed_record_is_refused(tmp_path):
+    path = record().write(tmp_path)
+    with pytest.raises(ValueError, match="it holds r1"):
+        RunRecord.read(path.rename(tmp_path / "r2.json"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_metric_that_is_not_finite_is_refused_and_named(tmp_path, value):
+    with pytest.raises(FloatingPointError, match=r"for mia\.$"):
+        record(metrics={"retain_accuracy": 0.5, "mia": value}).write(tmp_path / "records")
+    assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize("part", ["seconds", "hyperparameters", "original"])
+def test_no_other_number_may_be_nan(tmp_path, part):
+    with pytest.raises(ValueError, match="JSON"):
+        record(**{part: {"x": math.nan}}).write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_no_record(tmp_path, monkeypatch):
+    def fail(self, target):
+        raise OSError("no space")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        record().write(tmp_path)
+    assert load_records(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_id_depends_on_configuration_and_data():
+    config, other = content_hash({"alpha": 10}), content_hash({"alpha": 11})
+    assert content_hash({"alpha": 10.0}) == config
+    assert run_id(config, "a" * 64) == run_id(config, "a" * 64)
+    names = {run_id(config, "a" * 64), run_id(config, "b" * 64), run_id(other, "a" * 64)}
+    assert len(names) == 3
+
+
+def test_records_are_loaded_in_the_order_of_their_names(tmp_path):
+    for name in ("b", "c", "a"):
+        record(name).write(tmp_path)
+    (tmp_path / "d.json.123.part").write_text("{")  # another worker is writing
+    (tmp_path / "notes.txt").write_text("")
+    assert [r.run_id for r in load_records(tmp_path)] == ["a", "b", "c"]
+    assert load_records(tmp_path / "nowhere") == []
+
+
+def test_a_row_is_flat_and_complete():
+    row = record().row()
+    assert row["dataset"] == "digits"
+    assert row["hyperparameters.recipe.lr"] == 0.1
+    assert row["hyperparameters.recipe.milestones"] == "[60, 120]"
+    assert row["provenance.git.dirty"] is False
+    assert row["metrics.zrf"] is None
+    assert row["skipped"] is None
+    assert {column.split(".")[0] for column in row} >= {f.name for f in fields(RunRecord)} - {"labels"}
+    assert not any(isinstance(value, dict | list) for value in row.values())
+
+
+def test_flatten_names_by_path():
+    assert flatten({"a": {"b": {"c": 1}}, "d": [1, {"e": 2}], "f": None}) == {
+        "a.b.c": 1, "d": '[1, {"e": 2}]', "f": None,
+    }  # fmt: skip
+
+
+def test_a_frame_has_a_row_per_record():
+    frame = to_frame([record("a"), record("b", metrics={"retain_accuracy": 0.5, "mia": 0.1})])
+    assert frame["run_id"].tolist() == ["a", "b"]
+    assert frame["metrics.retain_accuracy"].tolist() == [0.97, 0.5]
+    assert frame["metrics.mia"].isna().tolist() == [True, False]
+
+
+def test_records_in_lines_come_back_in_their_order(tmp_path):
+    written = [record("b"), record("a", metrics={}, skipped="class only"), record("c")]
+    write_lines(tmp_path / "records.jsonl", written)
+    assert read_lines(tmp_path / "records.jsonl") == written
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("damage", [("0.97", "0.98"), ("{", ""), ('"skipped"', '"surprise"')])
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, damage):
+    path = tmp_path / "records.jsonl"
+    write_lines(path, [record("a"), record("b")])
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{second.replace(*damage)}\n")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"line 2 of .*records\.jsonl to be a run record.*restore the file"):
+        read_lines(path)
+    assert path.read_bytes() == before
+
+
+def test_names_of_the_first_version_are_read(tmp_path):
+    values = asdict(record())
+    values["identity"], values["config_hash"] = values.pop("labels"), values.pop("scientific_hash")
+    (tmp_path / "r1.json").write_text(json.dumps(values | {"checksum": content_hash(values)}))
+    assert RunRecord.read(tmp_path / "r1.json") == record()

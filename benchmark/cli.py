@@ -6,14 +6,27 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+)  # fmt: skip
 
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no record."""
+
+    cell: str
+    reason: str
 
 
 def run_cli(command: Callable[[], Any]) -> None:
@@ -48,6 +61,10 @@ def describe(error: BaseException) -> str:
     """Return one line that says what went wrong; the cause where Hydra wrapped it."""
     while isinstance(error, HydraException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        hint, there = nearest(name, list(error.options)), ", ".join(error.options)
+        return f"Expected {group}=… to be one of those in configs/{group}, but got {name!r}{hint}; there are {there}."
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
         hint, there = nearest(str(error.key), known), ", ".join(known) or "none"
@@ -57,10 +74,13 @@ def describe(error: BaseException) -> str:
             f"Expected to read and write {error.filename}, but could not ({error.strerror}); "
             f"check the path, its permissions and the space left."
         )
-    text = str(error).split("Config search path:")[0]
+    text = re.sub(r"\s+", " ", str(error).split("Config search path:")[0]).strip()
+    text = re.sub(r"^ValueError raised while resolving interpolation: (.+?)( full_key: .*)?$", r"\1", text)
+    if found := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)' ", text):
+        return f"Expected one value per option, but got {found[1]}; add -m to run every combination."
     if found := re.search(r"hydra/launcher/(joblib|ray|submitit_\w+)", text):
         text = f"Expected the plug-in for launcher={found[1]}, but there is none; run pip install -e '.[cluster]'."
-    text = re.sub(r"\s+", " ", text).strip() or type(error).__name__
+    text = text or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"
     return text
@@ -70,3 +90,17 @@ def nearest(word: str, known: list[str]) -> str:
     """Return the closest of the known words as a hint, or nothing."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]}" if close else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    >>> duration(75), duration(7320)
+    ('1 min 15 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -111,11 +111,6 @@ def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def run_id(scientific_hash: str, data_fingerprint: str) -> str:
-    """Return the name of a run: the same configuration on the same data has the same name."""
-    return content_hash([scientific_hash, data_fingerprint])
-
-
 def load_records(folder: Path) -> list[RunRecord]:
     """Return every record in `folder`, sorted by run id; a damaged one is named and counts as missing."""
     records = []

@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from benchmark.cell import Cell, content
+from benchmark.cell import Cell
 from benchmark.compose import CONFIGS
-from benchmark.report import stub
 
 
 @dataclass(frozen=True)
@@ -57,25 +56,26 @@ class About:
 
 
 def read_about(cells: Sequence[Cell] = ()) -> About:
-    """Return what the repository's YAML files say, and above them what those of `cells` say."""
-    methods: dict[str, Mapping[str, Any]] = dict(stub.METHODS)
-    metrics: dict[str, Mapping[str, Any]] = stub.METRICS | stub.DERIVED
-    for path in sorted(Path(CONFIGS).glob("method/*.yaml")):
-        methods[path.stem] = yaml.safe_load(path.read_text()).get("about", methods.get(path.stem, {}))
-    for path in sorted(Path(CONFIGS).glob("metric/*.yaml")):
-        nodes = yaml.safe_load(path.read_text())
-        metrics |= {name: node["about"] for name, node in nodes.items() if isinstance(node, dict) and "about" in node}
-    for cell in cells:
-        methods[cell.labels["method"]] = getattr(cell, "method_about", methods.get(cell.labels["method"], {}))
-    for cell in cells[:1]:
-        metrics |= getattr(cell, "metric_about", {}) | (content(cell.config.table.get("derived")) or {})
+    """Return how the cells present their methods and metrics, and how the repository's YAML files present the rest."""
+    methods, metrics = read_nodes("method"), {}
+    for nodes in read_nodes("metric").values():
+        metrics |= nodes
+    abouts = {name: node.get("about") for name, node in methods.items()}
+    abouts |= {cell.labels["method"]: cell.method_about for cell in {c.labels["method"]: c for c in cells}.values()}
+    of_metrics = {name: node.get("about") for name, node in metrics.items() if isinstance(node, dict)}
+    of_metrics |= cells[0].metric_about if cells else {}
     return About(
-        {name: make(MethodAbout, name, node) for name, node in methods.items()},
-        {name: make(MetricAbout, name, node) for name, node in metrics.items()},
+        {name: make(MethodAbout, name, node) for name, node in abouts.items()},
+        {name: make(MetricAbout, name, node) for name, node in of_metrics.items()},
     )
 
 
+def read_nodes(group: str) -> dict[str, dict[str, Any]]:
+    """Return the YAML files of a configuration group as they stand, by name."""
+    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path(CONFIGS).glob(f"{group}/*.yaml"))}
+
+
 def make(kind: Any, name: str, node: Mapping[str, Any] | None) -> Any:
-    """Return the keys of `node` that `kind` has; a node without a label goes by its name."""
-    values = {"label": name, **(node or {})}
+    """Return the keys of `node` that `kind` has; a node without a label goes by its name, one without order last."""
+    values = {"label": name, **{key: value for key, value in (node or {}).items() if value is not None}}
     return kind(**{key: value for key, value in values.items() if key in kind.__dataclass_fields__})

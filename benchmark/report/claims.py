@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.compose import CONFIGS
+from benchmark.compose import choices
 from benchmark.report.about import About, read_about
 from benchmark.report.typeset import Grid, label_of
 from benchmark.report.verdict import PAPER_KEY, published
@@ -19,7 +19,7 @@ CHANGED, SAVING = 1.7, 84.32  # percent: in the text; in Figure 2
 def claim_files(results: Path, protocol: str, profile: str) -> dict[str, str]:
     """Return claims.csv and claims.md; ValueError if nothing was run, or for a name that is none."""
     for kind, name in (("protocol", protocol), ("profile", profile)):
-        known = sorted(path.stem for path in (Path(CONFIGS) / kind).glob("*.yaml"))
+        known = choices(kind)
         if name not in known:
             raise ValueError(f"Expected {kind}={' or '.join(known)}, but got {name!r}.")
     about = read_about()

@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from benchmark.cell import Cell
-from benchmark.compose import cells_of
+from benchmark.compose import cells_of, first_cell
 from benchmark.records import RunRecord, flatten, load_records, read_lines, write_lines
 from benchmark.report.about import About, read_about
 from datasets.files import replacing
@@ -149,8 +148,7 @@ def read_query(asked: Arguments) -> Query:
     """
     here = [word for word in asked.overrides if is_key(word, MACHINE)]
     own = [word for word in asked.overrides if word not in here]
-    plain = [] if asked.out is not None else cells_of([asked.experiment, *asked.overrides])
-    folder = asked.out or default_folder(asked.name, plain[0])
+    folder = asked.out or default_folder(asked)
     memory = {} if asked.fresh else read_memory(folder)
     committed = [] if asked.fresh else read_lines(folder / RECORDS)
     if (memory.get("kind", asked.kind), memory.get("experiment", asked.name)) != (asked.kind, asked.name):
@@ -162,14 +160,16 @@ def read_query(asked: Arguments) -> Query:
         raise ValueError(f"Expected run ids of {folder / RECORDS} in drop=…, but got {', '.join(sorted(unknown))}.")
     lines: list[list[str]] = [list(map(str, line)) for line in memory.get("overrides", [])]
     merged = merge(lines[0], own) if lines else own
-    cells = plain if plain and merged == own else cells_of([asked.experiment, *merged, *here])
-    remembered = [c for line in lines if line != merged for c in cells_of([asked.experiment, *line, *here])]
-    known, new = ({distinct(cell) for cell in part} for part in (remembered, cells))
-    if known <= new:
-        lines, remembered = [merged], []
-    elif not new <= known:
+    cells = cells_of([asked.experiment, *merged, *here])
+    remembered = [
+        c for line in lines for c in (cells_of([asked.experiment, *line, *here]) if line != merged else cells)
+    ]
+    known, new = ({distinct(cell): cell for cell in part} for part in (remembered, cells))
+    if known.keys() <= new.keys():
+        lines, known = [merged], {}
+    elif not new.keys() <= known.keys():
         lines.append(merged)
-    every = list({distinct(cell): cell for cell in [*remembered, *cells]}.values())
+    every = list((known | new).values())
     kept = [record for record in committed if record.run_id not in asked.drop]
     run_ids = {record.run_id for record in committed}
     output = Path(cells[0].config.output_dir) / "records"
@@ -193,9 +193,10 @@ def stored_query(folder: Path) -> Query:
     return read_query(Arguments(memory["kind"], memory["experiment"], out=folder, overrides=[nowhere]))
 
 
-def default_folder(name: str, cell: Cell) -> Path:
+def default_folder(asked: Arguments) -> Path:
     """Return results/NAME-PROTOCOL-PROFILE."""
-    return RESULTS / "-".join([name, cell.labels["protocol"], cell.labels["profile"]])
+    names = first_cell([asked.experiment, *asked.overrides]).labels
+    return RESULTS / f"{asked.name}-{names['protocol']}-{names['profile']}"
 
 
 def distinct(cell: Cell) -> tuple[str, ...]:
@@ -234,18 +235,16 @@ def places_of(cells: Sequence[Cell], committed: Sequence[RunRecord], new: Sequen
     A record belongs to the cells of its scientific hash. A committed record of none belongs to the cell of its labels
     and seeds: it was made with an earlier configuration, and keeps its place.
     """
-    hashes = {cell.scientific_hash for cell in cells}
     by_name = {naming(cell): cell.scientific_hash for cell in reversed(cells)}
-    by_hash: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in [*committed, *new]:
-        by_hash[record.scientific_hash].append(record)
-    placed = set(hashes)
+    by_hash: dict[str, list[RunRecord | None]] = {cell.scientific_hash: [] for cell in cells}
+    homeless = []
     for record in committed:
-        if record.scientific_hash not in hashes and naming(record) in by_name:
-            by_hash[by_name[naming(record)]].append(record)
-            placed.add(record.scientific_hash)
-    places = [Place(cell, record) for cell in cells for record in by_hash.get(cell.scientific_hash) or [None]]
-    return places + [Place(None, record) for record in committed if record.scientific_hash not in placed]
+        found = record.scientific_hash if record.scientific_hash in by_hash else by_name.get(naming(record))
+        (homeless if found is None else by_hash[found]).append(record)
+    for record in new:
+        by_hash.get(record.scientific_hash, []).append(record)
+    places = [Place(cell, record) for cell in cells for record in by_hash[cell.scientific_hash] or [None]]
+    return places + [Place(None, record) for record in homeless]
 
 
 def naming(item: Cell | RunRecord) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from benchmark.files import content_hash
-from benchmark.records import RunRecord, flatten, load_records, read_lines, run_id, to_frame, write_lines
+from benchmark.records import RunRecord, flatten, load_records, read_lines, to_frame, write_lines
 
 
 def record(name="r1", **changes):
@@ -117,14 +117,6 @@ def test_an_interrupted_write_leaves_no_record(tmp_path, monkeypatch):
         record().write(tmp_path)
     assert load_records(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_run_id_depends_on_configuration_and_data():
-    config, other = content_hash({"alpha": 10}), content_hash({"alpha": 11})
-    assert content_hash({"alpha": 10.0}) == config
-    assert run_id(config, "a" * 64) == run_id(config, "a" * 64)
-    names = {run_id(config, "a" * 64), run_id(config, "b" * 64), run_id(other, "a" * 64)}
-    assert len(names) == 3
 
 
 def test_records_are_loaded_in_the_order_of_their_names(tmp_path):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from benchmark.cell import Cell
 from benchmark.compose import cells_of
-from benchmark.records import RunRecord, run_id
+from benchmark.files import content_hash
+from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[3]
 GRID = ("profile=quick", "case=digits_class", "method=retrain,baseline,ssd", "method_seed=0,1")
@@ -21,7 +22,7 @@ def record_of(cell: Cell, fingerprint: str = "d" * 64, **metrics: float | None) 
     """Return a record of `cell`; its accuracies depend on method and seed."""
     value = VALUES.get(cell.labels["method"], 0.4) + 0.01 * cell.seeds["method_seed"]
     return RunRecord(
-        run_id=run_id(cell.scientific_hash, fingerprint),
+        run_id=content_hash([cell.scientific_hash, fingerprint]),
         scientific_hash=cell.scientific_hash,
         labels=cell.labels,
         hyperparameters=cell.scientific["method"],

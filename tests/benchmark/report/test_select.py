@@ -72,7 +72,7 @@ def test_paths_and_devices_are_no_part_of_a_tables_cells():
 def test_every_cell_and_every_committed_record_has_a_place():
     cells = compose("experiment=demo", *GRID)
     done, other = record_of(cells[0]), replace(record_of(cells[1]), run_id="other", scientific_hash="gone")
-    lost = replace(other, run_id="lost", labels={**other.labels, "target": "3"})
+    lost = replace(other, run_id="lost", scientific_hash="gone too", labels={**other.labels, "target": "3"})
     places = places_of(cells, [done, other, lost], [])
     assert [place.record and place.record.run_id for place in places] == [
         done.run_id, "other", *[None] * (len(cells) - 2), "lost"
@@ -130,7 +130,7 @@ def test_targets_are_pooled_only_if_declared():
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"hyperparameters": {"alpha": 3.0}}, r"method\.alpha is 10(\.0)? and 3\.0"),
+        ({"hyperparameters": {"alpha": 3.0}}, r"method\.alpha is 8\.0 and 3\.0"),
         ({"data_fingerprint": "e"}, "data_fingerprint is d+ and e"),
         ({"original": {"epochs": 9}}, r"original\.epochs is 4 and 9"),
         ({"sizes": {"parameters": 1}}, "parameters is 700000 and 1"),

@@ -1,0 +1,112 @@
+"""The state of a training on disk, from which the next process continues it."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmark.device import code_hash, provenance
+from benchmark.files import content_hash, file_sha256, set_aside
+from datasets.files import replacing
+from methods.training import Compute
+
+log = logging.getLogger(__name__)
+CHANGES = ("finished", "cpu_count")  # parts of the provenance in which two processes may differ
+
+
+@dataclass
+class StoredTraining:
+    """The `methods.training.TrainingState` of one training, in files `<epoch>-<SHA-256>.pt` of a folder of its own.
+
+    A file is complete, or not there; one whose hash is not its name is set aside and the next older one taken. What
+    is read is tensors, numbers and text (`weights_only`): nothing in it is executed. Where the disk is full the
+    training goes on without.
+
+    Attributes:
+        folder: named after the training and after the code, libraries and device that compute it: only what gives the
+            same weights, bit for bit, is continued.
+        every: seconds between two files, at least; so a shorter training never writes one. None: never.
+        extra: what the caller gathers over the epochs; kept with the rest and updated when a training is continued.
+        seconds: to add to this process's wall clock: what the epochs of earlier processes took, less the writing.
+    """
+
+    folder: Path
+    every: float | None
+    extra: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.start = self.written = time.monotonic()
+
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator) -> int:
+        """Load the newest whole file, if any; return how many epochs are finished."""
+        kept = self._newest()
+        if kept is None:
+            return 0
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        random.set_state(kept["random"])
+        self.extra.update(kept["extra"])
+        self.seconds += kept["seconds"]
+        log.info("  continuing a training after epoch %d", kept["epoch"])
+        return int(kept["epoch"])
+
+    def keep(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator) -> None:
+        """Write the state after `epoch` epochs, unless the last time was a short while ago."""
+        now = time.monotonic()
+        if self.every is None or now - self.written < self.every:
+            return
+        state = {
+            "epoch": epoch,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "random": random.get_state(),
+            "extra": self.extra,
+            "seconds": self.seconds + now - self.start,
+        }
+        try:
+            self._write(epoch, state)
+        except (OSError, RuntimeError) as error:
+            log.warning("could not keep the state of a training (%s); going on without", error)
+        self.written = time.monotonic()
+        self.seconds -= self.written - now
+
+    def _write(self, epoch: int, state: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        older = self._files()
+        with replacing(self.folder / "state") as part:
+            torch.save(state, part)
+            digest = file_sha256(part)
+        (self.folder / "state").replace(self.folder / f"{epoch:06d}-{digest}.pt")
+        for path in older:
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*-*.pt"))
+
+    def _newest(self) -> dict[str, Any] | None:
+        for path in reversed(self._files()):
+            try:
+                if file_sha256(path) != path.stem.split("-")[1]:
+                    raise ValueError("its hash is not its name")
+                kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return kept
+            except (ValueError, RuntimeError, UnpicklingError) as error:
+                set_aside(path, reason=str(error).splitlines()[0])
+        return None
+
+
+def stored_training(
+    compute: Compute, every: float | None, folder: Path, *names: object, extra: dict[str, Any] | None = None
+) -> StoredTraining:
+    """Return what stores the training `names` below `folder`, at most every `every` seconds."""
+    origin = {name: value for name, value in provenance(compute).items() if name not in CHANGES}
+    if origin["dirty"]:
+        origin["code"] = code_hash()  # the commit does not tell two edits apart
+    return StoredTraining(folder / content_hash([*map(str, names), origin]), every, {} if extra is None else extra)

@@ -27,13 +27,14 @@ def run_cell(cell: Cell) -> RunRecord | str:
     if cell.config.stage == "record" and (found := RunRecord.find(cell.record_path)) is not None:
         return found
     from benchmark import device, pipeline  # torch and timm, only if there is something to do
-    from benchmark.workbench import workbench
+    from benchmark.workbench import Workbench
 
+    bench = Workbench(cell)
     device.set_up(cell.config.compute)
-    workbench(cell).validate()
-    if cell.config.stage == "record":
-        return pipeline.make_record(cell)
-    return pipeline.make_stage(cell, cell.config.stage)
+    bench.validate()
+    return (
+        pipeline.make_record(bench) if cell.config.stage == "record" else pipeline.make_stage(bench, cell.config.stage)
+    )
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")

@@ -96,12 +96,8 @@ class Store:
             if found is None:
                 tensors, facts = node.make()
                 data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
-                found = (
-                    data,
-                    self._save(
-                        path, data, {"kind": node.kind, "key": dict(node.key), "provenance": self.provenance(), **facts}
-                    ),
-                )
+                facts = {"kind": node.kind, "key": dict(node.key), "provenance": self.provenance(), **facts}
+                found = data, self._save(path, data, facts)
             shutil.rmtree(self.training_folder(node), ignore_errors=True)
             return found
 

@@ -43,27 +43,27 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
     The next request starts from the previous request's model.
     """
     cell = bench.cell
-    key, needs = cell.outputs_key, (original(bench),)
+    key, needs = cell.outputs_key, [original(bench)]
     if cell.targets is not None and not cell.is_reference:
         n = n or len(cell.targets)
         key = key | {"task": key["task"] | {"target": cell.targets[:n]}}
-        needs = (*needs, unlearned(bench, n - 1)) if n > 1 else needs
-    return Artefact("model", key, lambda: unlearn(bench, n), needs)
+        needs += [unlearned(bench, n - 1)] if n > 1 else []
+    return Artefact("model", key, lambda: unlearn(bench, n), tuple(needs))
 
 
 def outputs(bench: Workbench) -> Artefact:
     """Return the outputs of the unlearned model on every split."""
-    cell, needs = bench.cell, (original(bench),)
+    cell, needs = bench.cell, [original(bench)]
     if not cell.is_reference and (cell.targets is not None or cell.config.save == "model"):
-        needs = (*needs, unlearned(bench))
-    return Artefact("outputs", cell.outputs_key, lambda: look(bench, needs), needs)
+        needs.append(unlearned(bench))
+    return Artefact("outputs", cell.outputs_key, lambda: look(bench, needs), tuple(needs))
 
 
 def reference(bench: Workbench) -> Artefact | None:
     """Return the outputs of the retrained model; None if the configuration has none."""
-    if bench.cell.config.get("reference") is None:
+    if (method := bench.reference_method) is None:
         return None
-    return Artefact("outputs", bench.cell.reference_key, lambda: retrain(bench), (original(bench),))
+    return Artefact("outputs", bench.cell.reference_key, lambda: retrain(bench, method), (original(bench),))
 
 
 def wanted(bench: Workbench) -> list[Artefact]:
@@ -176,11 +176,11 @@ def look(bench: Workbench, needs: Sequence[Artefact]) -> tuple[Tensors, Facts]:
     return seen_outputs(bench, model, first, seconds)
 
 
-def retrain(bench: Workbench) -> tuple[Tensors, Facts]:
+def retrain(bench: Workbench, method: UnlearningMethod) -> tuple[Tensors, Facts]:
     """Look once at every split with the retrained model, which never saw the forget set."""
     log.info("  retraining without the forget set (%s)", bench.split.forget_target)
     first, _ = load_original(bench)
-    model, seconds = call(bench, bench.reference_method, copy.deepcopy(first), bench.split, reference(bench))
+    model, seconds = call(bench, method, copy.deepcopy(first), bench.split, reference(bench))
     return seen_outputs(bench, model, first, seconds)
 
 
@@ -210,7 +210,7 @@ def call(
     stopwatch = Stopwatch(bench.device)
     trainings: list[StoredTraining] = []
 
-    def state(names: tuple[object, ...]) -> StoredTraining:
+    def state(node: Artefact, names: tuple[object, ...]) -> StoredTraining:
         trainings.append(bench.training_state(node, *names))
         return trainings[-1]
 
@@ -222,7 +222,7 @@ def call(
         build_model=bench.build_model,
         stopwatch=stopwatch,
         cache=cache or importance_cache(bench, stopwatch),
-        training_state=None if node is None else state,
+        training_state=None if node is None else partial(state, node),
     )
     with stopwatch.phase("wall"):
         model = method(model, split, context)
@@ -290,9 +290,10 @@ def other_outputs(bench: Workbench) -> dict[str, EvalOutputs]:
         found["retrained"], _ = load_outputs(bench, node)
     if "untrained" in needs:
         model = bench.build_model(derive_seed(bench.cell.seeds["method_seed"], "untrained"), pretrained=False)
+        size = bench.eval_batch_size
         found["untrained"] = evaluate(
-            model, bench.split, bench.preprocessing, batch_size=bench.eval_batch_size, facts={}, splits=("forget_train",)
-        )  # fmt: skip
+            model, bench.split, bench.preprocessing, batch_size=size, facts={}, splits=("forget_train",)
+        )
     return found
 
 

@@ -32,9 +32,9 @@ def run_cell(cell: Cell) -> RunRecord | str:
     bench = Workbench(cell)
     device.set_up(cell.config.compute)
     bench.validate()
-    return (
-        pipeline.make_record(bench) if cell.config.stage == "record" else pipeline.make_stage(bench, cell.config.stage)
-    )
+    if cell.config.stage == "record":
+        return pipeline.make_record(bench)
+    return pipeline.make_stage(bench, cell.config.stage)
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")

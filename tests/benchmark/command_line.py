@@ -1,20 +1,22 @@
-"""Run the suite's commands inside the test process."""
+"""Run the suite's commands inside the test process, on cells that take a moment."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
-from benchmark import run, tables
+from benchmark import run
+from benchmark.cell import Cell
 from benchmark.cli import run_cli
+from benchmark.compose import cells_of
 
 TINY = ["dataset.subset.train_images=60", "dataset.subset.test_images=30", "model.width=2", "recipe.epochs=1"]
 
 
-def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main=run.main) -> int:
+def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main: Callable = run.main) -> int:
     """Return the exit code of `python -m benchmark.run arguments`; what it prints goes to capsys."""
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     try:
@@ -28,10 +30,14 @@ def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main=
     return 0
 
 
-def make_table(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Return the exit code of `python -m benchmark.tables arguments`."""
-    return run_command(arguments, monkeypatch, main=tables.main)
-
-
 def records_of(output_dir: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((output_dir / "records").glob("*.json"))}
+
+
+def make_cells(folder: Path, *overrides: str) -> list[Cell]:
+    return cells_of([*TINY, f"output_dir={folder}", *overrides])
+
+
+def make_cell(folder: Path, *overrides: str) -> Cell:
+    (cell,) = make_cells(folder, *overrides)
+    return cell

@@ -7,11 +7,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from hydra import initialize_config_dir
 
 from benchmark import run
 from benchmark.cell import Cell
 from benchmark.cli import run_cli
-from benchmark.compose import cells_of
+from benchmark.compose import CONFIGS, cells_of
 
 TINY = ["dataset.subset.train_images=60", "dataset.subset.test_images=30", "model.width=2", "recipe.epochs=1"]
 
@@ -35,7 +36,8 @@ def records_of(output_dir: Path) -> dict[str, bytes]:
 
 
 def make_cells(folder: Path, *overrides: str) -> list[Cell]:
-    return cells_of([*TINY, f"output_dir={folder}", *overrides])
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        return cells_of([*TINY, f"output_dir={folder}", *overrides])
 
 
 def make_cell(folder: Path, *overrides: str) -> Cell:

@@ -3,11 +3,13 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from benchmark import run
 from benchmark.cell import Cell
@@ -35,11 +37,18 @@ def records_of(output_dir: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((output_dir / "records").glob("*.json"))}
 
 
-def make_cells(folder: Path, *overrides: str) -> list[Cell]:
+@cache
+def composed(*overrides: str) -> list[Cell]:
     with initialize_config_dir(CONFIGS, version_base="1.3"):
-        return cells_of([*TINY, f"output_dir={folder}", *overrides])
+        return cells_of(overrides)
 
 
-def make_cell(folder: Path, *overrides: str) -> Cell:
-    (cell,) = make_cells(folder, *overrides)
+def make_cells(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> list[Cell]:
+    """Return new cells of a sweep below `folder`; composed once per sweep."""
+    own = {"output_dir": str(folder)}
+    return [Cell(OmegaConf.merge(cell.config, own), cell.overrides) for cell in composed(*base, *overrides)]
+
+
+def make_cell(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> Cell:
+    (cell,) = make_cells(folder, *overrides, base=base)
     return cell

@@ -42,7 +42,7 @@ def started(folder: Path, *overrides: str, stage: str = "record") -> GridCallbac
 
 def started_with(monkeypatch: pytest.MonkeyPatch, cells: list[Cell], stage: str = "record") -> GridCallback:
     """Return the callback of a grid of these cells, without composing it again."""
-    monkeypatch.setattr(callback, "cells_of", lambda overrides: cells)
+    monkeypatch.setattr(callback, "cells_of", lambda overrides, like: cells)
     return started(Path(), stage=stage)
 
 

@@ -62,7 +62,7 @@ def test_no_retrained_model_is_trained_if_no_metric_needs_it(tmp_path):
     record = pipeline.make_record(cell)
     assert set(record.metrics) == {"retain_accuracy", "forget_accuracy"}
     assert files_in(tmp_path) == {"original": 1, "outputs": 1}
-    assert kinds(wanted(make_cell(tmp_path, "metric=[divergence]"))) == ["original", "outputs", "outputs"]
+    assert kinds(wanted(make_cell(tmp_path, "method=baseline"))) == ["original", "outputs", "outputs"]
 
 
 def test_without_a_reference_there_is_none(tmp_path):

@@ -75,6 +75,7 @@ def test_validation_reads_options_and_writes_nothing(tmp_path):
         ("recipe.lr=fast", "lr to be a number, but got 'fast'"),
         ("reference.reset=tail", "all or head"),
         ("compute.device=tpu9", r"compute\.device"),
+        ("task.target=rocket", "one of 0, 1, 2"),
     ],
 )
 def test_validation_finds_what_is_wrong_before_anything_is_trained(tmp_path, override, expected):

@@ -41,7 +41,8 @@ class GridCallback(Callback):
             if len(folders) != 1:
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")
             self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
-            plan = f"{len(self.cells)} cells: {len(self.cells) - self._n_waiting()} done, {self._n_waiting()} to run"
+            total, to_run = len(self.cells), self._n_waiting()
+            plan = f"{total} cell{'s' if total > 1 else ''}: {total - to_run} done, {to_run} to run"
             log.info("%s%s", plan, self._to_make())
         except Exception as error:
             sys.exit(f"error: {describe(error)}")

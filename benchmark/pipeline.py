@@ -49,12 +49,12 @@ def unlearned(cell: Cell, n: int | None = None) -> Artefact:
 
     The next request starts from the previous request's model.
     """
-    key, needs = cell.outputs_key, (original(cell),)
+    key, needs = cell.outputs_key, [original(cell)]
     if cell.targets is not None and not cell.is_reference:  # a retrained model forgets all of them in one call
         n = n or len(cell.targets)
         key = key | {"task": key["task"] | {"target": cell.targets[:n]}}
-        needs = (original(cell), unlearned(cell, n - 1)) if n > 1 else needs
-    return Artefact("model", key, lambda: unlearn(workbench(cell), n), needs)
+        needs += [unlearned(cell, n - 1)] if n > 1 else []
+    return Artefact("model", key, lambda: unlearn(workbench(cell), n), tuple(needs))
 
 
 def outputs(cell: Cell) -> Artefact:
@@ -68,11 +68,28 @@ def reference(cell: Cell) -> Artefact | None:
     """Return the outputs of the retrained model; None if the configuration has none."""
     if cell.config.get("reference") is None:
         return None
-    return Artefact("outputs", cell.reference_key, lambda: look(workbench(cell), reference(cell)), (original(cell),))
+    needs = (original(cell),)
+    node: Artefact = Artefact("outputs", cell.reference_key, lambda: look(workbench(cell), node), needs)
+    return node
+
+
+def staged(cell: Cell) -> Artefact:
+    """Return the artefact with which the cell's stage ends: the original, the retrained model's or its own outputs."""
+    stages = {"original": original(cell), "retrained": reference(cell), "outputs": outputs(cell)}
+    node = stages.get(cell.config.stage)
+    if node is None:
+        known = ", ".join(["record", *(name for name, there in stages.items() if there is not None)])
+        raise ValueError(f"Expected stage to be one of {known}, but got {cell.config.stage!r}.")
+    return node
 
 
 def wanted(cell: Cell) -> list[Artefact]:
-    """Return the artefacts that the cell's record reads, and those to be saved; a retrained model if a metric asks."""
+    """Return what a run of the cell makes: what its record reads, and what it saves; or the artefact of its stage.
+
+    The retrained model is among them only if a metric asks for it.
+    """
+    if cell.config.stage != "record":
+        return [staged(cell)]
     retrained = reference(cell) if "retrained" in cell.metric_needs and not cell.is_reference else None
     saved = unlearned(cell) if cell.config.save == "model" else None
     return [node for node in (original(cell), retrained, saved, outputs(cell)) if node is not None]
@@ -89,16 +106,6 @@ def made(cell: Cell, node: Artefact) -> str:
         return f"{cell}: skipped, {reason}"
     store_of(cell).get(node)
     return str(store_of(cell).path(node).with_suffix(".safetensors"))
-
-
-def make_stage(cell: Cell, stage: str) -> str:
-    """Make one artefact of the cell, `original`, `retrained` or `outputs`; return its path."""
-    stages = {"original": original(cell), "retrained": reference(cell), "outputs": outputs(cell)}
-    node = stages.get(stage)
-    if node is None:
-        known = ", ".join(["record", *(name for name, there in stages.items() if there is not None)])
-        raise ValueError(f"Expected stage to be one of {known}, but got {stage!r}.")
-    return made(cell, node)
 
 
 # How each of them is made
@@ -193,7 +200,7 @@ def look(bench: Workbench, node: Artefact) -> tuple[Tensors, Facts]:
         retrains = node.key == cell.reference_key
         if retrains:
             log.info("  retraining without the forget set (%s)", bench.split.forget_target)
-        method = bench.reference_method if retrains else bench.method
+        method = bench.method if not retrains or bench.reference_method is None else bench.reference_method
         model, seconds = call(bench, method, copy.deepcopy(first), node)
     seen, seconds["evaluation"] = measured_outputs(bench, model, first)
     facts = dict(seen.facts) | {"seconds": seconds, "provenance": provenance(bench.compute)}
@@ -230,8 +237,7 @@ def call(
     stopwatch = Stopwatch(bench.device)
     trainings: list[StoredTraining] = []
 
-    def state(names: tuple[object, ...]) -> StoredTraining:
-        folder = store_of(bench.cell).training_folder(node)
+    def state(folder: Path, names: tuple[object, ...]) -> StoredTraining:
         trainings.append(stored_training(bench.compute, bench.config.compute.progress_seconds, folder, *names))
         return trainings[-1]
 
@@ -243,7 +249,7 @@ def call(
         build_model=bench.build_model,
         stopwatch=stopwatch,
         cache=cache or importance_cache(bench, stopwatch),
-        training_state=None if node is None else state,
+        training_state=None if node is None else partial(state, store_of(bench.cell).training_folder(node)),
     )
     with stopwatch.phase("wall"):
         model = method(model, bench.split if split is None else split, context)
@@ -303,8 +309,11 @@ def other_outputs(bench: Workbench) -> Iterator[tuple[str, EvalOutputs]]:
         yield "retrained", load_outputs(cell, node)[0]
     if "untrained" in cell.metric_needs:
         model = bench.build_model(derive_seed(cell.seeds["method_seed"], "untrained"), pretrained=False)
-        size, splits = bench.eval_batch_size, ("forget_train",)
-        yield "untrained", evaluate(model, bench.split, bench.preprocessing, batch_size=size, facts={}, splits=splits)
+        seen = evaluate(
+            model, bench.split, bench.preprocessing, batch_size=bench.eval_batch_size, facts={},
+            splits=("forget_train",),
+        )  # fmt: skip
+        yield "untrained", seen
 
 
 def skip(bench: Workbench) -> str | None:

@@ -42,7 +42,7 @@ def run_cell(cell: Cell) -> RunRecord | str:
     device.set_up(cell.config.compute)
     workbench(cell).validate()
     if stage != "record":
-        return pipeline.make_stage(cell, stage)
+        return pipeline.made(cell, pipeline.staged(cell))
     record = found or pipeline.make_record(cell)
     if save is not None:
         log.info("unlearned model: %s", pipeline.made(cell, pipeline.unlearned(cell)))

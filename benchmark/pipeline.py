@@ -44,7 +44,7 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
     """
     cell = bench.cell
     key, needs = cell.outputs_key, [original(bench)]
-    if cell.targets is not None and not cell.is_reference:
+    if cell.targets is not None and not cell.is_reference:  # a retrained model forgets all of them in one call
         n = n or len(cell.targets)
         key = key | {"task": key["task"] | {"target": cell.targets[:n]}}
         needs += [unlearned(bench, n - 1)] if n > 1 else []
@@ -54,7 +54,7 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
 def outputs(bench: Workbench) -> Artefact:
     """Return the outputs of the unlearned model on every split."""
     cell, needs = bench.cell, [original(bench)]
-    if not cell.is_reference and (cell.targets is not None or cell.config.save == "model"):
+    if cell.config.save == "model" or (cell.targets is not None and not cell.is_reference):
         needs.append(unlearned(bench))
     return Artefact("outputs", cell.outputs_key, lambda: look(bench, needs), tuple(needs))
 
@@ -66,27 +66,41 @@ def reference(bench: Workbench) -> Artefact | None:
     return Artefact("outputs", bench.cell.reference_key, lambda: retrain(bench, method), (original(bench),))
 
 
-def wanted(bench: Workbench) -> list[Artefact]:
-    """Return the artefacts that the cell's record reads; the retrained model only if a metric asks for it."""
-    retrained = reference(bench) if "retrained" in bench.cell.metric_needs else None
-    return [node for node in (original(bench), retrained, outputs(bench)) if node is not None]
-
-
-def make(bench: Workbench, name: str) -> None:
-    """Make the artefact `name` (see `Artefact.__str__`) of the cell, unless the cell's method skips its task."""
-    node = next(node for root in wanted(bench) for node in root.walk() if str(node) == name)
-    if node.kind == "original" or node.key == bench.cell.reference_key or bench.skipped is None:
-        bench.store.get(node)
-
-
-def make_stage(bench: Workbench, stage: str) -> str:
-    """Make one artefact of the cell, `original`, `retrained` or `outputs`; return its path."""
+def staged(bench: Workbench) -> Artefact:
+    """Return the artefact with which the cell's stage ends: the original, the retrained model's or its own outputs."""
+    stage = bench.config.stage
     stages = {"original": original(bench), "retrained": reference(bench), "outputs": outputs(bench)}
     node = stages.get(stage)
     if node is None:
         known = ", ".join(["record", *(name for name, there in stages.items() if there is not None)])
         raise ValueError(f"Expected stage to be one of {known}, but got {stage!r}.")
-    make(bench, str(node))
+    return node
+
+
+def wanted(bench: Workbench) -> list[Artefact]:
+    """Return what a run of the cell makes: what its record reads, and what it saves; or the artefact of its stage.
+
+    The retrained model is among them only if a metric asks for it.
+    """
+    cell = bench.cell
+    if cell.config.stage != "record":
+        return [staged(bench)]
+    retrained = reference(bench) if "retrained" in cell.metric_needs and not cell.is_reference else None
+    saved = unlearned(bench) if cell.config.save == "model" else None
+    return [node for node in (original(bench), retrained, saved, outputs(bench)) if node is not None]
+
+
+def make(bench: Workbench, name: str) -> None:
+    """Make the artefact `name` (see `Artefact.__str__`) of the cell, unless the cell's method skips its task."""
+    made(bench, next(node for root in wanted(bench) for node in root.walk() if str(node) == name))
+
+
+def made(bench: Workbench, node: Artefact) -> str:
+    """Make an artefact of the cell if it is not there yet; return the path of its tensors, or why it is skipped."""
+    cell = bench.cell
+    if node.kind != "original" and node.key != cell.reference_key and bench.skipped is not None:
+        return f"{cell}: skipped, {bench.skipped}"
+    bench.store.get(node)
     return str(bench.store.path(node).with_suffix(".safetensors"))
 
 

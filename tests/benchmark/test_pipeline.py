@@ -9,8 +9,8 @@ from command_line import make_cell, make_cells
 
 from benchmark import pipeline
 from benchmark.evaluate import SPLITS
-from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, store_of, unlearned, wanted
-from benchmark.workbench import workbench
+from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, unlearned, wanted
+from benchmark.workbench import Workbench
 
 REQUESTS = ["requests=sequence", "method=finetune", "method.recipe.epochs=1"]
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
 
 def test_a_record_rests_on_the_original_the_retrained_model_and_the_outputs(tmp_path):
     cell = make_cell(tmp_path, "method=ssd")
-    first, retrained, own = wanted(cell)
+    first, retrained, own = wanted(Workbench(cell))
     assert kinds((first, retrained, own)) == ["original", "outputs", "outputs"]
     assert list(map(str, retrained.needs)) == list(map(str, own.needs)) == [str(first)]
     assert (first.key, retrained.key, own.key) == (cell.original_key, cell.reference_key, cell.outputs_key)
@@ -44,31 +44,31 @@ def test_a_record_rests_on_the_original_the_retrained_model_and_the_outputs(tmp_
 
 def test_a_retrained_model_is_its_own_reference(tmp_path):
     cell = make_cell(tmp_path, "method=retrain")
-    assert kinds(wanted(cell)) == ["original", "outputs"]
-    assert outputs(cell).hash == reference(cell).hash
+    assert kinds(wanted(Workbench(cell))) == ["original", "outputs"]
+    assert outputs(Workbench(cell)).hash == reference(Workbench(cell)).hash
 
 
 @pytest.mark.parametrize(("protocol", "n_originals"), [("paper", 1), ("strict", 2)])
 def test_what_cells_share_is_listed_once(tmp_path, protocol, n_originals):
     cells = make_cells(tmp_path, "method=baseline,finetune,retrain", "method_seed=0,1", f"protocol={protocol}")
-    missing = store_of(cells[0]).missing(*(node for cell in cells for node in wanted(cell)))
+    missing = Workbench(cells[0]).store.missing(*(node for cell in cells for node in wanted(Workbench(cell))))
     assert Counter(kinds(missing)) == {"original": n_originals, "outputs": 6}
     assert missing[0].kind == "original"
 
 
 def test_no_retrained_model_is_trained_if_no_metric_needs_it(tmp_path):
     cell = make_cell(tmp_path, "method=baseline", "metric=[accuracy]")
-    assert kinds(wanted(cell)) == ["original", "outputs"]
-    record = pipeline.make_record(cell)
+    assert kinds(wanted(Workbench(cell))) == ["original", "outputs"]
+    record = pipeline.make_record(Workbench(cell))
     assert set(record.metrics) == {"retain_accuracy", "forget_accuracy"}
     assert files_in(tmp_path) == {"original": 1, "outputs": 1}
-    assert kinds(wanted(make_cell(tmp_path, "method=baseline"))) == ["original", "outputs", "outputs"]
+    assert kinds(wanted(Workbench(make_cell(tmp_path, "method=baseline")))) == ["original", "outputs", "outputs"]
 
 
 def test_without_a_reference_there_is_none(tmp_path):
     cell = make_cell(tmp_path, "method=baseline", "~method@reference")
-    assert reference(cell) is None
-    assert kinds(wanted(cell)) == ["original", "outputs"]
+    assert reference(Workbench(cell)) is None
+    assert kinds(wanted(Workbench(cell))) == ["original", "outputs"]
 
 
 # How each is made
@@ -78,17 +78,17 @@ def test_an_original_that_cells_share_is_trained_once(folder, monkeypatch):
     trained, train = [], pipeline.train_original
     monkeypatch.setattr(pipeline, "train_original", lambda *a: trained.append(None) or train(*a))
     for cell in make_cells(folder, "method=baseline,finetune", "metric=[accuracy]"):
-        pipeline.make_record(cell)
+        pipeline.make_record(Workbench(cell))
     assert len(trained) <= 1
 
 
 def test_the_original_comes_back_with_the_accuracy_it_was_stored_with(folder):
     cell = make_cell(folder, "method=baseline")
-    model, facts = load_original(cell)
+    model, facts = load_original(Workbench(cell))
     assert not model.training
     assert (facts["epochs"], facts["kept_epoch"]) == (1, 1)
-    seen, _ = load_outputs(cell, outputs(cell))  # the baseline is the original
-    data, bench = workbench(cell).split.retain_test, workbench(cell)
+    seen, _ = load_outputs(Workbench(cell), outputs(Workbench(cell)))  # the baseline is the original
+    data, bench = Workbench(cell).split.retain_test, Workbench(cell)
     torch.testing.assert_close(
         seen.logits["retain_test"], pipeline.predict(model, data, bench.preprocessing, bench.eval_batch_size)
     )
@@ -97,18 +97,18 @@ def test_the_original_comes_back_with_the_accuracy_it_was_stored_with(folder):
 
 def test_the_best_epoch_by_test_accuracy_is_kept_on_request(tmp_path):
     cell = make_cell(tmp_path, "original.checkpoint=best_test", "recipe.epochs=3", "~method@reference")
-    _, facts = load_original(cell)
+    _, facts = load_original(Workbench(cell))
     assert 1 <= facts["kept_epoch"] <= facts["epochs"] == 3
 
 
 def test_an_unknown_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="last or best_test, but got 'first'"):
-        load_original(make_cell(tmp_path, "original.checkpoint=first"))
+        load_original(Workbench(make_cell(tmp_path, "original.checkpoint=first")))
 
 
 def test_importances_are_measured_once_and_booked_as_first_measured(folder):
     cells = make_cells(folder, "method=ssd", "method.alpha=8,9", "method.lam=1")
-    first, second = (store_of(cell).get(outputs(cell))[1]["seconds"] for cell in cells)
+    first, second = (Workbench(cell).store.get(outputs(Workbench(cell)))[1]["seconds"] for cell in cells)
     found = files_in(folder)
     assert (found["importance_full"], found["importance_forget"]) == (1, 1)
     for seconds in (first, second):
@@ -119,12 +119,12 @@ def test_importances_are_measured_once_and_booked_as_first_measured(folder):
 
 def test_an_artefact_is_made_by_its_name(tmp_path):
     cell = make_cell(tmp_path, "method=baseline")
-    first, retrained, _ = wanted(cell)
-    pipeline.make(cell, str(first))
+    first, retrained, _ = wanted(Workbench(cell))
+    pipeline.make(Workbench(cell), str(first))
     assert files_in(tmp_path) == {"original": 1}
-    pipeline.make(cell, str(retrained))
-    assert store_of(cell).has(retrained)
-    assert not store_of(cell).has(outputs(cell))
+    pipeline.make(Workbench(cell), str(retrained))
+    assert Workbench(cell).store.has(retrained)
+    assert not Workbench(cell).store.has(outputs(Workbench(cell)))
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_an_artefact_is_made_by_its_name(tmp_path):
 )
 def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path, stage, expected):
     cell = make_cell(tmp_path, "method=ssd", f"stage={stage}")
-    assert list(map(str, wanted(cell))) == [str(pipeline.staged(cell))]
-    path = Path(pipeline.made(cell, pipeline.staged(cell)))
+    assert list(map(str, wanted(Workbench(cell)))) == [str(pipeline.staged(Workbench(cell)))]
+    path = Path(pipeline.made(Workbench(cell), pipeline.staged(Workbench(cell))))
     assert path.is_file()
     assert path.suffix == ".safetensors"
     assert files_in(tmp_path) == expected
@@ -142,25 +142,25 @@ def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path, stage, expected)
 
 def test_an_unknown_stage_is_answered_with_those_there_are(tmp_path):
     with pytest.raises(ValueError, match="record, original, retrained, outputs, but got 'model'"):
-        wanted(make_cell(tmp_path, "stage=model"))
+        wanted(Workbench(make_cell(tmp_path, "stage=model")))
     with pytest.raises(ValueError, match="record, original, outputs, but got 'retrained'"):
-        wanted(make_cell(tmp_path, "stage=retrained", "~method@reference"))
+        wanted(Workbench(make_cell(tmp_path, "stage=retrained", "~method@reference")))
 
 
 def test_a_saved_model_gives_the_outputs_that_are_had_without_saving(folder, tmp_path):
     plain, saving = (make_cell(where, "method=finetune", *more) for where, more in ((folder, []), (tmp_path, SAVE)))
-    assert kinds(wanted(saving)) == ["original", "outputs", "model", "outputs"]
-    assert outputs(plain).hash == outputs(saving).hash
-    expected, _ = load_outputs(plain, outputs(plain))
-    found, facts = load_outputs(saving, outputs(saving))
+    assert kinds(wanted(Workbench(saving))) == ["original", "outputs", "model", "outputs"]
+    assert outputs(Workbench(plain)).hash == outputs(Workbench(saving)).hash
+    expected, _ = load_outputs(Workbench(plain), outputs(Workbench(plain)))
+    found, facts = load_outputs(Workbench(saving), outputs(Workbench(saving)))
     for name in SPLITS:
         assert torch.equal(found.logits[name], expected.logits[name])
     assert found.facts == expected.facts
-    state, made = store_of(saving).get(unlearned(saving))
+    state, made = Workbench(saving).store.get(unlearned(Workbench(saving)))
     assert facts["seconds"].items() >= made["seconds"].items()
-    model, bench = workbench(saving).build_model(seed=5), workbench(saving)
+    model, bench = Workbench(saving).build_model(seed=5), Workbench(saving)
     model.load_state_dict(state)
-    seen, _ = pipeline.measured_outputs(bench, model, load_original(saving)[0])
+    seen, _ = pipeline.look_at(bench, model, load_original(Workbench(saving))[0])
     assert torch.equal(seen.logits["forget_train"], expected.logits["forget_train"])
     assert files_in(tmp_path) == {"original": 1, "model": 1, "outputs": 1}
 
@@ -170,10 +170,10 @@ SAVE = ["save=model"]
 
 def test_a_method_that_does_not_apply_makes_nothing(tmp_path):
     cell = make_cell(tmp_path, "method=unsir", "task=random", "task.n=5", "metric=[accuracy]")
-    pipeline.make(cell, str(outputs(cell)))
-    assert "skipped, " in pipeline.made(cell, pipeline.outputs(cell))
+    pipeline.make(Workbench(cell), str(outputs(Workbench(cell))))
+    assert "skipped, " in pipeline.made(Workbench(cell), pipeline.outputs(Workbench(cell)))
     assert files_in(tmp_path) == {}
-    record = pipeline.make_record(cell)
+    record = pipeline.make_record(Workbench(cell))
     assert record.skipped
     assert record.metrics == {}
     assert files_in(tmp_path) == {"original": 1}
@@ -184,24 +184,26 @@ def test_a_method_that_does_not_apply_makes_nothing(tmp_path):
 
 def test_each_request_rests_on_the_one_before(tmp_path):
     cell = make_cell(tmp_path, *REQUESTS, "requests.n=3")
-    last, second, first = unlearned(cell), unlearned(cell, 2), unlearned(cell, 1)
-    assert unlearned(cell, 3).hash == last.hash
-    assert [str(need) for need in last.needs] == [str(original(cell)), str(second)]
-    assert [str(need) for need in first.needs] == [str(original(cell))]
-    missing = store_of(cell).missing(outputs(cell))
-    assert list(map(str, missing)) == list(map(str, (original(cell), first, second, last, outputs(cell))))
+    last, second, first = unlearned(Workbench(cell)), unlearned(Workbench(cell), 2), unlearned(Workbench(cell), 1)
+    assert unlearned(Workbench(cell), 3).hash == last.hash
+    assert [str(need) for need in last.needs] == [str(original(Workbench(cell))), str(second)]
+    assert [str(need) for need in first.needs] == [str(original(Workbench(cell)))]
+    missing = Workbench(cell).store.missing(outputs(Workbench(cell)))
+    assert list(map(str, missing)) == list(
+        map(str, (original(Workbench(cell)), first, second, last, outputs(Workbench(cell))))
+    )
     shorter = make_cell(tmp_path, *REQUESTS, "requests.n=2")
-    assert unlearned(shorter).hash == second.hash  # the grid of prefixes shares every model
+    assert unlearned(Workbench(shorter)).hash == second.hash  # the grid of prefixes shares every model
 
 
 def test_the_retrained_model_of_several_requests_is_one_call(tmp_path):
     cell = make_cell(tmp_path, "requests=sequence", "requests.n=3", "method=retrain", "save=model")
-    assert kinds(unlearned(cell).needs) == ["original"]
-    assert unlearned(cell).hash == outputs(cell).hash == reference(cell).hash
-    assert kinds(wanted(cell)) == ["original", "model", "outputs"]
+    assert kinds(unlearned(Workbench(cell)).needs) == ["original"]
+    assert unlearned(Workbench(cell)).hash == outputs(Workbench(cell)).hash == reference(Workbench(cell)).hash
+    assert kinds(wanted(Workbench(cell))) == ["original", "model", "outputs"]
     other = make_cell(tmp_path, *REQUESTS, "requests.n=3")
-    assert reference(other).hash == reference(cell).hash
-    assert kinds(reference(other).needs) == ["original"]
+    assert reference(Workbench(other)).hash == reference(Workbench(cell)).hash
+    assert kinds(reference(Workbench(other)).needs) == ["original"]
 
 
 def test_the_next_request_costs_one_call_and_starts_from_the_model_before(tmp_path, monkeypatch):
@@ -215,19 +217,19 @@ def test_the_next_request_costs_one_call_and_starts_from_the_model_before(tmp_pa
     answer_request = pipeline.answer
     monkeypatch.setattr(pipeline, "answer", answer)
     two, three = (make_cell(tmp_path, *REQUESTS, f"requests.n={n}") for n in (2, 3))
-    store = store_of(two)
-    store.get(outputs(two))
+    store = Workbench(two).store
+    store.get(outputs(Workbench(two)))
     assert [targets for targets, _ in calls] == [["6"], ["6", "3"]]
     (_, first), (_, second) = calls
-    assert all(torch.equal(value, first[name]) for name, value in load_original(two)[0].state_dict().items())
-    state, _ = store.get(unlearned(two, 1))
+    assert all(torch.equal(value, first[name]) for name, value in load_original(Workbench(two))[0].state_dict().items())
+    state, _ = store.get(unlearned(Workbench(two), 1))
     assert all(torch.equal(value, second[name]) for name, value in state.items())
-    seen, facts = load_outputs(three, outputs(three))
+    seen, facts = load_outputs(Workbench(three), outputs(Workbench(three)))
     assert [targets for targets, _ in calls[2:]] == [["6", "3", "8"]]
     assert files_in(tmp_path) == {"original": 1, "model": 3, "outputs": 2}
-    newest = workbench(three).split.requests[-1].forget_test
+    newest = Workbench(three).split.requests[-1].forget_test
     assert seen.newest_test == len(newest)
-    assert facts["seconds"].items() >= store.get(unlearned(three))[1]["seconds"].items()
+    assert facts["seconds"].items() >= store.get(unlearned(Workbench(three)))[1]["seconds"].items()
 
 
 # Lines and seconds

@@ -43,7 +43,7 @@ class TinyNet(nn.Module):
         return self.fc
 
 
-def tiny_net(seed: int, num_classes: int = 10) -> nn.Module:
+def tiny_net(seed: int, num_classes: int = 10, *, pretrained: bool = True) -> nn.Module:
     return build(TinyNet, num_classes, seed).eval()
 
 

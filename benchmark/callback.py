@@ -94,7 +94,7 @@ class GridCallback(Callback):
 
         benches = [Workbench(cell) for cell in self.waiting.values()]
         nodes = [node for bench in benches for node in pipeline.wanted(bench)]
-        return benches[0].store.missing(*nodes) if benches else []
+        return benches[0].store.missing(*nodes) if nodes else []
 
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""

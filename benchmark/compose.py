@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.composer import NAME, SEARCH_PATH, Composer
@@ -30,8 +30,10 @@ def cells_of(
     Args:
         overrides: as on the command line, those of `hydra.…` too.
         config_dir: a folder of configuration files beside the suite's, as `--config-dir` names it.
-        like: a configuration of the same sweep, whose `${now:…}` the cells share.
+        like: Hydra's configuration of the same sweep: the cells share its `${now:…}` and its overrides of Hydra.
     """
+    if like is not None and "hydra" in like:
+        overrides = [*map(str, like.hydra.overrides.hydra), *overrides]
     with initialised(), files_read_once():
         composer = Composer(with_config_dir(overrides, config_dir), like)
         return [composer.cell(job) for job in composer.jobs()]

@@ -81,11 +81,12 @@ def test_a_config_dir_is_a_search_path(own_configs, tmp_path):
         cells_of([], config_dir=tmp_path / "nowhere")
 
 
-def test_all_cells_share_the_time_of_the_first(monkeypatch):
-    cells = cells_of(["method=ssd,retrain", "method_seed=0,1", "output_dir=${now:%H-%M-%S-%f}"])
+def test_all_cells_share_the_time_of_the_first():
+    sweep = OmegaConf.create()
+    words = ["method=ssd,retrain", "method_seed=0,1", "output_dir=${now:%H-%M-%S-%f}"]
+    cells = [*cells_of(words, like=sweep), *cells_of(words, like=sweep)]
     assert len({cell.config.output_dir for cell in cells}) == 1
-    later = cells_of(["method=ssd", "output_dir=${now:%H-%M-%S-%f}"], like=cells[0].config)
-    assert later[0].config.output_dir != "" != cells[0].config.output_dir
+    assert cells_of(words)[0].config.output_dir != cells[0].config.output_dir
 
 
 def composed(job: tuple[str, ...]) -> object:

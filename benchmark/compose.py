@@ -33,7 +33,8 @@ def cells_of(
         like: Hydra's configuration of the same sweep: the cells share its `${now:…}` and its overrides of Hydra.
     """
     if like is not None and "hydra" in like:
-        overrides = [*map(str, like.hydra.overrides.hydra), *overrides]
+        own: Any = OmegaConf.to_container(like.hydra.overrides.hydra)
+        overrides = [*own, *overrides]
     with initialised(), files_read_once():
         composer = Composer(with_config_dir(overrides, config_dir), like)
         return [composer.cell(job) for job in composer.jobs()]

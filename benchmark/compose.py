@@ -40,6 +40,13 @@ def cells_of(
         return [composer.cell(job) for job in composer.jobs()]
 
 
+def first_cell(overrides: Sequence[str]) -> Cell:
+    """Return the first of `cells_of`: enough for the names that all cells of a command line share."""
+    with initialised():
+        composer = Composer(overrides)
+        return composer.cell(composer.jobs()[0])
+
+
 def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
     """Return what a configuration group offers, sorted by name."""
     with initialised():

@@ -18,7 +18,8 @@ from datasets.files import replacing
 log = logging.getLogger(__name__)
 RESULTS = Path("results")
 RECORDS, MEMORY = "records.jsonl", "report.yaml"
-OPTIONS = ("out", "drop", "fresh")
+KINDS = ("table", "figure", "requests")
+OPTIONS = ("table", "figure", "out", "drop", "fresh")
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "compute", "launcher", "hydra")
 SEEDS = ("train_seed", "split_seed", "method_seed", "task.seed")
 
@@ -114,25 +115,31 @@ class Arguments:
         return f"experiment={self.name}"
 
 
-def read_arguments(kind: str, arguments: Sequence[str]) -> Arguments:
-    """Return the parts of `<kind>=NAME [out=FOLDER] [drop=RUN_ID,…] [fresh=true] [override …]`; `2` is `<kind>2`."""
+def read_arguments(arguments: Sequence[str]) -> Arguments:
+    """Return the parts of `table=NAME|figure=NAME|requests [out=FOLDER] [drop=RUN_ID,…] [fresh=true] [override …]`."""
     options: dict[str, str] = {}
     overrides: list[str] = []
     for argument in arguments:
         name, separator, value = argument.partition("=")
-        if not separator and not argument.startswith("~"):
+        if argument == "requests":
+            options["requests"] = "requests"
+        elif not separator and not argument.startswith("~"):
             raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
-        if name in (kind, *OPTIONS):
+        elif name in OPTIONS:
             options[name] = value
         else:
             overrides.append(argument)
-    if not options.get(kind):
-        raise ValueError(f"Expected {kind}=…, for example {kind}=2, but got none.")
+    kinds = [kind for kind in KINDS if options.get(kind)]
+    if len(kinds) != 1:
+        raise ValueError(
+            f"Expected table=…, figure=… or requests, but got {' and '.join(kinds) or 'none'}; try --help."
+        )
     if options.get("fresh", "false") not in ("true", "false"):
         raise ValueError(f"Expected fresh=true or fresh=false, but got {options['fresh']!r}.")
+    kind, name = kinds[0], options[kinds[0]]
     return Arguments(
         kind=kind,
-        name=f"{kind}{options[kind]}" if options[kind].isdigit() else options[kind],
+        name=f"{kind}{name}" if name.isdigit() else name,
         out=Path(options["out"]) if options.get("out") else None,
         drop=frozenset(options.get("drop", "").split(",")) - {""},
         fresh=options.get("fresh") == "true",

@@ -17,7 +17,6 @@ def report(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
     """arguments -> (exit code, all that `python -m benchmark.report arguments` printed), in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("benchmark.report.select.cells_of", lambda overrides: list(compose(*overrides)))
-    monkeypatch.setattr("benchmark.report.select.first_cell", lambda overrides: compose(*overrides)[0])
 
     def call(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["benchmark.report", *arguments])

@@ -29,28 +29,35 @@ def table_of(folder: Path = FOLDER) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [(["table=2"], "table2"), (["table=demo", "out=x"], "demo"), (["profile=quick", "table=ablation"], "ablation")],
+    [
+        (["table=2"], "table2"),
+        (["table=demo", "out=x"], "demo"),
+        (["profile=quick", "table=ablation"], "ablation"),
+        (["figure=2"], "figure2"),
+        (["requests", "requests=sequence"], "requests"),
+    ],
 )
 def test_a_table_is_named_by_number_or_experiment(arguments, name):
-    assert read_arguments("table", arguments).name == name
+    assert read_arguments(arguments).name == name
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["profile=quick"], "Expected table=…, for example table=2"),
+        (["profile=quick"], "Expected table=…, figure=… or requests, but got none"),
         (["table="], "Expected table=…"),
+        (["table=2", "requests"], "but got table and requests"),
         (["table=2", "quick"], "Expected key=value, but got 'quick'"),
         (["table=2", "fresh=yes"], "Expected fresh=true or fresh=false, but got 'yes'"),
     ],
 )
 def test_bad_arguments(arguments, expected):
     with pytest.raises(ValueError, match=expected):
-        read_arguments("table", arguments)
+        read_arguments(arguments)
 
 
 def test_options_and_overrides_are_told_apart():
-    asked = read_arguments("table", ["table=2", "drop=a,b", "fresh=true", "~method@reference", "table.title=x"])
+    asked = read_arguments(["table=2", "drop=a,b", "fresh=true", "~method@reference", "table.title=x"])
     assert (asked.drop, asked.fresh) == ({"a", "b"}, True)
     assert asked.overrides == ["~method@reference", "table.title=x"]
 

@@ -8,8 +8,9 @@ from unittest.mock import patch
 
 import pytest
 
-from benchmark import run, tables
+from benchmark import run
 from benchmark.cli import run_cli
+from benchmark.report.__main__ import main as report_main
 
 TINY = ["dataset.subset.train_images=60", "dataset.subset.test_images=30", "model.width=2", "recipe.epochs=1"]
 
@@ -29,8 +30,8 @@ def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main=
 
 
 def make_table(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Return the exit code of `python -m benchmark.tables arguments`."""
-    return run_command(arguments, monkeypatch, main=tables.main)
+    """Return the exit code of `python -m benchmark.report arguments`."""
+    return run_command(arguments, monkeypatch, main=report_main)
 
 
 def records_of(output_dir: Path) -> dict[str, bytes]:

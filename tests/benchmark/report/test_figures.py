@@ -70,7 +70,7 @@ def test_a_figure_of_ones_own_is_two_files(own, report, tmp_path):
     code, printed = report("figure=mine", "--config-dir", str(own))
     assert code == 0, printed
     folder = Path("results/mine-paper-quick")
-    assert set(content_of(folder)) == {"figure.png", "figure.pdf", "mia.csv", "records.jsonl", "report.yaml"}
+    assert set(content_of(folder)) == {"figure.png", "figure.pdf", "mia.csv", "records.jsonl", "report.json"}
     assert (folder / "mia.csv").read_text().splitlines() == ["method,metrics.mia", "ssd,0.6", "baseline,0.9"]
     before = content_of(folder)
     assert report("figure=mine", f"--config-dir={own}", "output_dir=nowhere")[0] == 0

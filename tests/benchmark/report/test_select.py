@@ -1,5 +1,6 @@
 """Which records belong to which cell; rows stay unless an option takes them away."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -161,7 +162,7 @@ def test_a_table_is_complete_and_writing_it_again_changes_nothing(finished, repo
     code, printed = report("table=demo", *GRID)
     assert code == 0
     assert "| D_r | 90.50 ± 0.71 | 50.50 ± 0.71 | **60.50 ± 0.71** |" in printed
-    assert set(content_of(FOLDER)) == {"table.csv", "table.md", "table.tex", "records.jsonl", "report.yaml"}
+    assert set(content_of(FOLDER)) == {"table.csv", "table.md", "table.tex", "records.jsonl", "report.json"}
     before = content_of(FOLDER)
     assert report("table=demo", *GRID)[0] == 0
     assert content_of(FOLDER) == before
@@ -267,8 +268,8 @@ def test_a_folder_holds_one_experiment(finished, report):
 
 def test_a_caption_by_hand_holds_until_the_records_change(finished, report):
     report("table=demo", *GRID)
-    memory = FOLDER / "report.yaml"
-    memory.write_text(memory.read_text() + "caption: By hand.\n")
+    memory = FOLDER / "report.json"
+    memory.write_text(json.dumps({**read_memory(FOLDER), "caption": "By hand."}))
     report("table=demo", *GRID)
     assert (FOLDER / "table.md").read_text().startswith("**Digits, every task.** By hand.\n")
     for cell in compose("experiment=demo", *GRID[:-1], "method_seed=2"):

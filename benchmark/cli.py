@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import HydraException
@@ -14,6 +15,14 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no record."""
+
+    cell: str
+    reason: str
 
 
 def run_cli(command: Callable[[], Any]) -> None:
@@ -70,3 +79,17 @@ def nearest(word: str, known: list[str]) -> str:
     """Return the closest of the known words as a hint, or nothing."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]}" if close else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    >>> duration(75), duration(7320)
+    ('1 min 15 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

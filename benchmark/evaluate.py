@@ -1,5 +1,6 @@
 """One forward pass per split: the only place where a model is run to be measured."""
 
+from collections.abc import Mapping
 from typing import get_args
 
 import torch
@@ -28,39 +29,38 @@ def evaluate(
     preprocessing: Preprocessing,
     *,
     batch_size: int,
-    changed_fraction: float,
+    facts: Mapping[str, float],
+    splits: tuple[SplitName, ...] = SPLITS,
 ) -> EvalOutputs:
-    """Return the model's outputs on every split; a split that appears twice is looked at once."""
+    """Return the model's outputs on `splits`; a split that appears twice is looked at once."""
     model.eval()
     logits: dict[SplitName, Tensor] = {}
-    labels: dict[SplitName, Tensor] = {}
-    for name in SPLITS:
-        data: LabelledImages = getattr(split, name)
-        labels[name] = data.labels.cpu()
-        if name == "forget_test" and split.forget_test_is_train:
+    for name in splits:
+        if name == "forget_test" and split.forget_test_is_train and "forget_train" in logits:
             logits[name] = logits["forget_train"]
         else:
-            logits[name] = predict(model, data, preprocessing, batch_size)
-    return EvalOutputs(logits, labels, split.forget_test_is_train, changed_fraction, newest_of(split))
+            logits[name] = predict(model, getattr(split, name), preprocessing, batch_size)
+    return as_outputs(logits, {name: getattr(split, name).labels.cpu() for name in splits}, split, facts)
 
 
 def to_tensors(outputs: EvalOutputs) -> dict[str, Tensor]:
     """Return logits and labels under flat names, for the artefact store."""
-    return {f"logits.{name}": outputs.logits[name].clone() for name in SPLITS} | {
-        f"labels.{name}": outputs.labels[name].clone() for name in SPLITS
+    return {f"logits.{name}": logits.clone() for name, logits in outputs.logits.items()} | {
+        f"labels.{name}": labels.clone() for name, labels in outputs.labels.items()
     }
 
 
-def from_tensors(tensors: dict[str, Tensor], outputs_like: ForgetSplit, changed_fraction: float) -> EvalOutputs:
-    """Return what `to_tensors` took apart."""
-    return EvalOutputs(
-        {name: tensors[f"logits.{name}"] for name in SPLITS},
-        {name: tensors[f"labels.{name}"] for name in SPLITS},
-        outputs_like.forget_test_is_train,
-        changed_fraction,
-        newest_of(outputs_like),
-    )
+def from_tensors(tensors: Mapping[str, Tensor], split: ForgetSplit, facts: Mapping[str, float]) -> EvalOutputs:
+    """Return the outputs that `to_tensors` took apart."""
+    logits: dict[SplitName, Tensor] = {name: tensors[f"logits.{name}"] for name in SPLITS}
+    return as_outputs(logits, {name: tensors[f"labels.{name}"] for name in SPLITS}, split, facts)
 
 
-def newest_of(split: ForgetSplit) -> int | None:
-    return len(split.requests[-1].forget_test) if split.requests else None
+def as_outputs(
+    logits: Mapping[SplitName, Tensor],
+    labels: Mapping[SplitName, Tensor],
+    split: ForgetSplit,
+    facts: Mapping[str, float],
+) -> EvalOutputs:
+    newest = len(split.requests[-1].forget_test) if split.requests else None
+    return EvalOutputs(logits, labels, split.forget_test_is_train, facts, newest)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from benchmark.store import content_hash, set_aside, write_atomically
+from benchmark.files import content_hash, set_aside, write_atomically
 
 log = logging.getLogger(__name__)
 FORMER = {"identity": "labels", "config_hash": "scientific_hash"}  # names of fields in older records

@@ -186,3 +186,7 @@ def check_disjoint(what: str, forget: LabelledImages, retain: LabelledImages) ->
     shared = int(torch.isin(forget.index, retain.index).sum())
     if shared:
         raise ValueError(f"Expected the {what} parts of a forget split to be disjoint, but they share {shared}.")
+
+
+def check_fingerprint(dataset, declared):
+    pass

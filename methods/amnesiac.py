@@ -33,6 +33,3 @@ class Amnesiac:
             wrong_labels(forget.labels, split.num_classes, context.random("amnesiac labels"))
         )
         return context.train(model, relabelled.join(split.retain_train), self.recipe, "amnesiac")
-
-    def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        return self.recipe.epochs * split.num_train

@@ -11,8 +11,6 @@ from datasets.base import ForgetSplit, LabelledImages
 from methods.base import MethodContext
 from methods.training import Recipe
 
-FORWARD = 1 / 3  # a forward pass costs about a third of a training pass
-
 
 def distillation_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Return KL(target ‖ softmax(logits)), averaged over samples *and* classes as in the released code.
@@ -34,7 +32,7 @@ class BadTeacher:
 
     Attributes:
         incompetent: weights of the incompetent teacher: `head` starts as the original did before its training (a
-            pretrained body, where there is one, with a new head); `all` is random everywhere.
+            pretrained body, if there is one, with a new head); `all` is random everywhere.
         retain_fraction: share of D_r that the student sees, in [0, 1].
         temperature: of the teachers' softmax and the student's.
         recipe: of the student's training; without augmentation.
@@ -74,10 +72,7 @@ class BadTeacher:
         order = torch.randperm(
             len(split.retain_train), generator=context.random("bad teacher retain"), device=context.device
         )
-        return split.retain_train.subset(order[: self.n_retain(split)])
-
-    def n_retain(self, split: ForgetSplit) -> int:
-        return int(self.retain_fraction * len(split.retain_train))
+        return split.retain_train.subset(order[: int(self.retain_fraction * len(order))])
 
     def incompetent_teacher(self, context: MethodContext) -> nn.Module:
         """Return a model that knows nothing of the data."""
@@ -93,6 +88,3 @@ class BadTeacher:
             for images, _ in context.batches(data, self.recipe.batch_size):
                 parts.append(torch.softmax(teacher(images).float() / self.temperature, dim=1))
         return torch.cat(parts) if parts else torch.empty(0, device=context.device)
-
-    def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        return (self.recipe.epochs + FORWARD) * (len(split.forget_train) + self.n_retain(split))

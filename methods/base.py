@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,9 +12,9 @@ from datasets.base import ForgetSplit, LabelledImages
 from datasets.batches import Augmentation, Batches, Preprocessing
 from datasets.seeding import derive_seed, generator
 from methods.timing import Stopwatch
-from methods.training import Compute, Loss, Progress, Recipe, train
+from methods.training import Compute, Loss, Recipe, TrainingState, train
 
-Memo = Callable[[str, Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+Cache = Callable[[str, Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
 
 class ModelBuilder(Protocol):
@@ -31,10 +31,10 @@ class MethodContext:
         seed: the method seed; derive streams from it by name with `random(...)`.
         build_model: seed -> a fresh model on the device, by default as it was before the original's training.
         recipe: how the original model was trained.
-        memo: `memo(phase, options, compute)` returns tensors that depend on the original model, the split and
-            `options` alone; it books the seconds under `phase` and may keep the result for later runs.
-        progress: names of a training -> what keeps its state while it lasts, for a run that continues a killed one.
-        first: in a sequence of forget requests, the call that answered the first one; None in that call itself.
+        cache: `cache(phase, options, make)` returns `make()`, or its tensors as an earlier run kept them. They depend
+            on the original model, the split and `options` alone; their seconds are booked under `phase`.
+        training_state: names of a training -> the keeper of its state, so that another process can continue it.
+        first: the call that answered the first of several forget requests; None in that call itself.
     """
 
     seed: int
@@ -43,8 +43,8 @@ class MethodContext:
     recipe: Recipe
     build_model: ModelBuilder
     stopwatch: Stopwatch
-    memo: Memo | None = field(default=None)
-    progress: Callable[[tuple[object, ...]], Progress] | None = field(default=None)
+    cache: Cache | None = None
+    training_state: Callable[[tuple[object, ...]], TrainingState] | None = None
     first: "Call | None" = None
 
     @property
@@ -56,11 +56,11 @@ class MethodContext:
         return generator(self.seed, *names, device=self.device)
 
     def fresh_model(self, *names: object) -> nn.Module:
-        """Return a newly initialised model; `names` separate it from others of the same seed."""
+        """Return a newly initialised model on the device; `names` separate it from others of the same seed."""
         return self.build_model(derive_seed(self.seed, *names))
 
     def random_model(self, *names: object) -> nn.Module:
-        """Return a model that is random in every layer, also where the original started from pretrained weights."""
+        """Return a model that is random in every layer, even if the original started from pretrained weights."""
         return self.build_model(derive_seed(self.seed, *names), pretrained=False)
 
     def batches(
@@ -71,7 +71,7 @@ class MethodContext:
         random: torch.Generator | None = None,
         augmentation: Augmentation | None = None,
     ) -> Batches:
-        """Return batches of `data`; shuffled where `random` is given."""
+        """Return batches of `data`; shuffled if `random` is given."""
         return Batches(data, batch_size, self.preprocessing, random, augmentation)
 
     def train(
@@ -83,17 +83,18 @@ class MethodContext:
         """
         return train(
             model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
-            compute=self.compute, loss=loss, progress=None if self.progress is None else self.progress(names),
+            compute=self.compute, loss=loss,
+            training_state=None if self.training_state is None else self.training_state(names),
         )  # fmt: skip
 
     def remember(
-        self, phase: str, options: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+        self, phase: str, options: Mapping[str, object], make: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Return `compute()`, timed as `phase`, or what an earlier run kept of it."""
-        if self.memo is not None:
-            return self.memo(phase, options, compute)
-        with self.phase("memo"), self.phase(phase):  # as a memo books it: apart from the rest of the method
-            return compute()
+        """Return `make()`, timed as `phase`, or its tensors as an earlier run kept them."""
+        if self.cache is not None:
+            return self.cache(phase, options, make)
+        with self.phase("cache"), self.phase(phase):  # as a cache books it: apart from the rest of the method
+            return make()
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Measure a part of the method under a name of its own."""
@@ -113,26 +114,17 @@ class UnlearningMethod(Protocol):
     """A frozen dataclass of hyper-parameters that unlearns when called.
 
     The call may change `model` in place. It uses `split.forget_train` and `split.retain_train`, never the test
-    splits, and returns the unlearned model in eval mode. Optional members complete the contract:
-
-    * `ranked = False`: tables show the method but do not compare it with the others;
-    * `skip(split) -> str | None`: the reason why the method does not apply to this task;
-    * `cost(split, recipe) -> float`: training passes of one image, for the estimate before a grid starts.
+    splits, and returns the unlearned model in eval mode. One member is optional: `skip(split) -> str | None`, the
+    reason why the method does not apply to a split.
     """
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module: ...
 
 
 def skip_reason(method: UnlearningMethod, split: ForgetSplit) -> str | None:
-    """Return why `method` does not apply to `split`, or None where it does."""
-    skip = getattr(method, "skip", None)
-    return None if skip is None else skip(split)
-
-
-def image_passes(method: UnlearningMethod, split: ForgetSplit, recipe: Recipe) -> float:
-    """Return the method's cost in training passes of one image; 0 where it states none."""
-    cost = getattr(method, "cost", None)
-    return 0.0 if cost is None else float(cost(split, recipe))
+    """Return why `method` does not apply to `split` or to one of its requests; None if it does."""
+    skip = getattr(method, "skip", lambda split: None)
+    return next((reason for request in split.requests or (split,) if (reason := skip(request))), None)
 
 
 def get_classifier(model: nn.Module) -> nn.Module:

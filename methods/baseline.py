@@ -1,7 +1,6 @@
-"""The original model, unchanged: what there is to forget."""
+"""The original model, unchanged."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 
@@ -12,8 +11,6 @@ from methods.base import MethodContext
 @dataclass(frozen=True)
 class Baseline:
     """Do nothing."""
-
-    ranked: ClassVar[bool] = False
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
         return model.eval()

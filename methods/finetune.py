@@ -17,6 +17,3 @@ class Finetune:
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
         return context.train(model, split.retain_train, self.recipe, "finetune")
-
-    def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        return self.recipe.epochs * len(split.retain_train)

@@ -10,11 +10,9 @@ from datasets.base import ForgetSplit
 from datasets.seeding import generator
 from methods.base import MethodContext
 from methods.fisher_information import fisher_diagonal
-from methods.training import Recipe
 
 EPSILON = 1e-8  # keeps the inverse of the information finite
 MARGIN = 2.0  # the wanted error over the one that is predicted from the logits; 1.6 is missed on CIFAR-100
-COLUMN = 1.3  # a per-sample gradient costs about as much as 1.3 training passes of the image
 
 
 def sample_error(tolerance: float, n: int) -> float:
@@ -26,7 +24,7 @@ def sample_error(tolerance: float, n: int) -> float:
 class Fisher:
     """Draw θ = mean + sqrt(variance)·N(0, 1), the variance from the true Fisher information I of D_r; keep buffers.
 
-    variance = scale·min(1 / (I + 1e-8), max_inverse), averaged over the second dimension where there is one. The
+    variance = scale·min(1 / (I + 1e-8), max_inverse), averaged over the second dimension if there is one. The
     released code finds the last layer as the tensors whose first dimension is the number of classes; so does this.
 
     Attributes:
@@ -35,7 +33,7 @@ class Fisher:
         max_inverse_head: the bound in the last layer.
         boost: factor on the variance of one-dimensional tensors (biases, normalisation).
         forget_rows: in the last layer, give the rows of the forgotten class mean 0 and `forgotten_variance`, and then
-            boost the whole layer too, as the released code does where a class is forgotten.
+            boost the whole layer too, as the released code does if a class is forgotten.
         forgotten_variance: before the boost.
         tolerance: relative error of the information (in the Euclidean norm), about; 0 is exact. The random signs of
             `fisher_diagonal` are the same for every method seed.
@@ -103,8 +101,3 @@ class Fisher:
         if resets or parameter.ndim == 1:
             variance *= self.boost
         return mean, variance
-
-    def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        error = sample_error(self.tolerance, len(split.retain_train))
-        share = min(1.0, -math.log(error) / 8) if 0 < error < 1 else float(error == 0)  # as seen on CIFAR-100
-        return COLUMN * (1 + share * (split.num_classes - 1) / 2) * len(split.retain_train)

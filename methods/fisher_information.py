@@ -21,9 +21,9 @@ def fisher_diagonal(
     """Return I = (1/N) Σ_x Σ_y p(y|x)·(∂CE(x, y)/∂θ)² for every named parameter, ≥ 0, shaped like the parameter.
 
     For one sample the sum over classes is the diagonal of Jᵀ(diag(p) − ppᵀ)J, J being the Jacobian of the logits.
-    With LLᵀ = diag(p) − ppᵀ it is Σ_r (∂(L_r·logits)/∂θ)²: one gradient a column, not one a class, and the columns of
-    a confident prediction almost vanish. Small columns of a sample are put together: their sum with random signs has
-    one gradient, whose square has the right expectation and an error that falls with the number of samples.
+    With LLᵀ = diag(p) − ppᵀ it is Σ_r (∂(L_r·logits)/∂θ)²: one gradient per column, not one per class, and the columns
+    of a confident prediction almost vanish. Small columns of a sample are put together: their sum with random signs
+    has one gradient, whose square has the right expectation and an error that falls with the number of samples.
 
     The model is used in eval mode and left as it was. Parameters that do not require a gradient, or that the logits do
     not depend on, have information 0. The labels in `batches` play no role.
@@ -34,9 +34,9 @@ def fisher_diagonal(
             samples with equally many are taken together: some hundreds of samples are a good size.
         error: relative error that the signs may cause in the information of one sample, ≥ 0; that of N samples is
             √N times smaller. As it is predicted from the logits alone, see `select_columns`, it may be off by a factor.
-            0: exact; infinite: one gradient a sample.
+            0: exact; infinite: one gradient per sample.
         random: draws the signs; on the model's device.
-        chunk_size: samples that share a forward and backward pass; None: what suits the device and its memory.
+        chunk_size: samples that share a forward and backward pass; None: as many as suit the device and its memory.
     """
     if not error >= 0:
         raise ValueError(f"Expected error to be at least 0, but got {error}.")
@@ -58,7 +58,7 @@ def fisher_diagonal(
 
 
 def head_products(model: nn.Module) -> Tensor | None:
-    """Return WWᵀ (K, K), float64, of the last layer's weight W (K, d) where the model names it and it is linear."""
+    """Return WWᵀ (K, K), float64, of the last layer's weight W (K, d) if the model names it and it is linear."""
     try:
         layer = get_classifier(model)
     except (AttributeError, TypeError):
@@ -110,7 +110,7 @@ def grouped(energies: Tensor, error: float) -> Tensor:
     columns = torch.arange(energies.shape[1], device=energies.device).expand_as(energies)
     if error == 0:
         return columns
-    rest = energies.flip(1).cumsum(1).flip(1)  # what a column and all smaller ones hold
+    rest = energies.flip(1).cumsum(1).flip(1)  # held by a column and all smaller ones
     bound = len(energies) * (error * energies.sum() / len(energies)).square()
     low, high = MANY_GROUPS, 0.0  # log2 of the share of the largest sum that one group holds
     groups = torch.zeros_like(columns)

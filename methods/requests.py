@@ -1,77 +1,48 @@
-"""Forget requests one after the other: each is an ordinary call on the model that the last one left."""
+"""Several forget requests: each is an ordinary call on the model that the previous one left."""
 
-import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.base import ForgetSplit
 from datasets.seeding import derive_seed
-from methods.base import Call, MethodContext, UnlearningMethod, image_passes, skip_reason
-from methods.training import Recipe
+from methods.base import Call, MethodContext, UnlearningMethod
 
 
-@dataclass(frozen=True)
-class Sequential:
-    """Apply `method` to each of `split.requests`, oldest first.
+def answer(
+    method: UnlearningMethod, model: nn.Module, split: ForgetSplit, context: MethodContext, original: nn.Module
+) -> nn.Module:
+    """Return the model after the newest of `split.requests`; without requests, after the one call on `split`.
 
-    The first call is that of a single run, seed included; the later ones draw from streams of their own. The model
-    after every request is remembered, so a sequence that is one request longer costs one call more. The seconds are
-    those of the newest request, and of an I_D that is kept, as first measured.
+    The first request is the ordinary call. Later ones draw from random streams of their own and cache nothing, because
+    a cache belongs to the original model.
+
+    Args:
+        model: after the earlier requests; the call may change it.
+        context: of the first request, the same for all of them.
+        original: before all requests; it is not changed.
     """
-
-    method: UnlearningMethod
-
-    @property
-    def ranked(self) -> bool:
-        return bool(getattr(self.method, "ranked", True))
-
-    def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
-        model = self._after(model, split.requests, context)
-        context.remember("requests", self._key(split.requests, context), lambda: state_of(model))
-        return model
-
-    def _after(self, model: nn.Module, requests: Sequence[ForgetSplit], context: MethodContext) -> nn.Module:
-        """Return the model after `requests`; `model` is the original and may be changed."""
-        *earlier, newest = requests
-        if not earlier:
-            return self.method(model, newest, context)
-        original = copy.deepcopy(model)
-
-        def state_before() -> dict[str, Tensor]:
-            booked = dict(context.stopwatch.seconds)
-            state = state_of(self._after(copy.deepcopy(original), earlier, context))
-            context.stopwatch.seconds = booked  # what the earlier requests took is not the newest one's
-            return state
-
-        model.load_state_dict(context.remember("requests", self._key(earlier, context), state_before))
-        later = replace(
-            context,
-            seed=derive_seed(context.seed, "request", len(requests)),
-            first=Call(original, requests[0], context),
-            memo=None,  # what it keeps belongs to the original model
-            progress=None,
-        )
-        return self.method(model, newest, later)
-
-    def _key(self, requests: Sequence[ForgetSplit], context: MethodContext) -> dict[str, object]:
-        """Return what the model after `requests` depends on beside the original model."""
-        kind = type(self.method)
-        return {
-            "method": f"{kind.__module__}.{kind.__name__}",
-            "options": asdict(self)["method"],
-            "seed": context.seed,
-            "forget_sets": [request.forget_fingerprint for request in requests],
-        }
-
-    def skip(self, split: ForgetSplit) -> str | None:
-        return next((reason for request in split.requests if (reason := skip_reason(self.method, request))), None)
-
-    def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        """Return the cost of the newest request; the earlier ones are remembered."""
-        return image_passes(self.method, split.requests[-1], recipe)
+    first, *later = split.requests or (split,)
+    if not later:
+        return method(model, first, context)
+    own = replace(
+        context,
+        seed=derive_seed(context.seed, "request", len(split.requests)),
+        first=Call(original, first, context),
+        cache=None,
+        training_state=None,
+    )
+    return method(model, later[-1], own)
 
 
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+def request_key(method: UnlearningMethod, requests: Sequence[ForgetSplit], seed: int) -> dict[str, Any]:
+    """Return all that decides the model after `requests`, except for the original model; `seed` is the method seed."""
+    kind = type(method)
+    return {
+        "method": f"{kind.__module__}.{kind.__name__}",
+        "options": asdict(method),  # type: ignore[call-overload]
+        "seed": seed,
+        "forget_sets": [request.forget_fingerprint for request in requests],
+    }

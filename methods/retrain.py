@@ -39,6 +39,3 @@ class Retrain:
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
         return context.train(self.start(model, context), split.retain_train, self.recipe, "retrain")
-
-    def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        return self.recipe.epochs * len(split.retain_train)

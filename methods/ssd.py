@@ -11,7 +11,6 @@ from methods.base import Call, MethodContext
 from methods.dampening.dampen import check_positive, dampen
 from methods.dampening.importance import Reduction, parameter_importance
 from methods.dampening.per_sample import LARGEST_CHUNK
-from methods.training import Recipe
 
 Order = Literal["class_sorted", "retain_shuffled", "shuffled"]
 Source = Literal["kept", "refreshed"]
@@ -27,9 +26,9 @@ class SSD:
         reduction: `per_sample` (Eq. 1) or `batch_mean` (released code).
         order: in which D is cut into batches; matters for `batch_mean` only.
         batch_size: of the importance batches.
-        importance: in a sequence of forget requests, I_D of the later ones: `kept`, as the first request measured it on
+        importance: of several forget requests, I_D of the later ones: `kept`, as the first request measured it on
             the original model and all of D, in its order (the first forget set last, the later ones among the
-            classes), or `refreshed`, measured on the current model and what is left of D, the newest forget set last.
+            classes), or `refreshed`, measured on the current model and the rest of D, the newest forget set last.
             I_Df is always measured on the current model. No difference for a single request.
     """
 
@@ -56,7 +55,7 @@ class SSD:
 
     def _importance(self, model: nn.Module, data: LabelledImages, context: MethodContext) -> dict[str, Tensor]:
         batch_size = self.batch_size
-        if self.reduction == "per_sample" and data.device.type == "cuda":  # as many as may share a pass there
+        if self.reduction == "per_sample" and data.device.type == "cuda":  # as many as may share a pass on it
             batch_size = max(batch_size, LARGEST_CHUNK)
         return parameter_importance(model, context.batches(data, batch_size), reduction=self.reduction)
 
@@ -64,14 +63,14 @@ class SSD:
         """Return I_D of the call's model and split."""
         context = call.context
 
-        def compute() -> dict[str, Tensor]:
+        def make() -> dict[str, Tensor]:
             data = ordered(call.split, self.order, context.random("importance order"))
             return self._importance(call.model, data, context)
 
-        return context.remember("importance_full", self._importance_key(call.split, context), compute)
+        return context.remember("importance_full", self._importance_key(call.split, context), make)
 
     def _importance_key(self, split: ForgetSplit, context: MethodContext) -> dict[str, object]:
-        """Return what I_D depends on beside the original model and D; under Eq. 1 nothing else."""
+        """Return all that decides I_D beside the original model and D; under Eq. 1 nothing else."""
         key: dict[str, object] = {"reduction": self.reduction}
         if self.reduction == "batch_mean":
             key |= {
@@ -84,18 +83,15 @@ class SSD:
         return key
 
     def _forget_key(self, split: ForgetSplit) -> dict[str, object]:
-        """Return what I_Df depends on beside the original model; under Eq. 1 no batch size."""
+        """Return all that decides I_Df beside the original model; under Eq. 1 no batch size."""
         key: dict[str, object] = {"reduction": self.reduction, "forget_set": split.forget_fingerprint}
         return key | ({"batch_size": self.batch_size} if self.reduction == "batch_mean" else {})
-
-    def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        return split.num_train + len(split.forget_train)
 
 
 def ordered(split: ForgetSplit, order: Order, random: torch.Generator) -> LabelledImages:
     """Return D = D_r ∪ D_f in the order in which `batch_mean` takes its batches.
 
-    `class_sorted` sorts the retain set by class (by fine class where the task forgets one) and puts the forget set
+    `class_sorted` sorts the retain set by class (by fine class if the task forgets one) and puts the forget set
     last, as the released code does for the class and subclass tasks; `retain_shuffled` draws the order of the retain
     set from `random` and puts the forget set last, as it does for the random task; `shuffled` draws the order of both.
     """

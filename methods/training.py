@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datasets.base import LabelledImages
 from datasets.batches import Augmentation, Batches, Preprocessing
-from methods.dampening.microbatch import samples_of_a_pass
+from methods.dampening.microbatch import microbatch_size
 
 Precision = Literal["float32", "bfloat16"]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, positions in the data) -> scalar
@@ -20,12 +20,12 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, position
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how to compute; none of it is part of a run's identity.
+    """Where and how to compute; none of it is part of a run's name.
 
     Attributes:
         precision: of the forward pass in training (autocast); metrics and importances always use float32.
         channels_last: memory layout of convolutional weights and, in training, of the images.
-        compile: train through `torch.compile`, on a GPU with CUDA graphs; pays where a training is long.
+        compile: train through `torch.compile`, on a GPU with CUDA graphs; pays if a training is long.
     """
 
     device: torch.device
@@ -43,7 +43,7 @@ class Compute:
         return model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
     def compiled(self, model: nn.Module) -> nn.Module:
-        """Return what stands for `model`, on the same parameters, in its training steps."""
+        """Return the compiled form of `model`, on the same parameters; `model` itself unless `compile`."""
         if not self.compile:
             return model
         torch.compiler.reset()  # else, after a few shapes of one architecture, new ones would not be compiled
@@ -103,7 +103,7 @@ class Recipe:
             raise ValueError(f"Expected optimizer to be sgd, adam or adamw, but got {self.optimizer!r}.")
 
     def _check_types(self) -> None:
-        """Raise ValueError for text where a number belongs."""
+        """Raise ValueError for text instead of a number."""
         whole = {name: getattr(self, name) for name in ("epochs", "batch_size", "warmup_epochs", "warmup_ramp")}
         whole |= {f"milestone {i}": milestone for i, milestone in enumerate(self.milestones, start=1)}
         numbers = {name: getattr(self, name) for name in ("lr", "momentum", "weight_decay", "decay")}
@@ -144,7 +144,7 @@ class Recipe:
                 return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
 
 
-class Progress(Protocol):
+class TrainingState(Protocol):
     """Keeps the state of a training between epochs, so that another process can continue it."""
 
     def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator) -> int:
@@ -166,16 +166,17 @@ def train(
     compute: Compute,
     loss: Loss | None = None,
     after_epoch: Callable[[int], None] | None = None,
-    progress: Progress | None = None,
+    training_state: TrainingState | None = None,
 ) -> nn.Module:
     """Train `model` in place and return it in eval mode.
 
     Args:
         random: orders and augments the batches; on the device of `data`.
         loss: (model, images (B, C, H, W), positions (B,) in `data`) -> a mean over the samples, so that a large batch
-            can be taken in parts, see `samples_of_a_pass`; the default is the cross-entropy.
+            can be taken in parts, see `microbatch_size`; the default is the cross-entropy.
         after_epoch: called with the number of finished epochs, the model in eval mode.
-        progress: where the training continues and what it leaves for another process; the result is the same.
+        training_state: continues the training of an earlier process and keeps its state for a later one; the result
+            is the same.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
@@ -187,7 +188,7 @@ def train(
     loss = loss or cross_entropy
     batches = Batches(data, recipe.batch_size, preprocessing, random, recipe.augmentation)
     optimizer = recipe.build_optimizer(model)
-    done = 0 if progress is None else progress.resume(model, optimizer, random)
+    done = 0 if training_state is None else training_state.resume(model, optimizer, random)
     step, network = done * len(batches), compute.compiled(model)
     size: int | None = None
     for epoch in range(done + 1, recipe.epochs + 1):
@@ -200,14 +201,14 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             if size is None:
                 with compute.autocast():
-                    size = samples_of_a_pass(model, images)
-            for x, where in zip(images.split(size), positions.split(size), strict=True):
+                    size = microbatch_size(model, images)
+            for x, at in zip(images.split(size), positions.split(size), strict=True):
                 # A compiled pass may not add to gradients (CUDA graphs own them), and one shape is worth compiling.
                 whole = len(x) == recipe.batch_size
                 with compute.autocast():
-                    value = loss(network if whole else model, x, where) * (len(x) / len(images))
+                    value = loss(network if whole else model, x, at) * (len(x) / len(images))
                 value.backward()
-                total += value.detach()  # stays on the device: one synchronisation an epoch
+                total += value.detach()  # stays on the device: one synchronisation per epoch
             optimizer.step()
             step += 1
         if not torch.isfinite(total):
@@ -217,7 +218,7 @@ def train(
         model.eval()
         if after_epoch is not None:
             after_epoch(epoch)
-        if progress is not None:
-            progress.keep(epoch, model, optimizer, random)
+        if training_state is not None:
+            training_state.keep(epoch, model, optimizer, random)
     optimizer.zero_grad(set_to_none=True)
     return model.eval()

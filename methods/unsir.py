@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
 from methods.base import MethodContext
-from methods.dampening.microbatch import samples_of_a_pass
+from methods.dampening.microbatch import microbatch_size
 from methods.training import Recipe
 
 
@@ -22,7 +22,7 @@ def learn_noise(model: nn.Module, noise: Tensor, label: int, *, steps: int, lr: 
     noise = noise.clone().requires_grad_()
     labels = torch.full((len(noise),), label, device=noise.device)
     optimizer = torch.optim.Adam([noise], lr=lr)
-    size = samples_of_a_pass(model, noise)
+    size = microbatch_size(model, noise)
     for _ in range(steps):
         gradients = []
         for part in noise.split(size):
@@ -85,7 +85,7 @@ class Unsir:
             )
 
     def skip(self, split: ForgetSplit) -> str | None:
-        """Return why there is no noise to learn where the forget set is not a class."""
+        """Return why there is no noise to learn if the forget set is not a class."""
         if split.forget_test_is_train:
             return "UNSIR learns noise for one class, and this forget set is not a class"
         return None
@@ -108,7 +108,7 @@ class Unsir:
         return noise[: self.noise_images]
 
     def retained(self, split: ForgetSplit) -> LabelledImages:
-        """Return the first samples of every retained class, of every retained fine class where one is forgotten."""
+        """Return the first samples of every retained class, of every retained fine class if one is forgotten."""
         retain = split.retain_train
         return retain.subset(first_of_each(split.groups(retain), self.samples_per_class))
 
@@ -127,8 +127,3 @@ class Unsir:
             return F.cross_entropy(model(inputs), data.labels[positions])
 
         context.train(model, data, self.impair, "unsir impair", loss=loss)
-
-    def cost(self, split: ForgetSplit, recipe: Recipe) -> float:
-        retained = len(self.retained(split))
-        impaired = self.repetitions * self.noise_images + retained
-        return self.noise_steps * self.noise_batch + self.impair.epochs * impaired + self.repair.epochs * retained

@@ -1,1 +1,1 @@
-"""Metrics: pure functions from the outputs of one model (and of the retrained one) to a number."""
+"""Metrics: pure functions from the outputs of one model, and of those to compare it with, to a number."""

@@ -18,6 +18,13 @@ def top1_accuracy(logits: Tensor, labels: Tensor, *, averaging: Averaging, batch
     Args:
         logits: (N, K).
         labels: (N,) int64.
+
+    >>> import torch
+    >>> logits, labels = torch.eye(2)[[0, 0, 1]], torch.tensor([0, 1, 1])
+    >>> top1_accuracy(logits, labels, averaging="per_sample", batch_size=2)  # 2 of 3
+    0.6666666666666666
+    >>> top1_accuracy(logits, labels, averaging="per_batch", batch_size=2)  # (1/2 + 1/1) / 2
+    0.75
     """
     correct = (logits.argmax(dim=1) == labels).double()
     if averaging == "per_sample":
@@ -34,7 +41,7 @@ def accuracy(outputs: EvalOutputs, *, split: SplitName, averaging: Averaging, ba
 
 
 def newest_accuracy(outputs: EvalOutputs, *, averaging: Averaging, batch_size: int) -> float | None:
-    """Return the accuracy on what the newest of several requests forgot, in [0, 1]; None for a single request."""
+    """Return the accuracy on the samples of the newest of several requests, in [0, 1]; None for a single one."""
     n = outputs.newest_test
     if n is None:
         return None

@@ -1,7 +1,7 @@
-"""What a metric sees."""
+"""The input of a metric."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -18,19 +18,19 @@ class EvalOutputs:
         logits: per split (N, K) float32.
         labels: per split (N,) int64.
         forget_test_is_train: D_f accuracy is measured on the forgotten training samples (random task).
-        changed_fraction: share of parameters that differ from the original model, in [0, 1].
-        newest_test: how many of the samples at the end of `forget_test` the newest of several requests forgot.
-        reference: the outputs of the retrained model, where there is one.
-        untrained_logits: of a model that is random in every layer, on the forget set's training part, (N_f, K).
+        facts: numbers about the model itself; `changed_fraction` is the share of parameters that differ from the
+            original model, in [0, 1].
+        newest_test: how many of the samples at the end of `forget_test` belong to the newest of several requests.
+        others: outputs of models to compare with: `retrained`, and `untrained` (random in every layer; on
+            `forget_train` alone). Only those that a metric of the run needs are there, see `about.needs` in its YAML.
     """
 
     logits: Mapping[SplitName, Tensor]
     labels: Mapping[SplitName, Tensor]
     forget_test_is_train: bool
-    changed_fraction: float
+    facts: Mapping[str, float] = field(default_factory=dict)
     newest_test: int | None = None
-    reference: "EvalOutputs | None" = None
-    untrained_logits: Tensor | None = None
+    others: "Mapping[str, EvalOutputs]" = field(default_factory=dict)
 
     @property
     def test_logits(self) -> Tensor:

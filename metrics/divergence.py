@@ -17,6 +17,10 @@ def jensen_shannon(logits: Tensor, reference_logits: Tensor) -> Tensor:
     Args:
         logits: (N, K).
         reference_logits: (N, K).
+
+    >>> certain = torch.tensor([[1e4, 0.0], [0.0, 1e4]])
+    >>> jensen_shannon(certain, torch.tensor([[1e4, 0.0], [1e4, 0.0]])).tolist()  # equal, and disjoint
+    [0.0, 1.0]
     """
     log_p = torch.log_softmax(logits.double(), dim=1)
     log_q = torch.log_softmax(reference_logits.double(), dim=1)
@@ -27,9 +31,10 @@ def jensen_shannon(logits: Tensor, reference_logits: Tensor) -> Tensor:
 
 def jensen_shannon_distance(outputs: EvalOutputs, *, split: SplitName) -> float | None:
     """Return the mean Jensen-Shannon distance to the retrained model on one split, in [0, 1]; None without one."""
-    if outputs.reference is None:
+    retrained = outputs.others.get("retrained")
+    if retrained is None:
         return None
-    return float(jensen_shannon(outputs.logits[split], outputs.reference.logits[split]).sqrt().mean())
+    return float(jensen_shannon(outputs.logits[split], retrained.logits[split]).sqrt().mean())
 
 
 def zero_retrain_forgetting(outputs: EvalOutputs) -> float | None:
@@ -38,18 +43,20 @@ def zero_retrain_forgetting(outputs: EvalOutputs) -> float | None:
     1 means that the model predicts on D_f as if it had never been trained; it needs no retrained model (Chundawat et
     al., AAAI 2023). None without an untrained model.
     """
-    if outputs.untrained_logits is None:
+    untrained = outputs.others.get("untrained")
+    if untrained is None:
         return None
-    return 1 - float(jensen_shannon(outputs.logits["forget_train"], outputs.untrained_logits).mean())
+    return 1 - float(jensen_shannon(outputs.logits["forget_train"], untrained.logits["forget_train"]).mean())
 
 
 def mean_absolute_gap(outputs: EvalOutputs, *, metrics: Sequence[Metric]) -> float | None:
-    """Return the mean of |ours - retrained model's| over `metrics`, in their unit; None without a retrained model."""
-    if outputs.reference is None:
+    """Return the mean of |ours − retrained model's| over `metrics`, in their unit; None without a retrained model."""
+    retrained = outputs.others.get("retrained")
+    if retrained is None:
         return None
     gaps = []
     for metric in metrics:
-        ours, reference = metric(outputs), metric(outputs.reference)
+        ours, reference = metric(outputs), metric(retrained)
         if ours is None or reference is None:
             return None
         gaps.append(abs(ours - reference))

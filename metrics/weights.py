@@ -18,4 +18,4 @@ def share_changed(before: Mapping[str, Tensor], model: nn.Module) -> float:
 
 def changed_fraction(outputs: EvalOutputs) -> float:
     """Return the share of parameters changed by the method, in [0, 1]."""
-    return outputs.changed_fraction
+    return outputs.facts["changed_fraction"]

@@ -28,7 +28,7 @@ def dampen(
     for name, parameter in model.named_parameters():
         full, forget = importance[name], forget_importance[name]
         chosen = forget > alpha * full
-        beta = (lam * full / forget).clamp_(max=1)  # 0/0 only where nothing is chosen
+        beta = (lam * full / forget).clamp_(max=1)  # 0/0 only if it is not chosen
         parameter.mul_(torch.where(chosen, beta, 1.0).to(parameter.dtype))
         selected += int(chosen.sum())
     return selected

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .microbatch import samples_of_a_pass
+from .microbatch import microbatch_size
 from .per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 Reduction = Literal["batch_mean", "per_sample"]
@@ -21,7 +21,7 @@ def parameter_importance(
     """Return the importance of every named parameter over `batches`, ≥ 0, float32 or more, shaped like the parameter.
 
     `per_sample` is Eq. 1 of the paper: the mean over samples of the squared gradient of the cross-entropy. No order or
-    batch size can change it. `batch_mean` is what the released code does: the squared gradient of each batch's *mean*
+    batch size can change it. `batch_mean` is the released code's: the squared gradient of each batch's *mean*
     loss, averaged over batches; it depends on the batch size and on which samples share a batch.
 
     The model is used in eval mode and left as it was. Parameters that do not require a gradient, or that the loss does
@@ -30,8 +30,8 @@ def parameter_importance(
     Args:
         model: any classifier that maps (B, …) to logits (B, K).
         batches: pairs of inputs (B, …) and labels (B,) int64 on the model's device.
-        chunk_size: samples that share a forward and backward pass; None: what suits the device and its memory. It
-            changes nothing but the rounding.
+        chunk_size: samples that share a forward and backward pass; None: as many as suit the device and its memory.
+            It changes nothing but the rounding.
     """
     if reduction not in ("batch_mean", "per_sample"):
         raise ValueError(f"Expected reduction to be batch_mean or per_sample, but got {reduction!r}.")
@@ -64,10 +64,10 @@ def _sum_of_batches(
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     with own_gradients([p for _, p in named]) as parameters:
         for inputs, labels in batches:
-            chunk_size = chunk_size or samples_of_a_pass(model, inputs)
+            chunk_size = chunk_size or microbatch_size(model, inputs)
             for x, y in zip(inputs.split(chunk_size), labels.split(chunk_size), strict=True):
                 share = len(x) / len(inputs)
-                (F.cross_entropy(model(x), y) * share).backward(inputs=parameters)  # adds to what is there
+                (F.cross_entropy(model(x), y) * share).backward(inputs=parameters)  # adds to the other microbatches
             reached = [(sums[name], p.grad) for name, p in named if p.grad is not None]
             totals, gradients = zip(*reached, strict=True)
             torch._foreach_addcmul_(totals, gradients, gradients)  # on a GPU one kernel for all

@@ -81,7 +81,7 @@ class Scales:
 class Products:
     """Weight and bias of a linear map applied to T positions: (Σ_t δ_t a_tᵀ)² and (Σ_t δ_t)².
 
-    The gradients of several rounds are kept until a product pays. Where there are more rounds than positions, the
+    The gradients of several rounds are kept until a product pays. If there are more rounds than positions, the
     products themselves are not formed: Σ_r (Σ_t δ_rt a_t)² = Σ_ts (Σ_r δ_rt δ_rs)·a_t a_s. One position is the case
     Σ_b (δ²)ᵀ a² of a linear layer on vectors.
 

@@ -1,4 +1,4 @@
-"""How many samples share a forward and backward pass: as many as memory holds, where samples do not see each other."""
+"""Microbatches: as many samples share a forward and backward pass as memory holds, if they do not see each other."""
 
 import sys
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-CPU_BYTES = 3 * 2**27  # of what autograd keeps: with a ViT-B/16, its importances and torch itself below 4 GB
-GPU_SHARE = 0.25  # of all memory, not of what is free: the same card gives the same numbers
+CPU_BYTES = 3 * 2**27  # for autograd; a ViT-B/16, its importances and torch itself then stay below 4 GB
+GPU_SHARE = 0.25  # of all memory, not of the free part: the same card gives the same numbers
 
 
-def samples_of_a_pass(model: nn.Module, inputs: Tensor) -> int:
+def microbatch_size(model: nn.Module, inputs: Tensor) -> int:
     """Return how many samples like the first of `inputs` (B, …) may share a forward and backward pass of `model`.
 
-    There is no limit, `sys.maxsize`, where they must share it: under batch normalisation in train mode the output for
+    There is no limit, `sys.maxsize`, if they must share it: under batch normalisation in train mode the output for
     one sample depends on the others.
     """
     if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):

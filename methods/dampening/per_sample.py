@@ -1,4 +1,4 @@
-"""Sums over samples of squared per-sample gradients: what Eq. 1's importance and the Fisher information are made of."""
+"""Sums over samples of squared per-sample gradients: the core of Eq. 1's importance and of the Fisher information."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .layer_squares import KNOWN, PRODUCT_LAYERS, Sums, UnknownLayerError, squares_of
-from .microbatch import samples_of_a_pass
+from .microbatch import microbatch_size
 
 Directions = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), targets (B, …)) -> (B, R, K)
 
@@ -21,8 +21,8 @@ AGREEMENT = 1e-3  # relative, in the Euclidean norm of each parameter's sum; a w
 
 
 def default_chunk_size(model: nn.Module, inputs: Tensor) -> int:
-    """Return how many samples should share a pass: on a CPU what its caches hold, on a GPU what fills it, or fewer."""
-    return min(32 if inputs.device.type == "cpu" else LARGEST_CHUNK, samples_of_a_pass(model, inputs))
+    """Return how many samples should share a pass: as many as a CPU's caches hold or as fill a GPU, or fewer."""
+    return min(32 if inputs.device.type == "cpu" else LARGEST_CHUNK, microbatch_size(model, inputs))
 
 
 def zero_sums(model: nn.Module) -> Sums:
@@ -39,7 +39,7 @@ class SquaredGradients:
     The directions v (B, R, K) follow from the logits: the gradient of an objective at the logits gives that of the
     objective, R of them share a forward pass. One ordinary backward pass for each r gives the gradient at the output of
     every layer for a whole batch, and a layer's squares follow from it and the layer's input (`layer_squares`)
-    without a gradient for each sample. This is checked on the first two samples, taken one by one; where it does
+    without a gradient for each sample. This is checked on the first two samples, taken one by one; if it does
     not hold (unknown layers with parameters, a layer that is used twice, samples that are cut up) every gradient is
     taken by `torch.func`.
 
@@ -92,7 +92,7 @@ class SquaredGradients:
                 )
 
     def by_samples(self, inputs: Tensor, targets: Tensor) -> Sums:
-        """Return the sums by one vectorised gradient a sample and direction; for any model."""
+        """Return the sums by one vectorised gradient per sample and direction; for any model."""
 
         def value(parameters: dict[str, Tensor], sample: Tensor, direction: Tensor) -> Tensor:
             logits = functional_call(self.model, {**parameters, **self.fixed}, (sample.unsqueeze(0),))

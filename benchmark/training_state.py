@@ -1,4 +1,4 @@
-"""Trainings that a killed process began: their state on disk, and what continues them in the next process."""
+"""The state of a training on disk, from which the next process continues it."""
 
 import logging
 import time
@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark.cell import Cell
-from benchmark.provenance import code_hash, provenance
-from benchmark.store import content_hash, file_sha256, set_aside
+from benchmark.device import code_hash, provenance
+from benchmark.files import content_hash, file_sha256, set_aside
 from datasets.files import replacing
+from methods.training import Compute
 
 log = logging.getLogger(__name__)
 CHANGES = ("finished", "cpu_count")  # parts of the provenance in which two processes may differ
 
 
 @dataclass
-class KeptTraining:
-    """The `methods.training.Progress` of one training, in files `<epoch>-<SHA-256>.pt` of a folder of its own.
+class StoredTraining:
+    """The `methods.training.TrainingState` of one training, in files `<epoch>-<SHA-256>.pt` of a folder of its own.
 
     A file is complete, or not there; one whose hash is not its name is set aside and the next older one taken. What
     is read is tensors, numbers and text (`weights_only`): nothing in it is executed. Where the disk is full the
@@ -102,14 +102,11 @@ class KeptTraining:
         return None
 
 
-def kept_training(cell: Cell, folder: Path, *names: object, extra: dict[str, Any] | None = None) -> KeptTraining:
-    """Return what keeps the training `names` of a cell below `folder`; `compute.progress_seconds` says how often."""
-    every = cell.config.compute.progress_seconds
-    if every is not None and not (isinstance(every, int | float) and every >= 0):
-        raise ValueError(
-            f"Expected compute.progress_seconds to be a number of seconds from 0 on, or null, but got {every!r}."
-        )
-    origin = {name: value for name, value in provenance(cell.compute).items() if name not in CHANGES}
+def stored_training(
+    compute: Compute, every: float | None, folder: Path, *names: object, extra: dict[str, Any] | None = None
+) -> StoredTraining:
+    """Return what stores the training `names` below `folder`, at most every `every` seconds."""
+    origin = {name: value for name, value in provenance(compute).items() if name not in CHANGES}
     if origin["dirty"]:
         origin["code"] = code_hash()  # the commit does not tell two edits apart
-    return KeptTraining(folder / content_hash([*map(str, names), origin]), every, {} if extra is None else extra)
+    return StoredTraining(folder / content_hash([*map(str, names), origin]), every, {} if extra is None else extra)

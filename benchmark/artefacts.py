@@ -1,0 +1,135 @@
+"""The graph of artefacts: what is made once and then loaded, each named by all that decides it."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmark.files import content_hash, file_sha256, read_json, set_aside, write_json
+from datasets.files import replacing
+
+Tensors = dict[str, Tensor]
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Artefact:
+    """A node of the graph: tensors and facts that follow from `key` alone.
+
+    Attributes:
+        kind: the folder it lies in: original, importance_full, importance_forget, outputs or model.
+        key: all that decides its content; hashed, it is the file's name.
+        make: returns the tensors and the facts; what it needs, it asks the store for.
+        needs: the artefacts that `make` asks for, as far as they are known beforehand.
+    """
+
+    kind: str
+    key: Mapping[str, object]
+    make: Callable[[], tuple[Tensors, Facts]]
+    needs: tuple["Artefact", ...] = ()
+
+    @cached_property
+    def hash(self) -> str:
+        return content_hash(self.key)
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.hash}"
+
+    def walk(self) -> Iterator["Artefact"]:
+        """Yield everything it rests on, then itself; an artefact that two others need comes twice."""
+        for need in self.needs:
+            yield from need.walk()
+        yield self
+
+
+class Store:
+    """Artefacts below one folder; each is made once, by one process at a time.
+
+    `<kind>/<hash>.json` holds the facts with the SHA-256 of the tensor file and is written last: its presence says
+    that the artefact is whole. A damaged artefact is set aside as `*.damaged-<time>` and made again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, node: Artefact) -> Path:
+        """Return the path of the facts; the tensors lie beside it as `.safetensors`."""
+        return self.folder / node.kind / f"{node.hash}.json"
+
+    def training_folder(self, node: Artefact) -> Path:
+        """Return the folder for the state of trainings while the artefact is made; it goes when it is there."""
+        return self.path(node).with_suffix(".progress")
+
+    def has(self, node: Artefact) -> bool:
+        return self.path(node).exists()
+
+    def missing(self, *nodes: Artefact) -> list[Artefact]:
+        """Return what has to be made for `nodes`, each once, in an order in which it can be made."""
+        found: dict[str, Artefact] = {}
+
+        def visit(node: Artefact) -> None:
+            if str(node) not in found and not self.has(node):
+                for need in node.needs:
+                    visit(need)
+                found[str(node)] = node
+
+        for node in nodes:
+            visit(node)
+        return list(found.values())
+
+    def get(self, node: Artefact) -> tuple[Tensors, Facts]:
+        """Return (tensors on the CPU, facts), loaded or made; processes that ask for the same one wait for the first."""
+        path = self.path(node)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            found = self._load(path)
+            if found is None:
+                tensors, facts = node.make()
+                data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+                found = data, self._save(path, data, {"kind": node.kind, "key": dict(node.key), **facts})
+            shutil.rmtree(self.training_folder(node), ignore_errors=True)
+            return found
+
+    def facts(self, kind: str) -> Iterator[Facts]:
+        """Yield the facts of every whole artefact of a kind."""
+        for path in sorted((self.folder / kind).glob("*.json")):
+            try:
+                yield read_json(path)
+            except (OSError, ValueError):
+                continue  # whoever needs it sets it aside
+
+    def _save(self, path: Path, tensors: Tensors, facts: Facts) -> Facts:
+        with replacing(path.with_suffix(".safetensors")) as part:
+            try:
+                save_file(tensors, part)
+            except SafetensorError as error:  # a full disk, for one
+                raise OSError(str(error)) from error
+            facts["sha256"] = file_sha256(part)
+        write_json(path, facts)
+        return facts
+
+    def _load(self, path: Path) -> tuple[Tensors, Facts] | None:
+        if not path.exists():
+            return None
+        tensors = path.with_suffix(".safetensors")
+        try:
+            facts = read_json(path)
+            if file_sha256(tensors) != facts["sha256"]:
+                raise ValueError("the hash of the tensors differs from the one in the facts")
+            return load_file(tensors), facts
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            set_aside(path, tensors, reason=error)
+            return None
+
+
+def seconds_of(facts: Facts) -> float:
+    """Return how long the artefact took to make."""
+    seconds = facts.get("seconds", 0.0)
+    return float(seconds["method"] + seconds.get("evaluation", 0.0) if isinstance(seconds, dict) else seconds)

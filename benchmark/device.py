@@ -1,0 +1,137 @@
+"""The device: set up once per process, and what a record says of code, libraries and device."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from omegaconf import DictConfig
+
+from benchmark.files import content_hash, file_sha256
+from methods.training import Compute, Precision
+
+TRACKED = ("--", ":/", ":(top,exclude)results")
+FOLDERS = ("benchmark", "configs", "datasets", "methods", "metrics")  # what a run executes and reads
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core")
+
+
+def set_up(config: DictConfig) -> Compute:
+    """Fix threads and determinism of this process as `config` (the group `compute`) says; return how to compute.
+
+    Torch takes deterministic kernels if there are any; the backward pass of attention on a GPU has none.
+    """
+    compute = compute_of(config)
+    torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
+    if config.threads is not None:
+        torch.set_num_threads(int(config.threads))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a memset per operation
+    torch.backends.cudnn.benchmark = False
+    return compute
+
+
+def compute_of(config: DictConfig) -> Compute:
+    """Return where and how to compute; `device: auto` takes a GPU if there is one. ValueError for a wrong option."""
+    device = find_device(str(config.device))
+    for option in ("threads", "eval_batch_size"):
+        number = config[option]
+        if number is not None and not (isinstance(number, int) and number >= 1):
+            raise ValueError(f"Expected compute.{option} to be a whole number above 0, or null, but got {number!r}.")
+    if config.precision not in get_args(Precision):
+        raise ValueError(
+            f"Expected compute.precision to be {' or '.join(get_args(Precision))}, but got {config.precision!r}."
+        )
+    for option in ("channels_last", "compile", "tf32"):
+        if not isinstance(config[option], bool):
+            raise ValueError(f"Expected compute.{option} to be true or false, but got {config[option]!r}.")
+    every = config.progress_seconds
+    if every is not None and not (isinstance(every, int | float) and every >= 0):
+        raise ValueError(
+            f"Expected compute.progress_seconds to be a number of seconds from 0 on, or null, but got {every!r}."
+        )
+    return Compute(device, config.precision, config.channels_last, config.compile)
+
+
+def find_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"Expected compute.device to be auto, cpu or cuda[:i], but got {name!r}.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"Expected a CUDA device for compute.device={name}, but there is none; use compute.device=cpu."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"Expected compute.device to be one of {torch.cuda.device_count()} CUDA devices, but got {name}."
+        )
+    return device
+
+
+@cache
+def commit() -> tuple[str, bool | None]:
+    """Return (commit, whether the code differs from it), as at the first call; ("unknown", None) without git.
+
+    The code is every tracked file outside results/, where tables are written that no run reads, and every other file
+    in `FOLDERS` that git does not ignore.
+    """
+
+    def git(*arguments: str) -> str:
+        root = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", *TRACKED)
+        new = git("ls-files", "--others", "--exclude-standard", "--", *(f":/{folder}" for folder in FOLDERS))
+        return git("rev-parse", "HEAD"), bool(changed or new)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", None
+
+
+@cache
+def code_hash() -> str:
+    """Return a hash of the Python and YAML files in `FOLDERS`, committed or not, as at the first call."""
+    root = Path(__file__).parents[1]
+    paths = [path for folder in FOLDERS for kind in ("*.py", "*.yaml") for path in (root / folder).rglob(kind)]
+    return content_hash({str(path.relative_to(root)): file_sha256(path) for path in paths if path.is_file()})
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model of the GPU, or of the processor with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        name = next(
+            (x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")),
+            name,
+        )
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def provenance(compute: Compute) -> dict[str, Any]:
+    """Return commit, dirty flag, versions, device and the resolved way of computing."""
+    revision, dirty = commit()
+    return {
+        "commit": revision,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        **{name.replace("-", "_"): version(name) for name in PACKAGES},
+        "device": device_name(compute.device),
+        "precision": compute.precision,
+        "channels_last": compute.channels_last,
+        "compile": compute.compile,
+        "tf32": torch.backends.cudnn.allow_tf32,
+        "cpu_count": os.cpu_count(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

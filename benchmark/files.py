@@ -1,0 +1,73 @@
+"""Names by content, and small files that are there whole or not at all."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+def content_hash(value: object) -> str:
+    """Return 16 hex digits of the SHA-256 of `value` as canonical JSON; 10 and 10.0 are the same number."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def canonical(value: object) -> object:
+    """Return `value` with whole floats as integers, in nested lists and mappings too."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(name): canonical(item) for name, item in value.items()}
+    return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to another name and rename it: the file is there whole or not at all; see `replacing`."""
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write `values` with their checksum, atomically; numbers that are not finite are refused."""
+    text = json.dumps({**values, "checksum": content_hash(values)}, indent=1, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what `write_json` wrote; ValueError if the file holds something else or its checksum does not fit.
+
+    Files of the first version have no checksum.
+    """
+    return checked(path.read_text())
+
+
+def checked(text: str) -> dict[str, Any]:
+    """Return the JSON object in `text` without its checksum; ValueError if there is none or the checksum differs."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds a {type(values).__name__}, no mapping")
+    checksum = values.pop("checksum", None)
+    if checksum not in (None, content_hash(values)):
+        raise ValueError("its content does not fit its checksum")
+    return values
+
+
+def set_aside(*paths: Path, reason: object) -> None:
+    """Rename damaged files to `*.damaged-<time>` and say so in one line: what they held is made again."""
+    log.warning("set aside the damaged %s (%s); making it again", paths[0].name, reason)
+    for path in paths:
+        if path.exists():
+            path.replace(path.with_name(f"{path.name}.damaged-{time.time_ns()}"))

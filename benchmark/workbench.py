@@ -1,0 +1,154 @@
+"""What a cell works with: data set, split, model, method and device, made on first use."""
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from benchmark.cell import Cell, content, without_about
+from benchmark.device import compute_of
+from benchmark.files import content_hash
+from benchmark.models import build
+from datasets.base import ForgetSplit, ImageDataset, check_fingerprint
+from datasets.batches import Preprocessing, channel_statistics
+from datasets.sequence import sequence_split as requests_split
+from datasets.splits import stratified_subset
+from methods.base import UnlearningMethod
+from methods.timing import Stopwatch
+from methods.training import Compute, Recipe
+from metrics.base import Metric
+
+CPU_EVAL_BATCH = 100  # images: on a CPU larger batches leave the caches and are slower
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """The objects that a cell's configuration describes."""
+
+    cell: Cell
+
+    @property
+    def config(self) -> DictConfig:
+        return self.cell.config
+
+    def validate(self) -> None:
+        """Raise for options that are wrong, and for a folder that cannot be written, before anything long starts."""
+        _ = self.compute, self.method, self.reference_method, self.recipe
+        folder = Path(self.config.output_dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ValueError(f"Expected output_dir to be a writable folder, but {folder} is not ({reason}).") from error
+
+    @cached_property
+    def compute(self) -> Compute:
+        return compute_of(self.config.compute)
+
+    @property
+    def device(self) -> torch.device:
+        return self.compute.device
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images that share a forward pass in measurements."""
+        limit = CPU_EVAL_BATCH if self.device.type == "cpu" else sys.maxsize
+        return int(self.config.compute.eval_batch_size or min(self.config.model.eval_batch_size, limit))
+
+    @property
+    def dataset(self) -> ImageDataset:
+        return self._loaded[0]
+
+    @property
+    def load_seconds(self) -> float:
+        """How long loading the data took, when it was not in memory yet."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[ImageDataset, float]:
+        node = self.config.dataset
+        return load_dataset(Hashable(load=content(node.load), subset=content(node.subset),
+                                     fingerprint=node.get("fingerprint")), self.device)  # fmt: skip
+
+    @cached_property
+    def split(self) -> ForgetSplit:
+        make_split = instantiate(self.config.task.split)
+        if self.cell.targets is not None:
+            return requests_split(self.dataset, make_split, self.cell.targets)
+        split: ForgetSplit = make_split(self.dataset)
+        return split
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        node = self.config.preprocessing
+        mean, std = node.mean, node.std
+        if mean is None or std is None:
+            mean, std = channel_statistics(self.dataset.train)
+        return Preprocessing(tuple(mean), tuple(std), node.size)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        recipe: Recipe = instantiate(self.config.original.recipe)
+        return recipe
+
+    @cached_property
+    def method(self) -> UnlearningMethod:
+        method: UnlearningMethod = instantiate(without_about(self.config.method))
+        return method
+
+    @cached_property
+    def reference_method(self) -> UnlearningMethod | None:
+        method: UnlearningMethod | None = instantiate(without_about(self.config.get("reference")))
+        return method
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        return {str(name): instantiate(without_about(node)) for name, node in self.config.metric.items()}
+
+    def build_model(self, seed: int, *, pretrained: bool = True) -> nn.Module:
+        """Return a freshly initialised model on the device; without `pretrained`, random in every layer."""
+        options = {} if pretrained else content(self.config.model.untrained)
+        builder = instantiate(self.config.model.build, _partial_=True, **options)
+        return self.compute.place(build(builder, len(self.dataset.class_names), seed))
+
+
+@lru_cache(maxsize=2)
+def workbench(cell: Cell) -> Workbench:
+    """Return the workbench of a cell; one that was used a moment ago still has its data."""
+    return Workbench(cell)
+
+
+@dataclass(frozen=True, eq=False)
+class Hashable:
+    """Configuration as the key of a cache."""
+
+    load: Mapping[str, Any]
+    subset: Mapping[str, Any]
+    fingerprint: str | None
+
+    def __hash__(self) -> int:
+        return hash(content_hash([self.load, self.subset, self.fingerprint]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hashable) and vars(self) == vars(other)
+
+
+@lru_cache(maxsize=2)
+def load_dataset(config: Hashable, device: torch.device) -> tuple[ImageDataset, float]:
+    """Return the subset of a data set on the device, and the seconds that took; consecutive cells share both."""
+    stopwatch = Stopwatch(device)
+    with stopwatch.phase("load"):
+        dataset: ImageDataset = instantiate(config.load)
+        check_fingerprint(dataset, config.fingerprint)
+        subset = stratified_subset(dataset, **config.subset).to(device)
+    return subset, stopwatch.seconds["load"]

@@ -3,81 +3,72 @@
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from benchmark.artefacts import Artefact, Store
+from benchmark import device, pipeline
 from benchmark.cell import Cell, content
-from benchmark.cli import describe, show_log, wants_traceback
-from benchmark.pipeline import wanted
+from benchmark.cli import Failure, describe, show_log, wants_traceback
+from benchmark.compose import cell_of
 from benchmark.records import RunRecord
+from benchmark.run import run_cell
+from benchmark.workbench import workbench
 
 log = logging.getLogger(__name__)
-Name = tuple[str, str]  # kind and hash of an artefact, or "record" and run id
 
 
 @dataclass(frozen=True)
 class Task:
-    """An artefact to make, or a record to write, with what a worker needs to do so.
+    """An artefact to make, or a cell to run once its artefacts are there.
 
     Attributes:
-        config: of a cell that wants it, resolved, as plain values: a closure does not travel.
-        needs: the tasks that have to end first.
+        name: of the artefact, or cell/<run id>.
+        config: of a cell that wants it, resolved, as plain values: what an artefact calls to be made does not travel.
+        needs: names of the tasks that have to end first.
     """
 
-    name: Name
+    name: str
     config: dict[str, Any]
-    needs: tuple[Name, ...]
+    needs: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return f"{self.name[0]} {self.name[1]}"
+    @property
+    def is_cell(self) -> bool:
+        return self.name.startswith("cell/")
 
 
-def add_tasks(tasks: dict[Name, Task], cell: Cell) -> Name:
-    """Add what is missing for the cell's record, after what it rests on; return the name of the task that writes it."""
-    config, missing = content(cell.config), store_of(cell).missing(*wanted(cell))
+def add_tasks(tasks: dict[str, Task], cell: Cell) -> str:
+    """Add what is missing for the cell, each artefact once and after what it rests on; return its last task's name."""
+    config, missing = content(cell.config), pipeline.store_of(cell).missing(*pipeline.wanted(cell))
     for node in missing:
-        needs = tuple(name for name in map(name_of, node.needs) if name in tasks)
-        tasks.setdefault(name_of(node), Task(name_of(node), config, needs))
-    record = ("record", cell.run_id)
-    tasks.setdefault(record, Task(record, config, tuple(map(name_of, missing))))
-    return record
+        needs = tuple(str(need) for need in node.needs if str(need) in tasks)
+        tasks.setdefault(str(node), Task(str(node), config, needs))
+    name = f"cell/{cell.run_id}"
+    tasks.setdefault(name, Task(name, config, tuple(map(str, missing))))
+    return name
 
 
-def name_of(node: Artefact) -> Name:
-    return node.kind, node.hash
-
-
-def store_of(cell: Cell) -> Store:
-    return Store(Path(cell.config.output_dir) / "artefacts")
-
-
-def work(task: Task, folder: str, *before: str | None) -> RunRecord | str | None:
-    """Do a task; the worker's side.
+def work(task: Task, folder: str, *before: RunRecord | str | Failure | None) -> RunRecord | str | Failure | None:
+    """Do a task, in a worker; return the result of the cell, if it is one, or the failure that it met.
 
     Args:
-        folder: where the command was started, which relative paths start from.
-        before: what the tasks that this one needs have returned.
-
-    Returns:
-        A string if the task failed: the reason in one line. The record of a task that writes one, else None.
+        folder: of the command: what relative paths start from.
+        before: what the tasks that it needs have returned; after a failure there is nothing to do.
     """
-    for reason in filter(None, before):
-        return reason
+    for failure in before:
+        if isinstance(failure, Failure):
+            return failure
     os.chdir(folder)
     show_log()
     try:
-        cell = Cell(OmegaConf.create(task.config))
-        if task.name[0] == "record":
-            from benchmark.run import run_cell
-
+        cell = cell_of(OmegaConf.create(task.config))
+        if task.is_cell:
             return run_cell(cell)
-        nodes = (node for root in wanted(cell) for node in root.walk())
-        store_of(cell).get(next(node for node in nodes if name_of(node) == task.name))
+        device.set_up(cell.config.compute)
+        workbench(cell).validate()
+        pipeline.make(cell, task.name)
     except Exception as error:
         if wants_traceback():
-            log.exception("%s failed", task)
-        return describe(error)
+            log.exception("%s", task.name)
+        return Failure(task.name, describe(error))
     return None

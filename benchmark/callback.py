@@ -36,7 +36,7 @@ class GridCallback(Callback):
         """Say how many cells there are, and what has to be made for those without a record."""
         try:
             overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # each cell resolves its own
-            self.cells = cells_of(cast("list[str]", overrides))
+            self.cells = cells_of(cast("list[str]", overrides), like=config)
             folders = sorted({str(cell.config.output_dir) for cell in self.cells})
             if len(folders) != 1:
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")

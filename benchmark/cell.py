@@ -1,17 +1,20 @@
-"""One cell of a grid: a composed configuration and the names it goes by. (stub until the configs branch lands)"""
+"""One cell of a grid: a composed configuration, its names and what decides its numbers; needs no torch and no data."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
-from benchmark.records import run_id
 
 FORMER = {"datasets.batches.Augmentation": "datasets.loading.Augmentation"}
 PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint says what it is
+ABSENT = "absent"  # the value of an option that the run does not have
+SEEDS = ("train_seed", "split_seed", "method_seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,39 +22,106 @@ class Cell:
     """A composed configuration; everything else follows from it, on first use.
 
     Attributes:
-        overrides: what composes it, where it comes from a sweep.
+        overrides: what composes it, if it comes from a sweep.
+
+    Raises:
+        ValueError: a value is missing.
     """
 
     config: DictConfig
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        missing = sorted(OmegaConf.missing_keys(self.config))
+        missing = missing_keys(OmegaConf.to_container(self.config))
         if missing:
             raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")
 
     @cached_property
-    def fingerprint(self) -> str:
-        from benchmark.workbench import workbench
+    def labels(self) -> dict[str, str]:
+        """Names for people: of data set, model, task, target, method, protocol, its switched option and profile."""
+        config = self.config
+        names = {part: str(config[part].name) for part in ("dataset", "model", "task", "protocol", "profile")}
+        target = "+".join(map(str, self.targets or [self.target]))
+        return names | {"ablation": str(config.switched), "target": target, "method": method_name(config)}
 
-        return workbench(self).dataset.fingerprint
+    @property
+    def seeds(self) -> dict[str, int]:
+        """The three seeds as integers; ValueError for something else than a whole number."""
+        return {name: resolvers.whole_number(name, self.config[name]) for name in SEEDS}
 
-    metric_needs = ("retrained", "untrained")
+    @cached_property
+    def target(self) -> str | int:
+        """What is forgotten: a class by its name (`rocket`, not 69), or a whole number if the data set has no names."""
+        return self._named(content(self.config.task.target))
 
     @cached_property
     def targets(self) -> list[str | int] | None:
-        """The targets of a sequence of forget requests, oldest first; None for a single one."""
+        """The targets of several forget requests, oldest first; None for a single one."""
         requests = content(self.config.requests)
-        return (
-            None
-            if requests["targets"] is None
-            else __import__("datasets.sequence", fromlist=["x"]).first_targets(requests["targets"], requests["n"])
-        )
+        return None if requests["targets"] is None else list(map(self._named, first_targets(**requests)))
+
+    def _named(self, target: Any) -> str | int:
+        """Return the one spelling of a target; an unknown one as it is, the split knows all that there are."""
+        text = str(target)
+        level = self.config.task.get("level")
+        names = named_classes(OmegaConf.select(self.config, f"dataset.classes.{level}"))
+        if text in names or not text.isdecimal():
+            return text
+        return names[int(text)] if int(text) < len(names) else int(text)
+
+    @cached_property
+    def scientific(self) -> dict[str, Any]:
+        """The part of the configuration that decides the numbers: no paths, labels, launcher or device."""
+        config = self.config
+        load = {name: value for name, value in content(config.dataset.load).items() if name not in PATHS}
+        model = content(config.model.build)
+        if model.get("weights"):
+            path = Path(model["weights"])
+            model["weights"] = file_sha256(path) if path.is_file() else str(path)
+        task = content(config.task.split)
+        if "target" in task or self.targets is not None:
+            task["target"] = self.target if self.targets is None else self.targets
+        scientific = {
+            "dataset": load | content(config.dataset.subset),
+            "model": model,
+            "preprocessing": content(config.preprocessing),
+            "original": content(config.original),
+            "task": task,
+            "method": without_about(config.method),
+            "reference": without_about(config.get("reference")),
+            "metric": without_about(config.metric),
+            **self.seeds,
+        }
+        recorded: dict[str, Any] = as_recorded(scientific)
+        return recorded
+
+    @cached_property
+    def scientific_hash(self) -> str:
+        return content_hash(self.scientific)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the data are: as the data set's YAML declares it, else as its `fingerprint_of` finds it in the files."""
+        dataset = self.config.dataset
+        if dataset.get("fingerprint") is not None:
+            return str(dataset.fingerprint)
+        if dataset.get("fingerprint_of") is None:
+            raise ValueError(
+                f"Expected dataset.fingerprint or dataset.fingerprint_of in the YAML file of {dataset.name}, but got "
+                f"neither; add one."
+            )
+        from hydra.utils import instantiate
+
+        return str(instantiate(dataset.fingerprint_of))
+
+    @cached_property
+    def run_id(self) -> str:
+        """The name of the run: the same scientific configuration on the same data has the same name."""
+        return content_hash([self.scientific_hash, self.fingerprint])
 
     @property
-    def is_reference(self) -> bool:
-        """Whether this cell's method is the retrained model that the others are compared with."""
-        return bool(content(self.config.method) == content(self.config.get("reference")))
+    def record_path(self) -> Path:
+        return Path(self.config.output_dir) / "records" / f"{self.run_id}.json"
 
     @cached_property
     def original_key(self) -> dict[str, Any]:
@@ -76,53 +146,33 @@ class Cell:
         """What the outputs of the retrained model depend on."""
         return self.outputs_key | {"method": self.scientific["reference"]}
 
-    @cached_property
-    def scientific(self) -> dict[str, Any]:
-        """The part of the configuration that decides the numbers: no paths, labels, launcher or device."""
-        config = self.config
-        load = {name: value for name, value in content(config.dataset.load).items() if name not in PATHS}
-        model = content(config.model.build)
-        if model.get("weights"):
-            path = Path(model["weights"])
-            model["weights"] = file_sha256(path) if path.is_file() else str(path)
-        scientific = {
-            "dataset": load | content(config.dataset.subset),
-            "model": model,
-            "preprocessing": content(config.preprocessing),
-            "original": content(config.original),
-            "task": content(config.task.split) | ({} if self.targets is None else {"target": self.targets}),
-            "method": content(config.method),
-            "reference": content(config.get("reference")),
-            "metric": content(config.metric),
-            **self.seeds,
-        }
-        recorded: dict[str, Any] = as_recorded(scientific)
-        return recorded
+    @property
+    def is_reference(self) -> bool:
+        """Whether this cell's method is the retrained model that the others are compared with."""
+        return bool(self.scientific["method"] == self.scientific["reference"])
 
     @property
-    def seeds(self) -> dict[str, int]:
-        return {name: int(self.config[name]) for name in ("train_seed", "split_seed", "method_seed")}
-
-    @cached_property
-    def scientific_hash(self) -> str:
-        return content_hash(self.scientific)
-
-    @cached_property
-    def run_id(self) -> str:
-        return run_id(self.scientific_hash, self.fingerprint)
+    def method_about(self) -> dict[str, Any]:
+        """How tables show the method: `name`, `label`, `order` of its column (None: after the others), `ranked`."""
+        name = method_name(self.config)
+        about = content(self.config.method.get("about")) or {}
+        return {"label": name, "order": None, "ranked": True} | about | {"name": name}
 
     @property
-    def record_path(self) -> Path:
-        return Path(self.config.output_dir) / "records" / f"{self.run_id}.json"
+    def metric_about(self) -> dict[str, dict[str, Any]]:
+        """How tables show each metric and derived column: `label`, `latex`, `order`, `unit`, `scale`, `needs`."""
+        nodes = {name: content(node.get("about")) for name, node in self.config.metric.items()}
+        return {
+            str(name): {"label": name, "latex": (about or {}).get("label", name), "order": None, "unit": "", "scale": 1,
+                        "needs": []} | (about or {})
+            for name, about in (nodes | content(self.config.table.derived)).items()
+        }  # fmt: skip
 
     @property
-    def labels(self) -> dict[str, str]:
-        """Names for people: of data set, model, task, target, method, protocol (with its ablation) and profile."""
-        config = self.config
-        names = {part: str(config[part].name) for part in ("dataset", "model", "task", "protocol", "profile")}
-        names["ablation"] = str(config.protocol.ablation)
-        target = "+".join(map(str, self.targets or [config.task.target]))
-        return names | {"target": target, "method": method_name(config)}
+    def metric_needs(self) -> set[str]:
+        """The other models that the metrics look at: `retrained`, `untrained`."""
+        about = self.metric_about
+        return {need for name in self.config.metric for need in about[str(name)]["needs"]}
 
     def __str__(self) -> str:
         names = self.labels
@@ -131,13 +181,46 @@ class Cell:
 
 
 def method_name(config: DictConfig) -> str:
-    """Return the method's name: the last part of the module that its `_target_` names."""
-    return str(config.method._target_).split(".")[-2]
+    """Return the method's name: that of its YAML file, which `cells_of` writes into the configuration.
+
+    Inside `hydra.main` Hydra knows it; without either it is the last part of the module that `_target_` names.
+    """
+    name = OmegaConf.select(config, "method.about.name")
+    if name is None and HydraConfig.initialized():
+        name = HydraConfig.get().runtime.choices.get("method")
+    return str(name or str(config.method._target_).split(".")[-2])
+
+
+def named_classes(path: str | None) -> tuple[str, ...]:
+    """Return the class names that `module.NAME` holds; none for None."""
+    if path is None:
+        return ()
+    from hydra.utils import get_object
+
+    names: tuple[str, ...] = get_object(path)
+    return names
+
+
+def first_targets(targets: list[str | int], n: int | None, **_: Any) -> list[str | int]:
+    """Return the first `n` targets, all of them for None; ValueError if there are not so many."""
+    if n is not None and not 1 <= n <= len(targets):
+        raise ValueError(
+            f"Expected requests.n to be in 1 … {len(targets)}, the number of requests.targets, but got {n}."
+        )
+    return list(targets[:n])
 
 
 def content(node: Any) -> Any:
     """Return a configuration node as plain, resolved Python values."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def without_about(node: Any) -> Any:
+    """Return a method's or metric's node as plain values, as it is built: presentation and absent options left out."""
+    value = content(node)
+    if isinstance(value, dict):
+        return {name: without_about(item) for name, item in value.items() if name != "about" and item != ABSENT}
+    return [without_about(item) for item in value] if isinstance(value, list) else value
 
 
 def as_recorded(value: Any) -> Any:
@@ -147,5 +230,13 @@ def as_recorded(value: Any) -> Any:
     return FORMER.get(value, value) if isinstance(value, str) else value
 
 
-def without_about(node):
-    return node
+def missing_keys(value: Any, path: str = "") -> list[str]:
+    """Return the dotted paths of values that are still `???`.
+
+    >>> missing_keys({"a": "???", "b": {"c": 1, "d": "???"}})
+    ['a', 'b.d']
+    """
+    if isinstance(value, dict):
+        found = (missing_keys(item, f"{path}.{name}" if path else str(name)) for name, item in value.items())
+        return [key for keys in found for key in keys]
+    return [path] if value == "???" else []

@@ -9,9 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)  # fmt: skip
 
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
@@ -57,6 +62,10 @@ def describe(error: BaseException) -> str:
     """Return one line that says what went wrong; the cause where Hydra wrapped it."""
     while isinstance(error, HydraException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        hint, there = nearest(name, list(error.options)), ", ".join(error.options)
+        return f"Expected {group}=… to be one of those in configs/{group}, but got {name!r}{hint}; there are {there}."
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
         hint, there = nearest(str(error.key), known), ", ".join(known) or "none"
@@ -66,10 +75,13 @@ def describe(error: BaseException) -> str:
             f"Expected to read and write {error.filename}, but could not ({error.strerror}); "
             f"check the path, its permissions and the space left."
         )
-    text = str(error).split("Config search path:")[0]
+    text = re.sub(r"\s+", " ", str(error).split("Config search path:")[0]).strip()
+    text = re.sub(r"^ValueError raised while resolving interpolation: (.+?)( full_key: .*)?$", r"\1", text)
+    if found := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)' ", text):
+        return f"Expected one value per option, but got {found[1]}; add -m to run every combination."
     if found := re.search(r"hydra/launcher/(joblib|ray|submitit_\w+)", text):
         text = f"Expected the plug-in for launcher={found[1]}, but there is none; run pip install -e '.[cluster]'."
-    text = re.sub(r"\s+", " ", text).strip() or type(error).__name__
+    text = text or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"
     return text

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmark.cell import Cell
+from benchmark.oldcell import OldCell as Cell
 from benchmark.tables import Table, unranked_methods
 from benchmark.typeset import TITLES, methods_of
 

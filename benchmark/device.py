@@ -48,15 +48,16 @@ def compute_of(config: DictConfig) -> Compute:
         raise ValueError(
             f"Expected compute.precision to be {' or '.join(get_args(Precision))}, but got {config.precision!r}."
         )
-    for option in ("channels_last", "compile", "tf32"):
-        if not isinstance(config[option], bool):
-            raise ValueError(f"Expected compute.{option} to be true or false, but got {config[option]!r}.")
+    compiles = device.type == "cuda" if config.compile == "auto" else config.compile
+    for option, value in (("channels_last", config.channels_last), ("tf32", config.tf32), ("compile", compiles)):
+        if not isinstance(value, bool):
+            raise ValueError(f"Expected compute.{option} to be true or false, but got {value!r}.")
     every = config.progress_seconds
     if every is not None and not (isinstance(every, int | float) and every >= 0):
         raise ValueError(
             f"Expected compute.progress_seconds to be a number of seconds from 0 on, or null, but got {every!r}."
         )
-    return Compute(device, config.precision, config.channels_last, config.compile)
+    return Compute(device, config.precision, config.channels_last, compiles)
 
 
 def find_device(name: str) -> torch.device:

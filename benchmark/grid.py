@@ -4,35 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
-from benchmark.cell import Cell
+from benchmark import compose
 from benchmark.checkpoints import store_of
 from benchmark.fastest import training_speed
+from benchmark.oldcell import OldCell as Cell
 from benchmark.store import content_hash
 from methods.base import image_passes, skip_reason
 
 FORWARD = 1 / 3  # a forward pass costs about a third of a training pass
 
 
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each cell of a sweep, an experiment's own parameters included, in Hydra's order.
-
-    Hydra must be initialised, as it is inside `hydra.main` or `initialize_config_dir`.
-    """
-    parser = OverridesParser.create()
-    single = [str(o.input_line) for o in parser.parse_overrides(list(overrides)) if not o.is_sweep_override()]
-    params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
-    own = [f"{name}={value}" for name, value in params.items()]
-    batches = BasicSweeper.split_arguments(parser.parse_overrides([*own, *overrides]), None)
-    return [list(job) for batch in batches for job in batch]
-
-
 def cells_of(overrides: Sequence[str]) -> list[Cell]:
-    """Return the composed cells of a sweep; see `expand`."""
-    return [Cell(compose("run", job), tuple(job)) for job in expand(overrides)]
+    """Return the composed cells of a sweep."""
+    return [Cell(cell.config, cell.overrides) for cell in compose.cells_of(overrides)]
 
 
 @dataclass(frozen=True)

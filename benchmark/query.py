@@ -6,10 +6,10 @@ from pathlib import Path
 
 from hydra import initialize_config_dir
 
-from benchmark.cell import Cell
+from benchmark.compose import CONFIGS
 from benchmark.grid import cells_of
+from benchmark.oldcell import OldCell as Cell
 from benchmark.records import RunRecord, load_records
-from benchmark.run import CONFIGS
 
 
 @dataclass(frozen=True)

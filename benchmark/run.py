@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from benchmark.cell import Cell
 from benchmark.cli import Failure, describe, run_cli, wants_traceback
-from benchmark.compose import CONFIGS, cell_of
+from benchmark.compose import CONFIGS
 from benchmark.records import RunRecord
 
 
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> RunRecord | str | Failure:
     """Run one cell; Hydra calls this once for each cell of a sweep, where a failure must not stop the others."""
     name = "run"
     try:
-        cell = cell_of(config)
+        cell = Cell(config)
         name = str(cell)
         return run_cell(cell)
     except Exception as error:

@@ -34,13 +34,14 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from torch import nn
 
-from benchmark.cell import Cell, content
+from benchmark.cell import content, without_about
 from benchmark.checkpoints import importance_memo, in_memory, load_original, load_outputs, unlearn
 from benchmark.cli import run_cli
+from benchmark.compose import CONFIGS
 from benchmark.grid import duration
 from benchmark.objective import Objective, choose, measure
+from benchmark.oldcell import OldCell as Cell
 from benchmark.provenance import provenance
-from benchmark.run import CONFIGS
 from benchmark.search_report import Report, write_report
 from benchmark.search_space import NumberedTPE, search_space, with_values
 from benchmark.search_study import Evaluate, open_storage, run_trials
@@ -81,7 +82,9 @@ def folder_name(cell: Cell) -> str:
 def make_objective(cell: Cell, original: nn.Module) -> Objective:
     """Return the configured objective; the retrained model is trained only where the objective needs it."""
     node = cell.config.search.objective
-    metrics = choose(list(node.metrics), {name: instantiate(metric) for name, metric in cell.config.metric.items()})
+    metrics = choose(
+        list(node.metrics), {name: instantiate(without_about(metric)) for name, metric in cell.config.metric.items()}
+    )
     reference: dict[str, float] = {}
     if node.needs_reference:
         if cell.reference_method is None:
@@ -101,7 +104,7 @@ def evaluator(cell: Cell, original: nn.Module, objective: Objective) -> Evaluate
     origin = {name: provenance(cell.compute)[name] for name in ("commit", "dirty", "device")}
 
     def evaluate(values: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
-        method = instantiate(with_values(cell.config.method, values))
+        method = instantiate(without_about(with_values(cell.config.method, values)))
         start = time.perf_counter()
         outputs, seconds = unlearn(cell, method, original, memo=memo)
         value, measured = objective(outputs)

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from benchmark.cell import Cell
 from benchmark.landscape import draw_landscape
 from benchmark.objective import Objective
+from benchmark.oldcell import OldCell as Cell
 from benchmark.provenance import provenance
 from benchmark.records import flatten
 from benchmark.store import write_atomically

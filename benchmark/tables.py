@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.cell import Cell
 from benchmark.cli import run_cli
+from benchmark.oldcell import OldCell as Cell
 from benchmark.query import read_query
 from benchmark.records import RunRecord, to_frame
 from benchmark.store import write_atomically

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.cell import Cell, content
+from benchmark.cell import content
 from benchmark.failures import Failure, FailureNotes
 from benchmark.grid import Plan, duration, make_plan
+from benchmark.oldcell import OldCell as Cell
 from benchmark.records import RunRecord
 from benchmark.store import content_hash
 

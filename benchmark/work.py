@@ -21,12 +21,13 @@ from multiprocessing.process import BaseProcess
 import torch
 from hydra import initialize_config_dir
 
-from benchmark.cell import Cell
 from benchmark.claims import ClaimLost, Claims
 from benchmark.cli import describe, run_cli, wants_traceback
+from benchmark.compose import CONFIGS
 from benchmark.failures import Failure
 from benchmark.grid import cells_of, missing_artefacts
-from benchmark.run import CONFIGS, run_cell
+from benchmark.oldcell import OldCell as Cell
+from benchmark.run import run_cell
 from benchmark.watch import GridWatch
 
 log = logging.getLogger(__name__)

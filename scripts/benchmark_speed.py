@@ -21,10 +21,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmark.cell import Cell
 from benchmark.cli import describe, run_cli, wants_traceback
+from benchmark.compose import CONFIGS
+from benchmark.oldcell import OldCell as Cell
 from benchmark.provenance import commit, device_name
-from benchmark.run import CONFIGS
 from scripts.speed_measure import Row, Step, device_slug, measure
 from scripts.speed_steps import Steps
 

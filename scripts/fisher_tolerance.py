@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from benchmark.cell import Cell
 from benchmark.checkpoints import load_original
 from benchmark.cli import run_cli
-from benchmark.run import CONFIGS
+from benchmark.compose import CONFIGS
+from benchmark.oldcell import OldCell as Cell
 from datasets.base import LabelledImages
 from datasets.batches import Batches
 from datasets.seeding import generator

@@ -23,11 +23,11 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from benchmark.cli import run_cli
+from benchmark.compose import CONFIGS
 from benchmark.evaluate import predict
 from benchmark.models import build, resnet18
 from benchmark.provenance import commit, device_name
 from benchmark.reproducibility import resolve_device
-from benchmark.run import CONFIGS
 from datasets.base import LabelledImages
 from datasets.batches import Batches, Preprocessing
 from datasets.seeding import generator

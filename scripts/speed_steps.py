@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from benchmark.cell import Cell
 from benchmark.evaluate import evaluate
 from benchmark.fastest import name_of, ways
+from benchmark.oldcell import OldCell as Cell
 from datasets.base import LabelledImages
 from datasets.batches import Batches
 from datasets.seeding import generator

@@ -12,8 +12,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from benchmark.compose import CONFIGS
 from benchmark.grid import cells_of, expand
-from benchmark.run import CONFIGS, run_cell
+from benchmark.run import run_cell
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

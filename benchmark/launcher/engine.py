@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from benchmark.records import RunRecord
 
 RETRIES = 3  # of a task whose worker died
 SETTINGS = {
+    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -56,16 +58,15 @@ def run_tasks(
 
 def started(workers: int | None, init: Mapping[str, Any]) -> ModuleType:
     """Return Ray, started on this machine or connected to a cluster."""
-    os.environ |= SETTINGS
+    os.environ |= {**SETTINGS, **os.environ}
+    if workers is not None:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())  # else Ray writes one into the home folder
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     try:
         import ray
     except ModuleNotFoundError as error:
         raise ValueError("Expected the package ray, but there is none; run pip install -e '.[cluster]'.") from error
-    options: dict[str, Any] = dict(init)
-    if workers is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-        options["num_cpus"] = workers
-    ray.init(logging_level=logging.ERROR, **options)
+    ray.init(logging_level=logging.ERROR, **init, **({} if workers is None else {"num_cpus": workers}))
     return ray
 
 

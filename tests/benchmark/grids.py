@@ -5,8 +5,8 @@ from pathlib import Path
 from command_line import TINY
 from hydra import initialize_config_dir
 
+from benchmark.compose import CONFIGS
 from benchmark.grid import cells_of
-from benchmark.run import CONFIGS
 from benchmark.watch import GridWatch
 
 GRID = ["method=baseline,finetune", "method_seed=0,1", "~method@reference", *TINY]  # strict: an original for each seed

@@ -7,10 +7,10 @@ import torch
 from command_line import TINY
 from hydra import compose, initialize_config_dir
 
-from benchmark.cell import Cell
 from benchmark.checkpoints import store_of, train_original
+from benchmark.compose import CONFIGS
+from benchmark.oldcell import OldCell as Cell
 from benchmark.resume import KeptTraining
-from benchmark.run import CONFIGS
 
 ALWAYS = "compute.progress_seconds=0"
 

@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmark.cell import Cell
 from benchmark.checkpoints import load_original, load_outputs
-from benchmark.run import CONFIGS, run_cell
+from benchmark.compose import CONFIGS
+from benchmark.oldcell import OldCell as Cell
+from benchmark.run import run_cell
 
 DIGITS = [
     "dataset.subset.train_images=120", "dataset.subset.test_images=50", "model.width=2", "recipe.epochs=4",

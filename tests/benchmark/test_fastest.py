@@ -5,8 +5,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from benchmark.cell import Cell
 from benchmark.fastest import fastest, measured_speeds, name_of, training_speed, ways
+from benchmark.oldcell import OldCell as Cell
 from tests.methods.helpers import compose_config
 
 CPU = torch.device("cpu")

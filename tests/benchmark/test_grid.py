@@ -7,10 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmark.cell import Cell
+from benchmark.compose import CONFIGS
 from benchmark.grid import cells_of, expand, make_plan
+from benchmark.oldcell import OldCell as Cell
 from benchmark.progress import GridProgress
-from benchmark.run import CONFIGS
 from benchmark.tables import fill_command
 
 

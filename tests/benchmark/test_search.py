@@ -16,7 +16,7 @@ from command_line import TINY, records_of, run_command
 from omegaconf import OmegaConf
 
 from benchmark import checkpoints, search
-from benchmark.cell import Cell
+from benchmark.oldcell import OldCell as Cell
 from benchmark.records import load_records
 
 ROOT = Path(__file__).parents[2]

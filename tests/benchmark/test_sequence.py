@@ -10,9 +10,9 @@ from command_line import TINY, records_of, run_command
 from hydra import compose, initialize_config_dir
 
 from benchmark import sequence
-from benchmark.cell import Cell
+from benchmark.compose import CONFIGS
 from benchmark.curves import breaking_points
-from benchmark.run import CONFIGS
+from benchmark.oldcell import OldCell as Cell
 from scripts.verify_results import check_table
 
 GRID = [

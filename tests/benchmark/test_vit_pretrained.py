@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cell import Cell
 from benchmark.checkpoints import load_original
+from benchmark.oldcell import OldCell as Cell
 from tests.methods.helpers import compose_config
 
 OPTIONS = [

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from benchmark.cell import Cell
+from benchmark.compose import CONFIGS
 from benchmark.models import build
-from benchmark.run import CONFIGS
+from benchmark.oldcell import OldCell as Cell
 from datasets.base import ForgetSplit
 from datasets.batches import Preprocessing
 from datasets.digits import load_digits

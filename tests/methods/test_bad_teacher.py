@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.cell import Cell
+from benchmark.oldcell import OldCell as Cell
 from methods.bad_teacher import BadTeacher, distillation_loss
 from methods.training import Recipe
 from tests.methods.helpers import compose_config, compose_method, make_context, tiny_net, tiny_split, tiny_vit

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.run import CONFIGS
+from benchmark.compose import CONFIGS
 from datasets.base import ForgetSplit, LabelledImages
 from methods.base import UnlearningMethod, image_passes, skip_reason
 from tests.methods.helpers import RECIPE, compose_method, make_context, tiny_net, tiny_split

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
+from datasets.targets import first_targets
 
 FORMER = {"datasets.batches.Augmentation": "datasets.loading.Augmentation"}
 PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint says what it is
@@ -58,7 +59,11 @@ class Cell:
     def targets(self) -> list[str | int] | None:
         """The targets of several forget requests, oldest first; None for a single one."""
         requests = content(self.config.requests)
-        return None if requests["targets"] is None else list(map(self._named, first_targets(**requests)))
+        return (
+            None
+            if requests["targets"] is None
+            else list(map(self._named, first_targets(requests["targets"], requests["n"])))
+        )
 
     def _named(self, target: Any) -> str | int:
         """Return the one spelling of a target; an unknown one as it is, the split knows all that there are."""
@@ -199,15 +204,6 @@ def named_classes(path: str | None) -> tuple[str, ...]:
 
     names: tuple[str, ...] = get_object(path)
     return names
-
-
-def first_targets(targets: list[str | int], n: int | None, **_: Any) -> list[str | int]:
-    """Return the first `n` targets, all of them for None; ValueError if there are not so many."""
-    if n is not None and not 1 <= n <= len(targets):
-        raise ValueError(
-            f"Expected requests.n to be in 1 … {len(targets)}, the number of requests.targets, but got {n}."
-        )
-    return list(targets[:n])
 
 
 def content(node: Any) -> Any:

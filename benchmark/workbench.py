@@ -19,8 +19,7 @@ from benchmark.files import content_hash
 from benchmark.models import build
 from datasets.base import ForgetSplit, ImageDataset, check_fingerprint
 from datasets.batches import Preprocessing, channel_statistics
-from datasets.sequence import sequence_split as requests_split
-from datasets.splits import stratified_subset
+from datasets.splits import requests_split, stratified_subset
 from methods.base import UnlearningMethod
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe

@@ -1,4 +1,4 @@
-"""Array files: the arrays of one data set in an `.npz`, checked when read, written atomically."""
+"""Array files: the arrays of one data set in an `.npz`, checked when read, written atomically; without torch."""
 
 import hashlib
 import zipfile
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
-from torch import Tensor
 
 from datasets.files import replacing
 
@@ -27,17 +25,17 @@ class Arrays:
     values: Mapping[str, Array]
     fingerprint: str
 
-    def split(self, part: str) -> tuple[Tensor, Tensor]:
-        """Return images and labels of one part: `train` or `test`, or `all` where the file holds no split."""
-        return torch.from_numpy(self.values[f"{part}_images"]), torch.from_numpy(self.values[f"{part}_labels"])
+    def part(self, part: str) -> tuple[Array, Array]:
+        """Return images and labels of `train` or `test`, or of `all` if the file holds no split."""
+        return self.values[f"{part}_images"], self.values[f"{part}_labels"]
 
 
 def load_arrays(data_dir: Path, name: str, num_classes: int, download: Callable[[Path], Mapping[str, Array]]) -> Arrays:
-    """Read `data_dir/name.npz`; where it is missing, write it from what `download(folder)` returns.
+    """Read `data_dir/name.npz`; a missing file is made from the arrays that `download(folder)` returns.
 
     Raises:
         FileNotFoundError: the file is missing and could not be made.
-        ValueError: the file is damaged or holds something else than images with labels.
+        ValueError: the file is damaged, or does not hold images with labels.
     """
 
     def check(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -53,9 +51,9 @@ def read_or_make(
     make: Callable[[], Mapping[str, Array]],
     check: Callable[[Path, Mapping[str, Array]], None],
 ) -> Arrays:
-    """Read the arrays `names` of the file; where it is missing, write it from what `make()` returns.
+    """Read the arrays `names` of the file; a missing file is made from the arrays that `make()` returns.
 
-    `check(path, arrays)` raises ValueError for arrays that are not those of the data set.
+    `check(path, arrays)` raises ValueError for arrays of another kind.
 
     Raises:
         FileNotFoundError: the file is missing and could not be made.
@@ -77,6 +75,18 @@ def read_or_make(
     values = read_arrays(path, names)
     check(path, values)
     return Arrays(values, fingerprint(values))
+
+
+def fingerprint_of(path: str | Path) -> str:
+    """Return the SHA-256 of the four arrays in a file, as `load_arrays` does, for the name of a run on a user's data.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or lacks an array.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected your array file {path}, but there is none; put it there, or set data_dir=….")
+    return fingerprint(read_arrays(Path(path), NAMES))
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
@@ -110,7 +120,6 @@ def check_part(path: Path, arrays: Mapping[str, Array], part: str, num_classes: 
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write the file under another name and rename it: it is there whole or not at all."""
     with replacing(path) as part, part.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 

@@ -7,6 +7,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from datasets.arrays import Array
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
@@ -16,13 +18,13 @@ class LabelledImages:
         storage: all pixels, (M, H, W, C) uint8.
         index: the row of each sample in `storage`, (N,) int64.
         labels: (N,) int64.
-        fine_labels: labels of the subclasses, (N,) int64, where the data set has them.
+        fine_labels: labels of the subclasses, (N,) int64; those of the classes if the data set has no subclasses.
     """
 
     storage: Tensor
     index: Tensor
     labels: Tensor
-    fine_labels: Tensor | None = None
+    fine_labels: Tensor
 
     def __post_init__(self) -> None:
         if self.storage.dtype != torch.uint8 or self.storage.ndim != 4:
@@ -30,21 +32,22 @@ class LabelledImages:
                 f"Expected images to be uint8 of shape (N, H, W, C), "
                 f"but got {self.storage.dtype} of shape {tuple(self.storage.shape)}."
             )
-        for name, values in (
-            ("index", self.index),
-            ("labels", self.labels),
-            ("fine_labels", self.fine_labels),
-        ):
-            if values is not None and (values.dtype != torch.int64 or values.shape != self.index.shape):
+        for name in ("index", "labels", "fine_labels"):
+            values = getattr(self, name)
+            if values.dtype != torch.int64 or values.shape != self.index.shape:
                 raise ValueError(
                     f"Expected {name} to be int64 of shape {tuple(self.index.shape)}, "
                     f"but got {values.dtype} of shape {tuple(values.shape)}."
                 )
 
     @classmethod
-    def from_tensors(cls, images: Tensor, labels: Tensor, fine_labels: Tensor | None = None) -> Self:
-        """Return all rows of `images` (N, H, W, C) uint8 with their labels (N,) int64."""
-        return cls(images, torch.arange(len(images), device=images.device), labels, fine_labels)
+    def from_tensors(
+        cls, images: Tensor | Array, labels: Tensor | Array, fine_labels: Tensor | Array | None = None
+    ) -> Self:
+        """Return all rows of `images` (N, H, W, C) uint8 with their labels (N,) int64; arrays share their memory."""
+        storage, coarse = torch.as_tensor(images), torch.as_tensor(labels)
+        fine = coarse if fine_labels is None else torch.as_tensor(fine_labels)
+        return cls(storage, torch.arange(len(storage), device=storage.device), coarse, fine)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,19 +58,12 @@ class LabelledImages:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same view with pixels and labels on `device`."""
-        fine = None if self.fine_labels is None else self.fine_labels.to(device)
-        return replace(
-            self,
-            storage=self.storage.to(device),
-            index=self.index.to(device),
-            labels=self.labels.to(device),
-            fine_labels=fine,
-        )
+        return type(self)(*(tensor.to(device) for tensor in (self.storage, self.index, self.labels, self.fine_labels)))
 
     def subset(self, selection: Tensor) -> Self:
         """Return the samples that `selection` names: positions (K,) int64 or a mask (N,) bool."""
-        fine = None if self.fine_labels is None else self.fine_labels[selection]
-        return replace(self, index=self.index[selection], labels=self.labels[selection], fine_labels=fine)
+        rows = (tensor[selection] for tensor in (self.index, self.labels, self.fine_labels))
+        return type(self)(self.storage, *rows)
 
     def relabelled(self, labels: Tensor) -> Self:
         """Return the same images under other labels, (N,) int64."""
@@ -77,36 +73,28 @@ class LabelledImages:
         """Return these samples followed by those of `other`, which must share the pixels."""
         if other.storage is not self.storage:
             raise ValueError("Expected both sets to be views of the same images, but got different storages.")
-        fine = None
-        if self.fine_labels is not None and other.fine_labels is not None:
-            fine = torch.cat([self.fine_labels, other.fine_labels])
-        return replace(
-            self,
-            index=torch.cat([self.index, other.index]),
-            labels=torch.cat([self.labels, other.labels]),
-            fine_labels=fine,
-        )
+        names = "index", "labels", "fine_labels"
+        return type(self)(self.storage, *(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
 
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Training and test images of one data set, with the names of its classes and the hash of its arrays."""
+    """Training and test images of one data set, with the names of its classes and the SHA-256 of its arrays."""
 
     name: str
     train: LabelledImages
     test: LabelledImages
     class_names: tuple[str, ...]
-    fine_class_names: tuple[str, ...] | None
+    fine_class_names: tuple[str, ...]
     fingerprint: str
 
     def __post_init__(self) -> None:
         for split, images in (("train", self.train), ("test", self.test)):
             check_labels(f"{self.name} {split} labels", images.labels, len(self.class_names))
-            if self.fine_class_names is not None and images.fine_labels is not None:
-                check_labels(f"{self.name} {split} fine labels", images.fine_labels, len(self.fine_class_names))
+            check_labels(f"{self.name} {split} fine labels", images.fine_labels, len(self.fine_class_names))
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the data set with all tensors on `device`; what the parts share, they still share."""
+        """Return the data set with all tensors on `device`; parts that share pixels still share them."""
         train = self.train.to(device)
         if self.test is self.train:
             return replace(self, train=train, test=train)
@@ -114,6 +102,15 @@ class ImageDataset:
         if test.storage is self.train.storage:
             test = replace(test, storage=train.storage)
         return replace(self, train=train, test=test.to(device))
+
+
+def check_fingerprint(dataset: ImageDataset, declared: str | None) -> None:
+    """Raise ValueError unless the arrays have the SHA-256 that the configuration declares; None allows any."""
+    if declared is not None and dataset.fingerprint != declared:
+        raise ValueError(
+            f"Expected the official arrays of {dataset.name} (SHA-256 {declared[:12]}…), but got "
+            f"{dataset.fingerprint[:12]}…; set dataset.fingerprint=null to use your own."
+        )
 
 
 def check_labels(what: str, labels: Tensor, num_classes: int) -> None:
@@ -127,15 +124,15 @@ def check_labels(what: str, labels: Tensor, num_classes: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ForgetSplit:
-    """What is forgotten and what is retained, for training and for measuring.
+    """The forget set and the retain set, for training and for measuring.
 
     D_f = `forget_train`, D_r = `retain_train`. Accuracies are measured on `forget_test` and `retain_test`; the
     random task measures the former on the forgotten training samples, so there `forget_test is forget_train`.
     `level` says whether a forgotten class is one of the labels or one of the fine labels. `requests` are the splits
-    that were forgotten one after the other to come here, oldest first; empty where there was one.
+    of several forget requests, oldest first; empty for a single request.
 
     Raises:
-        ValueError: where a part is empty or a sample is both forgotten and retained.
+        ValueError: a part is empty, or a sample is both forgotten and retained.
     """
 
     forget_train: LabelledImages
@@ -174,19 +171,13 @@ class ForgetSplit:
 
     def groups(self, data: LabelledImages) -> Tensor:
         """Return the labels of `data` at the level at which this task forgets, (N,) int64."""
-        if self.level == "subclass" and data.fine_labels is not None:
-            return data.fine_labels
-        return data.labels
+        return data.fine_labels if self.level == "subclass" else data.labels
 
 
 def check_disjoint(what: str, forget: LabelledImages, retain: LabelledImages) -> None:
-    """Raise ValueError where two views of the same images share a sample."""
+    """Raise ValueError if two views of the same images share a sample."""
     if forget.storage is not retain.storage:
         raise ValueError(f"Expected both {what} parts to be views of the same images, but got different storages.")
     shared = int(torch.isin(forget.index, retain.index).sum())
     if shared:
         raise ValueError(f"Expected the {what} parts of a forget split to be disjoint, but they share {shared}.")
-
-
-def check_fingerprint(dataset, declared):
-    pass

@@ -14,7 +14,7 @@ from datasets.base import LabelledImages
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Pixels (B, H, W, C) uint8 -> normalised images (B, C, H, W) float32, up-sampled to `size` where given.
+    """Pixels (B, H, W, C) uint8 -> normalised images (B, C, H, W) float32, up-sampled to `size` if there is one.
 
     `mean` and `std` are per channel, in units of the pixel range [0, 1].
     """
@@ -41,7 +41,7 @@ class Preprocessing:
 
 @lru_cache(maxsize=8)
 def channel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return what to subtract and to multiply with, (C,) each; kept, as a copy to a GPU would wait for the GPU."""
+    """Return offset and scale of the channels, (C,) each; cached, because a copy to a GPU would wait for the GPU."""
     with torch.inference_mode(mode=False):
         return (
             torch.tensor(mean, device=device).mul_(255),
@@ -117,7 +117,7 @@ class Batches:
     """An iterable of (images (B, C, H, W) float32, labels (B,) int64), newly shuffled by each pass.
 
     Attributes:
-        data: the samples, on the device where the batches shall be.
+        data: the samples, on the device of the batches.
         random: a generator on that device; None keeps the order of `data`.
         augmentation: needs `random`.
     """

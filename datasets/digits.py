@@ -3,7 +3,6 @@
 from typing import Literal
 
 import numpy as np
-import torch
 from sklearn.datasets import load_digits as sklearn_digits
 from sklearn.model_selection import train_test_split
 
@@ -34,8 +33,7 @@ def load_digits(labels: Literal["fine", "coarse"]) -> ImageDataset:
         images, fine = np.ascontiguousarray(pixels[chosen]), digits[chosen]
         arrays |= {f"{part}_images": images, f"{part}_labels": fine}
         own = fine if labels == "fine" else pair_of[fine]
-        tensors = (torch.from_numpy(array) for array in (images, own, fine))
-        parts.append(LabelledImages.from_tensors(*tensors))
+        parts.append(LabelledImages.from_tensors(images, own, fine))
     names = tuple(str(d) for d in range(10))
     classes = names if labels == "fine" else tuple(f"{a}-{b}" for a, b in PAIRS)
     return ImageDataset("digits", parts[0], parts[1], classes, names, fingerprint(arrays))

@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     one. What dead processes left in the folder is removed.
 
     Raises:
-        OSError: the file cannot be written; the message names it and says what to do. Nothing is left then.
+        OSError: the file cannot be written; the message names it and the remedy. Nothing is left then.
     """
     remove_leftovers(path.parent)
     part = path.with_name(f"{path.name}.{host_hash()}-{os.getpid()}.part")

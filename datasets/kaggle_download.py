@@ -14,11 +14,11 @@ CREDENTIALS = "set KAGGLE_USERNAME and KAGGLE_KEY, or put kaggle.json into ~/.ka
 def download_archive(dataset: str, folder: Path, *, otherwise: str) -> Path:
     """Return the zip archive of the data set `owner/name` in `folder`; one begun before is continued.
 
-    `otherwise` ends the message of an error: what else the user can do.
+    `otherwise` ends the message of an error: the other way to get the data.
 
     Raises:
         RuntimeError: there are no credentials, or the service refused or could not be reached. Neither the message
-            nor its causes hold what the client said: that may name a key or a signed address.
+            nor its causes quote the client, which may name a key or a signed address.
     """
     folder.mkdir(parents=True, exist_ok=True)
     reason = f"found no credentials; {CREDENTIALS}"
@@ -35,7 +35,7 @@ def download_archive(dataset: str, folder: Path, *, otherwise: str) -> Path:
 
 def authenticated_client() -> Any:
     """Return the client with credentials from the environment or the user's folder, or None without any."""
-    # Imported late: the import itself authenticates, and some versions end the process where that fails.
+    # Imported late: the import itself authenticates, and some versions end the process if that fails.
     try:
         from kaggle.api.kaggle_api_extended import KaggleApi
 
@@ -53,7 +53,7 @@ def authenticated_client() -> Any:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Drop what the client prints: with VERBOSE set these are the headers of its requests."""
+    """Drop the output of the client: with VERBOSE set it prints the headers of its requests."""
     nowhere = io.StringIO()
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield

@@ -5,22 +5,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from struct import error as StructError
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from datasets.archives import extract_zip
-from datasets.arrays import Array, check_part, read_or_make
-from datasets.base import ImageDataset, LabelledImages
+from datasets.arrays import Array, Arrays, check_part, read_or_make
 from datasets.kaggle_download import download_archive
-from datasets.seeding import generator
+
+if TYPE_CHECKING:
+    from datasets.base import ImageDataset
 
 KAGGLE = "hereisburak/pins-face-recognition"
 N_IDENTITIES, N_IMAGES = 105, 17_534  # of the official archive
-MAX_FILES, MAX_BYTES = 30_000, 4 * 1024**3  # when unpacked: well above what it holds
+MAX_FILES, MAX_BYTES = 30_000, 4 * 1024**3  # when unpacked: well above its content
 
 PREFIX = "pins_"
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -33,10 +32,10 @@ log = logging.getLogger(__name__)
 
 def load_pins(
     data_dir: str | Path, folder: str | Path | None, split: Literal["none", "stratified"], split_seed: int
-) -> ImageDataset:
+) -> "ImageDataset":
     """Return the faces as 32×32 RGB images; a class is an identity, in the alphabetical order of the folders.
 
-    The array file is `data_dir/pins.npz`, made from Kaggle's archive where it is missing. With a `folder` of folders
+    The array file is `data_dir/pins.npz`; a missing one is made from Kaggle's archive. With a `folder` of folders
     `pins_<name>` it is `data_dir/pins-<hash of the files>.npz`: another folder, or a changed one, has another file.
 
     Args:
@@ -45,24 +44,32 @@ def load_pins(
 
     Raises:
         FileNotFoundError: there is no array file and none could be made.
-        ValueError: an image or an archive is damaged, or there is not what was expected.
+        ValueError: an option is wrong, an image or an archive is damaged, or the folder holds no faces.
     """
+    from datasets.base import ImageDataset, LabelledImages  # late: `fingerprint_of` needs no torch
+    from datasets.splits import hold_out_per_class
+
     if split not in ("none", "stratified"):
         raise ValueError(f"Expected dataset.load.split to be none or stratified, but got {split!r}.")
+    arrays = face_arrays(data_dir, folder)
+    names = tuple(map(str, arrays.values["class_names"]))
+    train = test = LabelledImages.from_tensors(*arrays.part("all"))
+    if split == "stratified":
+        train, test = hold_out_per_class(train, names, share=TEST_SHARE, dataset="pins", seed=split_seed)
+    return ImageDataset("pins", train, test, names, names, arrays.fingerprint)
+
+
+def fingerprint_of(data_dir: str | Path, folder: str | Path | None) -> str:
+    """Return the fingerprint of the data set that `load_pins` returns; a missing array file is made first."""
+    return face_arrays(data_dir, folder).fingerprint
+
+
+def face_arrays(data_dir: str | Path, folder: str | Path | None) -> Arrays:
     root = Path(data_dir)
     if folder is None:
-        arrays = read_or_make(root / "pins.npz", NAMES, lambda: official_arrays(root / "download"), check_arrays)
-    else:
-        files = image_files(Path(folder))
-        path = root / f"pins-{content_hash(files)}.npz"
-        arrays = read_or_make(path, NAMES, lambda: decoded(files), check_arrays)
-    names = tuple(map(str, arrays.values["class_names"]))
-    faces = LabelledImages.from_tensors(*arrays.split("all"))
-    train = test = faces
-    if split == "stratified":
-        held_out = stratified_mask(faces.labels, names, split_seed)
-        train, test = faces.subset(~held_out), faces.subset(held_out)
-    return ImageDataset("pins", train, test, names, None, arrays.fingerprint)
+        return read_or_make(root / "pins.npz", NAMES, lambda: official_arrays(root / "download"), check_arrays)
+    files = image_files(Path(folder))
+    return read_or_make(root / f"pins-{content_hash(files)}.npz", NAMES, lambda: decoded(files), check_arrays)
 
 
 def official_arrays(folder: Path) -> dict[str, Array]:
@@ -76,7 +83,7 @@ def official_arrays(folder: Path) -> dict[str, Array]:
     if counts != (N_IDENTITIES, N_IMAGES):
         raise ValueError(
             f"Expected {N_IDENTITIES} identities and {N_IMAGES} images in {archive}, but got {counts[0]} and "
-            f"{counts[1]}; delete it and run again, or use what it holds with dataset.load.folder="
+            f"{counts[1]}; delete it and run again, or use its images with dataset.load.folder="
             f"{archive.with_suffix('')}."
         )
     return decoded(files)
@@ -93,8 +100,8 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
     found = [found for place in (folder, *nested) if (found := identity_folders(place))]
     if len(found) != 1:
         raise ValueError(
-            f"Expected one folder with folders {PREFIX}<name>, one for each identity, but {folder} and what lies in "
-            f"it make {len(found)}; set dataset.load.folder to the folder that holds them."
+            f"Expected one folder with folders {PREFIX}<name>, one per identity, but {folder} and its "
+            f"folders make {len(found)}; set dataset.load.folder to the folder that holds them."
         )
     files = {path.name.removeprefix(PREFIX): images_of(path) for path in found[0]}
     if len(files) < 2:
@@ -144,25 +151,10 @@ def decode(path: Path) -> Array:
 
 
 def check_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError unless the file holds images, labels and one name for each identity."""
+    """Raise ValueError unless the file holds images, labels and one name per identity."""
     names = arrays["class_names"]
     if names.dtype.kind != "U" or names.ndim != 1 or len(np.unique(names)) != len(names):
         raise ValueError(
             f"Expected class_names in {path} to be distinct texts (K,), but got {names.dtype} {names.shape}."
         )
     check_part(path, arrays, "all", len(names))
-
-
-def stratified_mask(labels: Tensor, names: Sequence[str], seed: int) -> Tensor:
-    """Return which samples are test samples, (N,) bool: a fifth of every identity, at least one, never all."""
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    for label, name in enumerate(names):
-        rows = (labels == label).nonzero().flatten()
-        if len(rows) < 2:
-            raise ValueError(
-                f"Expected at least 2 images of {name!r} for a stratified split, but got {len(rows)}; "
-                f"add some, remove the folder, or set dataset.load.split=none."
-            )
-        order = torch.randperm(len(rows), generator=generator("split", "pins", seed, label))
-        mask[rows[order[: max(1, round(TEST_SHARE * len(rows)))]]] = True
-    return mask

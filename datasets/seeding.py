@@ -1,8 +1,10 @@
 """Seeds derived from names, so that no two uses of randomness share a stream by accident."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(*parts: object) -> int:
@@ -17,6 +19,8 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(*parts: object, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(*parts: object, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """Return a generator on `device`, seeded by `derive_seed(*parts)`; the global state is not touched."""
+    import torch  # late: names of runs need seeds, but no torch
+
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))

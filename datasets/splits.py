@@ -1,6 +1,8 @@
-"""The three unlearning tasks as splits of a data set, and the stratified subset of the quick profile."""
+"""The unlearning tasks as splits of a data set, forget requests in a row, and the stratified subset of a profile."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial, reduce
 from typing import Literal
 
 import torch
@@ -8,29 +10,35 @@ from torch import Tensor
 
 from datasets.base import ForgetSplit, ImageDataset, LabelledImages
 from datasets.seeding import generator
+from datasets.targets import find_class
 
 
 def class_split(dataset: ImageDataset, *, target: str | int) -> ForgetSplit:
     """Forget every sample of one class; `target` is its name or index."""
-    position = find_class(dataset.class_names, target, what=f"class of {dataset.name}")
-    return split_by_mask(
-        dataset,
-        dataset.train.labels == position,
-        dataset.test.labels == position,
-        target=dataset.class_names[position],
-    )
+    return forget_label(dataset, dataset.class_names, target, "class")
 
 
 def subclass_split(dataset: ImageDataset, *, target: str | int) -> ForgetSplit:
     """Forget every sample of one fine class, while models and metrics see the superclasses."""
-    train, test, names = dataset.train.fine_labels, dataset.test.fine_labels, dataset.fine_class_names
-    if train is None or test is None or names is None or len(names) == len(dataset.class_names):
+    if dataset.fine_class_names == dataset.class_names:
         raise ValueError(
             f"Expected a data set with superclasses, but {dataset.name} has none; "
             f"use dataset=cifar20 or dataset=digits with task=subclass."
         )
-    position = find_class(names, target, what=f"fine class of {dataset.name}")
-    return split_by_mask(dataset, train == position, test == position, target=names[position], level="subclass")
+    return forget_label(dataset, dataset.fine_class_names, target, "subclass")
+
+
+def forget_label(
+    dataset: ImageDataset, names: Sequence[str], target: str | int, level: Literal["class", "subclass"]
+) -> ForgetSplit:
+    kind = "class" if level == "class" else "fine class"
+    position = find_class(names, target, what=f"{kind} of {dataset.name}")
+
+    def parted(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+        return partition(data, (data.labels if level == "class" else data.fine_labels) == position)
+
+    parts = *parted(dataset.train), *parted(dataset.test)
+    return ForgetSplit(*parts, len(dataset.class_names), names[position], level)
 
 
 def random_split(dataset: ImageDataset, *, n: int, seed: int) -> ForgetSplit:
@@ -48,34 +56,47 @@ def random_split(dataset: ImageDataset, *, n: int, seed: int) -> ForgetSplit:
     return ForgetSplit(forget, retain, forget, dataset.test, len(dataset.class_names), f"random-{n}")
 
 
-def find_class(names: tuple[str, ...], target: str | int, *, what: str) -> int:
-    """Return the index of the class that `target` (name or index) means."""
-    text = str(target)
-    if text in names:
-        return names.index(text)
-    if text.lstrip("-").isdigit() and 0 <= int(text) < len(names):
-        return int(text)
-    raise ValueError(
-        f"Expected task.target to be a {what} (0 … {len(names) - 1}, or one of {', '.join(names)}), but got {text!r}."
+def requests_split(
+    dataset: ImageDataset, make_split: Callable[..., ForgetSplit], targets: Sequence[str | int]
+) -> ForgetSplit:
+    """Return the split after the last of several forget requests, with the requests themselves.
+
+    Its forget part is everything forgotten so far, in the order of the requests; its retain part is the rest. Each
+    request is an ordinary split of the samples that earlier requests left: it forgets the newest target alone, and
+    earlier targets are in none of its parts.
+
+    Args:
+        make_split: `make_split(dataset, target=…)`, as the configuration of the class and subclass tasks gives it.
+        targets: names or indices, oldest request first.
+
+    Raises:
+        ValueError: the task has no target; `targets` is empty, names an unknown target, names one twice, or leaves
+            nothing to retain.
+    """
+    if not isinstance(make_split, partial) or "target" not in make_split.keywords:
+        raise ValueError("Expected a task with a target for several requests; use task=class or task=subclass.")
+    if not targets:
+        raise ValueError("Expected requests.targets to name at least one target, but got none.")
+    requests: list[ForgetSplit] = []
+    left = dataset
+    for target in targets:
+        name = make_split(dataset, target=target).forget_target
+        if name in [request.forget_target for request in requests]:
+            raise ValueError(f"Expected every target of requests.targets once, but got {name!r} twice; remove one.")
+        requests.append(make_split(left, target=target))
+        left = replace(left, train=requests[-1].retain_train, test=requests[-1].retain_test)
+    return replace(
+        requests[-1],
+        forget_train=reduce(LabelledImages.join, (request.forget_train for request in requests)),
+        forget_test=reduce(LabelledImages.join, (request.forget_test for request in requests)),
+        forget_target="+".join(request.forget_target for request in requests),
+        requests=tuple(requests),
     )
 
 
 def partition(data: LabelledImages, mask: Tensor) -> tuple[LabelledImages, LabelledImages]:
     """Return the samples inside and outside `mask` (N,) bool, both in their old order."""
     return data.subset(mask), data.subset(~mask)
-
-
-def split_by_mask(
-    dataset: ImageDataset,
-    train: Tensor,
-    test: Tensor,
-    *,
-    target: str,
-    level: Literal["class", "subclass"] = "class",
-) -> ForgetSplit:
-    forget_train, retain_train = partition(dataset.train, train)
-    forget_test, retain_test = partition(dataset.test, test)
-    return ForgetSplit(forget_train, retain_train, forget_test, retain_test, len(dataset.class_names), target, level)
 
 
 def stratified_subset(
@@ -104,12 +125,32 @@ def hold_out(data: LabelledImages, share: float, seed: int) -> tuple[LabelledIma
     return data.subset(stays), held
 
 
+def hold_out_per_class(
+    data: LabelledImages, names: Sequence[str], *, share: float, dataset: str, seed: int
+) -> tuple[LabelledImages, LabelledImages]:
+    """Return the samples that stay and a `share` of every class that is held out: at least one, never all.
+
+    The draw depends on (data set, class, seed) alone; ValueError if a class has a single sample.
+    """
+    held = torch.zeros(len(data), dtype=torch.bool)
+    for label, name in enumerate(names):
+        rows = (data.labels == label).nonzero().flatten()
+        if len(rows) < 2:
+            raise ValueError(
+                f"Expected at least 2 images of {name!r} for a stratified split, but got {len(rows)}; "
+                f"add some, remove the folder, or set dataset.load.split=none."
+            )
+        order = torch.randperm(len(rows), generator=generator("split", dataset, seed, label))
+        held[rows[order[: max(1, round(share * len(rows)))]]] = True
+    return data.subset(~held), data.subset(held)
+
+
 def draw_stratified(data: LabelledImages, n: int | None, seed: int, part: str) -> LabelledImages:
     if n is None or n >= len(data):
         return data
-    classes = (data.labels if data.fine_labels is None else data.fine_labels).cpu()
+    classes = data.fine_labels.cpu()
     if n < len(classes.unique()):
-        raise ValueError(f"Expected {part}_images to be at least one a class ({len(classes.unique())}), but got {n}.")
+        raise ValueError(f"Expected {part}_images to be at least one per class ({len(classes.unique())}), but got {n}.")
     order = torch.randperm(len(data), generator=generator("subset", part, seed))
     by_class = order[torch.argsort(classes[order], stable=True)]
     counts = torch.bincount(classes)

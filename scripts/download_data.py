@@ -8,7 +8,7 @@ from datasets.cifar import load_cifar10, load_cifar100
 
 
 def main() -> None:
-    """Load both data sets; what is missing is downloaded and written."""
+    """Load both data sets; a missing file is downloaded and written."""
     default = os.environ.get("UNLEARN_DATA_DIR", "data")
     folder = sys.argv[1] if len(sys.argv) > 1 else default
     for dataset in (load_cifar10(folder), load_cifar100(folder, "fine")):

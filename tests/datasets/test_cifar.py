@@ -2,14 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.cifar import (
-    CIFAR10_CLASSES,
-    CIFAR100_CLASSES,
-    SUPERCLASSES,
-    fine_to_coarse,
-    load_cifar10,
-    load_cifar100,
-)
+from datasets.cifar import fine_to_coarse, load_cifar10, load_cifar100
+from datasets.cifar_classes import CIFAR10, CIFAR20, CIFAR100, SUPERCLASS_OF
 
 
 def fake_release(classes, per_class=2):
@@ -29,54 +23,40 @@ def fake_release(classes, per_class=2):
 
 
 def test_five_fine_classes_in_each_of_twenty():
-    assert torch.bincount(fine_to_coarse()).tolist() == [5] * 20
-    assert len(CIFAR100_CLASSES) == len(set(CIFAR100_CLASSES)) == 100
-    assert len(CIFAR10_CLASSES) == 10
+    assert np.bincount(fine_to_coarse()).tolist() == [5] * 20
+    assert (len(set(CIFAR10)), len(set(CIFAR20)), len(set(CIFAR100))) == (10, 20, 100)
 
 
-@pytest.mark.parametrize(("name", "index"), [("rocket", 69), ("mushroom", 51), ("baby", 2), ("lamp", 40), ("sea", 71)])
-def test_fine_indices_of_the_paper(name, index):
-    assert CIFAR100_CLASSES.index(name) == index
-
-
-@pytest.mark.parametrize(
-    ("name", "index", "member"),
-    [
-        ("vehicle2", 19, "rocket"),
-        ("veg", 4, "mushroom"),
-        ("people", 14, "baby"),
-        ("electrical_devices", 5, "lamp"),
-        ("natural_scenes", 10, "sea"),
-    ],
-)
-def test_superclass_indices_of_the_paper(name, index, member):
-    assert tuple(SUPERCLASSES).index(name) == index
-    assert fine_to_coarse()[CIFAR100_CLASSES.index(member)] == index
+def test_indices_of_the_papers_targets():
+    fine = {"rocket": 69, "mushroom": 51, "baby": 2, "lamp": 40, "sea": 71}
+    coarse = {"vehicle2": 19, "veg": 4, "people": 14, "electrical_devices": 5, "natural_scenes": 10}
+    assert {name: CIFAR100.index(name) for name in fine} == fine
+    assert {name: CIFAR20.index(name) for name in coarse} == coarse
+    assert [SUPERCLASS_OF[name] for name in fine] == list(coarse)
+    assert fine_to_coarse()[list(fine.values())].tolist() == list(coarse.values())
 
 
 def test_a_missing_file_is_written_from_torchvision_and_read_again(tmp_path, monkeypatch):
     release = fake_release(10)
     monkeypatch.setattr("torchvision.datasets.CIFAR10", release)
-    first = load_cifar10(tmp_path)
+    first, again = load_cifar10(tmp_path), load_cifar10(tmp_path)
     assert (tmp_path / "cifar10.npz").is_file()
     assert release.calls == 2  # training and test
-    again = load_cifar10(tmp_path)
-    assert release.calls == 2
     assert again.fingerprint == first.fingerprint
-    assert torch.equal(again.train.storage, torch.from_numpy(release("", train=True, download=True).data))
-    assert torch.equal(again.test.storage, torch.from_numpy(release("", train=False, download=True).data))
-    assert again.train.labels.tolist() == [label for label in range(10) for _ in range(2)]
-    assert again.train.fine_labels is None
+    for data, train in ((again.train, True), (again.test, False)):
+        assert torch.equal(data.storage, torch.from_numpy(release("", train=train, download=True).data))
+        assert data.labels.tolist() == data.fine_labels.tolist() == [label for label in range(10) for _ in range(2)]
+    assert again.fine_class_names == again.class_names == CIFAR10
 
 
 def test_cifar20_is_cifar100_under_other_labels(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.CIFAR100", fake_release(100))
     fine, coarse = load_cifar100(tmp_path, "fine"), load_cifar100(tmp_path, "coarse")
     assert (fine.name, coarse.name) == ("cifar100", "cifar20")
-    assert (len(fine.class_names), len(coarse.class_names)) == (100, 20)
+    assert (fine.class_names, coarse.class_names, coarse.fine_class_names) == (CIFAR100, CIFAR20, CIFAR100)
     assert torch.equal(fine.train.storage, coarse.train.storage)
     assert torch.equal(fine.train.labels, coarse.train.fine_labels)
-    assert torch.equal(coarse.train.labels, fine_to_coarse()[fine.train.labels])
+    assert torch.equal(coarse.train.labels, torch.from_numpy(fine_to_coarse())[fine.train.labels])
     assert fine.fingerprint == coarse.fingerprint
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faces import COUNTS, IN_ORDER, failing_run, load, picture, write_folder
+from faces import COUNTS, IN_ORDER, load, picture, write_folder
 from PIL import Image
 
 from datasets import pins
-from datasets.pins import decode, stratified_mask
-from datasets.splits import class_split
+from datasets.pins import decode, fingerprint_of
 
 
 def test_identities_are_classes_in_alphabetical_order(tmp_path, folder):
@@ -18,9 +17,7 @@ def test_identities_are_classes_in_alphabetical_order(tmp_path, folder):
     (folder / "pins_").mkdir()
     (folder / "others").mkdir()
     data = load(tmp_path / "data", folder, "none")
-    assert data.class_names == IN_ORDER
-    assert data.fine_class_names is None
-    assert data.train.fine_labels is None
+    assert data.class_names == data.fine_class_names == IN_ORDER
     assert torch.bincount(data.train.labels).tolist() == [COUNTS[name] for name in IN_ORDER]
     assert data.train.storage.shape == (29, 32, 32, 3)
     first = decode(folder / "pins_Adam Ant" / "Adam Ant_000.png")
@@ -43,16 +40,15 @@ def test_every_mode_becomes_rgb(mode, kind, tmp_path):
 
 def test_the_place_does_not_matter_but_the_content_does(tmp_path, folder):
     data = tmp_path / "data"
-    here, nested = load(data, folder), load(data, folder.parent)
-    moved = load(data, shutil.copytree(folder, tmp_path / "other" / "place"))
-    assert here.fingerprint == nested.fingerprint == moved.fingerprint
+    first = fingerprint_of(data, folder)
+    moved = shutil.copytree(folder, tmp_path / "other" / "place")
+    assert {load(data, place).fingerprint for place in (folder, folder.parent, moved)} == {first}
     assert len(list(data.glob("*.npz"))) == 1
     (folder / "pins_Adam Ant" / "Adam Ant_000.png").write_bytes(picture(999))
-    changed = load(data, folder)
-    assert changed.fingerprint != here.fingerprint
+    changed = fingerprint_of(data, folder)
     assert len(list(data.glob("*.npz"))) == 2
     (folder / "pins_Adam Ant").rename(folder / "pins_Adam Bee")
-    assert load(data, folder).fingerprint not in (here.fingerprint, changed.fingerprint)
+    assert len({first, changed, fingerprint_of(data, folder)}) == 3
 
 
 def test_an_array_file_is_read_without_decoding(tmp_path, folder, monkeypatch):
@@ -61,14 +57,9 @@ def test_an_array_file_is_read_without_decoding(tmp_path, folder, monkeypatch):
     assert load(tmp_path / "data", folder).fingerprint == first.fingerprint
 
 
-# Splits
-
-
 def test_without_a_split_the_test_set_is_the_training_set(tmp_path, folder):
     data = load(tmp_path / "data", folder, "none")
     assert data.test is data.train
-    moved = data.to("cpu")
-    assert moved.test is moved.train
     assert len(data.train) == 29
 
 
@@ -78,27 +69,12 @@ def test_the_stratified_split_is_a_partition(tmp_path, folder):
     assert sorted(together.tolist()) == list(range(29))
     assert data.train.storage is data.test.storage
     assert torch.bincount(data.test.labels).tolist() == [2, 2, 1]
-    again, other = load(tmp_path / "data", folder), load(tmp_path / "data", folder, split_seed=1)
-    assert torch.equal(again.test.index, data.test.index)
-    assert not torch.equal(other.test.index, data.test.index)
-    assert other.fingerprint == data.fingerprint
+    assert data.test.index.tolist() == [3, 6, 10, 12, 26]  # fixed for good: the numbers of results rest on this draw
+    assert not torch.equal(load(tmp_path / "data", folder, split_seed=1).test.index, data.test.index)
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 10, 237])
-def test_every_identity_is_in_both_parts(count):
-    labels = torch.arange(3).repeat_interleave(count)
-    mask = stratified_mask(labels, IN_ORDER, 0)
-    held_out = torch.bincount(labels[mask], minlength=3)
-    assert (held_out == max(1, round(0.2 * count))).all()
-    assert (held_out < count).all()
-
-
-def test_a_target_is_an_index_or_a_name(tmp_path, folder):
-    data = load(tmp_path / "data", folder)
-    assert class_split(data, target=1).forget_target == class_split(data, target="Zoe Zed").forget_target == "Zoe Zed"
-
-
-# Errors: one line each
+def damage(path, content):
+    return lambda folder: (folder / "pins_Adam Ant" / path).write_bytes(content)
 
 
 BAD_FOLDERS = {
@@ -107,55 +83,34 @@ BAD_FOLDERS = {
     "two sets": (lambda folder: shutil.copytree(folder, folder / "copy"), "make 2"),
     "empty identity": (lambda folder: (folder / "pins_Nobody").mkdir(), "pins_Nobody, but it holds none"),
     "one identity": (
-        lambda folder: [shutil.rmtree(folder / f"pins_{name}") for name in IN_ORDER[:2]],
+        lambda folder: [shutil.rmtree(folder / f"pins_{name}") for name in IN_ORDER[1:]],
         "two identities",
     ),
     "one image": (lambda folder: write_folder(folder, {"pins_Once/1.png": picture(0)}), "2 images of 'Once'"),
-    "no image": (lambda folder: (folder / "pins_Adam Ant" / "bad.jpg").write_text("<html>"), "bad.jpg to be an image"),
-    "empty file": (lambda folder: (folder / "pins_Adam Ant" / "bad.png").touch(), "bad.png to be an image"),
-    "truncated": (
-        lambda folder: (folder / "pins_Adam Ant" / "bad.jpg").write_bytes(picture(0, kind="JPEG")[:-200]),
-        "bad.jpg to be an image",
-    ),
-    "truncated PNG": (
-        lambda folder: (folder / "pins_Adam Ant" / "bad.png").write_bytes(picture(0)[:500]),
-        "bad.png to be an image",
-    ),
+    "no image": (damage("bad.jpg", b"<html>"), "bad.jpg to be an image"),
+    "empty file": (damage("bad.png", b""), "bad.png to be an image"),
+    "truncated": (damage("bad.jpg", picture(0, kind="JPEG")[:-200]), "bad.jpg to be an image"),
+    "truncated PNG": (damage("bad.png", picture(0)[:500]), "bad.png to be an image"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FOLDERS)
 def test_bad_folder(name, tmp_path, folder):
-    damage, expected = BAD_FOLDERS[name]
-    damage(folder)
+    change, expected = BAD_FOLDERS[name]
+    change(folder)
     with pytest.raises(ValueError, match=r"^Expected") as caught:
         load(tmp_path / "data", folder)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("argument", "expected"),
-    [
-        ("dataset.load.split=half", "none or stratified"),
-        ("task.target=3", "0 … 2, or one of Adam Ant"),
-        ("dataset.load.folder=nowhere", "but nowhere is none"),
-    ],
-)
-def test_bad_argument(argument, expected, tmp_path, folder, monkeypatch, capfd):
-    assert expected in failing_run(tmp_path, monkeypatch, capfd, f"dataset.load.folder={folder}", argument)
-
-
-def test_no_subclasses(tmp_path, folder, monkeypatch, capfd):
-    arguments = [f"dataset.load.folder={folder}", "task=subclass", "task.target=1"]
-    assert "use dataset=cifar20" in failing_run(tmp_path, monkeypatch, capfd, *arguments)
-
-
-def test_a_damaged_array_file(tmp_path, monkeypatch, capfd):
-    (tmp_path / "data").mkdir()
+def test_an_unknown_split_and_an_array_file_of_something_else(tmp_path, folder):
+    with pytest.raises(ValueError, match="none or stratified, but got 'half'"):
+        load(tmp_path, folder, "half")
     images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4) % 2
-    np.savez(tmp_path / "data" / "pins.npz", all_images=images, all_labels=labels, class_names=np.array(["a", "a"]))
-    assert "distinct texts" in failing_run(tmp_path, monkeypatch, capfd)
+    np.savez(tmp_path / "pins.npz", all_images=images, all_labels=labels, class_names=np.array(["a", "a"]))
+    with pytest.raises(ValueError, match="distinct texts"):
+        load(tmp_path)
 
 
 @pytest.mark.data
@@ -163,12 +118,12 @@ def test_real_faces(tmp_path):
     source = Path(os.environ.get("UNLEARN_DATA_DIR", "")) / "faces"
     if not os.environ.get("UNLEARN_DATA_DIR") or not source.is_dir():
         pytest.skip("$UNLEARN_DATA_DIR holds no folder faces with folders pins_<name>")
-    people = sorted(source.glob("pins_*"))
-    for person in people[:4]:
+    people = sorted(source.glob("pins_*"))[:4]
+    for person in people:
         (tmp_path / "faces" / person.name).mkdir(parents=True)
         for file in sorted(person.iterdir())[:10]:
             shutil.copy(file, tmp_path / "faces" / person.name)
     data = load(tmp_path / "data", tmp_path / "faces")
-    assert data.class_names == tuple(person.name.removeprefix("pins_") for person in people[:4])
+    assert data.class_names == tuple(person.name.removeprefix("pins_") for person in people)
     assert torch.bincount(data.train.labels).tolist() == [8] * 4
     assert data.train.storage.float().std() > 10

@@ -7,8 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from datasets.sequence import sequence_split
-from datasets.splits import class_split, subclass_split
+from datasets.splits import class_split, requests_split, subclass_split
 from methods.amnesiac import Amnesiac
 from methods.dampening.dampen import dampen
 from methods.dampening.importance import parameter_importance
@@ -24,7 +23,7 @@ REFRESHED = replace(KEPT, importance="refreshed")
 
 
 def split_of(dataset, *targets):
-    return sequence_split(dataset, partial(subclass_split, target=0), targets)
+    return requests_split(dataset, partial(subclass_split, target=0), targets)
 
 
 def state(model):
@@ -137,5 +136,5 @@ def test_seconds_are_those_of_the_newest_request(dataset, cnn, context):
 
 
 def test_class_split_works_too(dataset, cnn, context):
-    split = sequence_split(dataset, partial(class_split, target=0), ["pet", "wild"])
+    split = requests_split(dataset, partial(class_split, target=0), ["pet", "wild"])
     assert not torch.equal(state(answer(KEPT, cnn, split, context)), state(cnn))

@@ -3,24 +3,21 @@ from functools import partial
 import pytest
 import torch
 
-from datasets.sequence import first_targets, sequence_split
-from datasets.splits import class_split, random_split, subclass_split
+from datasets.splits import class_split, random_split, requests_split, subclass_split
+from datasets.targets import find_class, first_targets
 
-CASES = [
-    (partial(class_split, target=0), ["pet", 0]),
-    (partial(subclass_split, target=0), ["dog", "ant", 5, "bee"]),
-]
+CLASS, SUBCLASS = partial(class_split, target=0), partial(subclass_split, target=0)
 
 
 def rows(data):
     return set(data.index.tolist())
 
 
-@pytest.mark.parametrize(("make", "targets"), CASES)
+@pytest.mark.parametrize(("make", "targets"), [(CLASS, ["pet", 0]), (SUBCLASS, ["dog", "ant", 5, "bee"])])
 def test_partition_laws_of_every_prefix(dataset, make, targets):
     gone: dict[str, set[int]] = {"train": set(), "test": set()}
     for n, target in enumerate(targets, start=1):
-        split = sequence_split(dataset, make, targets[:n])
+        split = requests_split(dataset, make, targets[:n])
         newest = split.requests[-1]
         for part, whole in (("train", dataset.train), ("test", dataset.test)):
             forget, retain = getattr(split, f"forget_{part}"), getattr(split, f"retain_{part}")
@@ -36,7 +33,7 @@ def test_partition_laws_of_every_prefix(dataset, make, targets):
 
 
 def test_the_first_request_is_the_ordinary_split(dataset):
-    first = sequence_split(dataset, CASES[0][0], ["pet", "wild"]).requests[0]
+    first = requests_split(dataset, CLASS, ["pet", "wild"]).requests[0]
     assert first.forget_fingerprint == class_split(dataset, target="pet").forget_fingerprint
     assert not first.requests
 
@@ -44,16 +41,16 @@ def test_the_first_request_is_the_ordinary_split(dataset):
 @pytest.mark.parametrize(
     ("make", "targets", "expected"),
     [
-        (CASES[0][0], ["pet", 1], "'pet' twice"),
-        (CASES[0][0], ["pet", "whale"], "insect, pet, wild"),
-        (CASES[0][0], [0, 1, 2], "retain_train"),
-        (CASES[0][0], [], "at least one"),
+        (CLASS, ["pet", 1], "'pet' twice"),
+        (CLASS, ["pet", "whale"], "insect, pet, wild"),
+        (CLASS, [0, 1, 2], "retain_train"),
+        (CLASS, [], "at least one"),
         (partial(random_split, n=3, seed=0), [0], "task=class or task=subclass"),
     ],
 )
-def test_bad_sequences(dataset, make, targets, expected):
+def test_bad_requests(dataset, make, targets, expected):
     with pytest.raises(ValueError, match=expected):
-        sequence_split(dataset, make, targets)
+        requests_split(dataset, make, targets)
 
 
 def test_first_targets():
@@ -62,3 +59,10 @@ def test_first_targets():
     for n in (0, 3, -1):
         with pytest.raises(ValueError, match=r"1 … 2"):
             first_targets(["a", 1], n)
+
+
+def test_a_class_is_a_name_an_index_or_its_text():
+    assert {find_class(("insect", "pet"), target, what="class") for target in ("pet", 1, "1")} == {1}
+    for target in ("whale", 2, -1, "-1", "1.5", "", "²"):
+        with pytest.raises(ValueError, match=r"to be a class \(0 … 1, or one of insect, pet\)"):
+            find_class(("insect", "pet"), target, what="class")

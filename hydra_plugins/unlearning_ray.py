@@ -11,26 +11,23 @@ from omegaconf import DictConfig
 
 
 class RayLauncher(Launcher):
-    """Runs the cells of a sweep as tasks of Ray; the options stand in configs/launcher/."""
+    """Runs what the cells of a sweep still need as tasks of Ray; configs/launcher/ holds the options."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra hands over."""
-        self.context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the cells that these overrides compose; return their records and failures in the same order."""
-        from benchmark.launcher.launch import Launch
+        """Run the cells that these overrides compose; return their results in the same order."""
+        from benchmark.launcher.launch import launch
 
-        return Launch(self.context, self.task_function, self.config, self.options).run(job_overrides, initial_job_idx)
+        return launch(self.hydra_context, self.config, self.options, job_overrides)
 
 
-DEFAULTS = {"workers": None, "num_cpus": 1, "num_gpus": None, "init": {}}
+OPTIONS = {"workers": None, "num_cpus": 1, "num_gpus": None, "init": {}}
 ConfigStore.instance().store(
-    group="hydra/launcher",
-    name="tasks",
-    node={"_target_": f"{__name__}.RayLauncher", **DEFAULTS},
-    provider="unlearning",
+    group="hydra/launcher", name="tasks", node={"_target_": f"{__name__}.RayLauncher", **OPTIONS}
 )

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from benchmark import device, pipeline
 from benchmark.cell import Cell, content
 from benchmark.cli import Failure, describe, show_log, wants_traceback
-from benchmark.compose import cell_of
 from benchmark.records import RunRecord
 from benchmark.run import run_cell
 from benchmark.workbench import workbench
@@ -39,7 +38,8 @@ class Task:
 
 def add_tasks(tasks: dict[str, Task], cell: Cell) -> str:
     """Add what is missing for the cell, each artefact once and after what it rests on; return its last task's name."""
-    config, missing = content(cell.config), pipeline.store_of(cell).missing(*pipeline.wanted(cell))
+    roots = pipeline.wanted(cell) if cell.config.stage == "record" else [pipeline.original(cell)]
+    config, missing = content(cell.config), pipeline.store_of(cell).missing(*roots)
     for node in missing:
         needs = tuple(str(need) for need in node.needs if str(need) in tasks)
         tasks.setdefault(str(node), Task(str(node), config, needs))
@@ -61,7 +61,7 @@ def work(task: Task, folder: str, *before: RunRecord | str | Failure | None) -> 
     os.chdir(folder)
     show_log()
     try:
-        cell = cell_of(OmegaConf.create(task.config))
+        cell = Cell(OmegaConf.create(task.config))
         if task.is_cell:
             return run_cell(cell)
         device.set_up(cell.config.compute)

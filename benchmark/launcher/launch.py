@@ -1,74 +1,57 @@
-"""A sweep as Hydra hands it to a launcher: cells in, their results out, told to the callbacks as they come."""
+"""A sweep as Hydra hands it to a launcher: overrides in, results out, told to the callbacks as they come."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobRuntime, JobStatus, setup_globals
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig
 
+from benchmark.cell import content
 from benchmark.cli import Failure, describe, wants_traceback
-from benchmark.compose import cell_of
+from benchmark.compose import Composer
 from benchmark.launcher.engine import run_tasks
 from benchmark.launcher.graph import Task, add_tasks
 from benchmark.records import RunRecord
 
 
-@dataclass(frozen=True)
-class Job:
-    """A cell as Hydra names things."""
+def launch(
+    context: HydraContext, config: DictConfig, options: Mapping[str, Any], overrides: Sequence[Sequence[str]]
+) -> list[JobReturn]:
+    """Run the cells that have no record yet; return every cell's result, in the order of the overrides.
 
-    config: DictConfig
-    result: JobReturn
-    name: str = "run"
+    Args:
+        config: of the sweep as a whole, with Hydra's own node.
+        options: of the engine, see `run_tasks`.
+        overrides: of each cell.
+    """
+    composer = Composer(content(config.hydra.overrides.hydra), config)
+    cells = [composer.cell(words) for words in overrides]
+    results = [
+        JobReturn(words, cell.config, config, str(Path.cwd()), config.hydra.job.name)
+        for words, cell in zip(overrides, cells, strict=True)
+    ]
+    tasks: dict[str, Task] = {}
+    waiting: dict[str, list[int]] = {}
 
+    def end(i: int, outcome: RunRecord | str | Failure) -> None:
+        results[i].status, results[i].return_value = JobStatus.COMPLETED, outcome
+        context.callbacks.on_job_end(config=cells[i].config, job_return=results[i])
 
-@dataclass(frozen=True)
-class Launch:
-    """What Hydra tells a launcher, and the options of the engine."""
-
-    context: HydraContext
-    task_function: TaskFunction
-    config: DictConfig
-    options: dict[str, Any]
-
-    def run(self, overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-        """Run the cells that have no record yet; return every result, in the order of the overrides."""
-        setup_globals()
-        jobs = [self.job(list(one), first + i) for i, one in enumerate(overrides)]
-        tasks: dict[str, Task] = {}
-        waiting: dict[str, list[Job]] = {}
-        for job in jobs:
-            try:
-                cell = cell_of(job.result.cfg)
-                job = replace(job, name=str(cell))
-                found = RunRecord.find(cell.record_path) if cell.config.stage == "record" else None
-                if found is None:
-                    waiting.setdefault(add_tasks(tasks, cell), []).append(job)
-                else:
-                    self.end(job, found)
-            except Exception as error:
-                if wants_traceback():
-                    raise
-                self.end(job, Failure(job.name, describe(error)))
-        for name, outcome in run_tasks(tasks, **self.options) if tasks else ():
-            for job in waiting[name]:
-                self.end(job, replace(outcome, cell=job.name) if isinstance(outcome, Failure) else outcome)
-        return [job.result for job in jobs]
-
-    def job(self, overrides: list[str], number: int) -> Job:
-        """Compose one cell."""
-        config = self.context.config_loader.load_sweep_config(self.config, overrides)
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-        own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-        used, name = list(config.hydra.overrides.task), JobRuntime.instance().get("name")
-        return Job(config, JobReturn(used, own, OmegaConf.masked_copy(config, "hydra"), str(Path.cwd()), name))
-
-    def end(self, job: Job, outcome: RunRecord | str | Failure) -> None:
-        """Tell the callbacks that a cell is done."""
-        job.result.status, job.result.return_value = JobStatus.COMPLETED, outcome
-        self.context.callbacks.on_job_start(config=job.config, task_function=self.task_function)
-        self.context.callbacks.on_job_end(config=job.config, job_return=job.result)
+    for i, cell in enumerate(cells):
+        try:
+            found = RunRecord.find(cell.record_path) if cell.config.stage == "record" else None
+            if found is None:
+                waiting.setdefault(add_tasks(tasks, cell), []).append(i)
+            else:
+                end(i, found)
+        except Exception as error:
+            if wants_traceback():
+                raise
+            end(i, Failure(str(cell), describe(error)))
+    for name, outcome in run_tasks(tasks, **options) if tasks else ():
+        for i in waiting[name]:
+            end(i, replace(outcome, cell=str(cells[i])) if isinstance(outcome, Failure) else outcome)
+    return results

@@ -1,4 +1,4 @@
-"""Ray runs the tasks: each as soon as those it needs have ended, on whatever worker is free."""
+"""Ray runs the tasks on whatever worker is free: the first one of the grid that has all it needs."""
 
 import logging
 import os
@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from benchmark.cli import Failure, describe
-from benchmark.launcher.graph import Task, work
-from benchmark.records import RunRecord
+from benchmark.launcher.graph import Result, Task, work
 
 RETRIES = 3  # of a task whose worker died
+SECONDS_BETWEEN_LOOKS = 5.0  # at the machines of the cluster
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,8 +24,10 @@ SETTINGS = {
 
 def run_tasks(
     tasks: Mapping[str, Task], *, workers: int | None, num_cpus: float, num_gpus: float | None, init: Mapping[str, Any]
-) -> Iterator[tuple[str, RunRecord | str | Failure]]:
-    """Run the tasks; yield the name and the result of each cell's as it ends.
+) -> Iterator[tuple[str, Result]]:
+    """Run the tasks; yield the name and the result of each as it ends.
+
+    Of tasks that could start, the first one does: Ray's own order would put every cell behind all artefacts.
 
     Args:
         tasks: by name, each after those that it needs.
@@ -36,28 +38,35 @@ def run_tasks(
     """
     ray = started(workers, init)
     try:
-        gpus = [machine["Resources"].get("GPU", 0) for machine in ray.nodes() if machine["Alive"]]
+        gpus = [machine.get("GPU", 0) for machine in machines(ray)]
         num_gpus = share(sum(gpus), workers) if num_gpus is None else num_gpus
-        once = num_gpus > 0 and max(gpus) > 1  # a process stays on the GPU of its first task
+        once = num_gpus > 0 and max(gpus, default=0) > 1  # a process stays on the GPU of its first task
         remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES, max_calls=int(once))(work)
-        results: dict[str, Any] = {}
-        for name, task in tasks.items():
-            before = [results[need] for need in task.needs]
-            results[name] = remote.options(name=name).remote(task, str(Path.cwd()), *before)
-        waiting = {results[name]: name for name, task in tasks.items() if task.is_cell}
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            name = waiting.pop(done)
-            try:
-                yield name, ray.get(done)
-            except ray.exceptions.RayError as error:
-                yield name, Failure(name, why(ray, {need: results[need] for need in (*tasks[name].needs, name)}, error))
+        waiting = dict(tasks)
+        running: dict[Any, str] = {}
+        while waiting or running:
+            places = sum(room(machine, num_cpus, num_gpus) for machine in machines(ray))
+            unfinished = {*waiting, *running.values()}
+            ready = [name for name, task in waiting.items() if unfinished.isdisjoint(task.needs)]
+            for name in ready[: max(0, max(1, places) - len(running))]:
+                running[remote.options(name=name).remote(waiting.pop(name), str(Path.cwd()))] = name
+            ended, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_LOOKS)
+            for reference in ended:
+                name = running.pop(reference)
+                result = outcome(ray, name, reference)
+                yield name, result
+                if isinstance(result, Failure):
+                    for other in [other for other, task in waiting.items() if name in task.needs]:
+                        del waiting[other]
+                        yield other, result
     finally:
         ray.shutdown()
 
 
 def started(workers: int | None, init: Mapping[str, Any]) -> ModuleType:
     """Return Ray, started on this machine or connected to a cluster."""
+    if workers is not None and not (isinstance(workers, int) and workers > 0):
+        raise ValueError(f"Expected hydra.launcher.workers to be a whole number above 0, but got {workers}.")
     os.environ |= {**SETTINGS, **os.environ}
     if workers is not None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())  # else Ray writes one into the home folder
@@ -70,23 +79,36 @@ def started(workers: int | None, init: Mapping[str, Any]) -> ModuleType:
     return ray
 
 
+def machines(ray: ModuleType) -> list[dict[str, float]]:
+    """Return the resources of the machines that are there now."""
+    return [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+
+
+def room(machine: Mapping[str, float], num_cpus: float, num_gpus: float) -> int:
+    """Return how many tasks a machine has room for.
+
+    >>> room({"CPU": 8, "GPU": 1}, 2, 0.5), room({"CPU": 8}, 2, 0), room({"CPU": 8}, 2, 1)
+    (2, 4, 0)
+    """
+    needs = {"CPU": num_cpus, "GPU": num_gpus}
+    return min(int(machine.get(name, 0) / n + 1e-6) for name, n in needs.items() if n > 0)
+
+
 def share(gpus: float, workers: int | None) -> float:
     """Return the part of the GPUs that a task gets.
 
     >>> share(0, 4), share(1, 3), share(8, 4), share(2, None)
-    (0, 0.3333, 1, 1)
+    (0.0, 0.3333, 1, 1)
     """
     return min(1, gpus if workers is None else int(10_000 * gpus / workers) / 10_000)
 
 
-def why(ray: ModuleType, results: Mapping[str, Any], error: Exception) -> str:
-    """Return the reason for an error that is none of the task's own: mostly that a worker died."""
-    ended, _ = ray.wait(list(results.values()), num_returns=len(results), timeout=0)
-    for name, result in results.items():
-        try:
-            ray.get([result] if result in ended else [])
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError):
-            return f"Expected a worker to survive {name}, but {RETRIES + 1} of them died."
-        except ray.exceptions.RayError:
-            break
-    return describe(error)
+def outcome(ray: ModuleType, name: str, reference: Any) -> Result:
+    """Return the result of a task that has ended, a failure if its workers died."""
+    try:
+        result: Result = ray.get(reference)
+        return result
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError):
+        return Failure(name, f"Expected a worker to survive {name}, but {RETRIES + 1} of them died.")
+    except ray.exceptions.RayError as error:
+        return Failure(name, describe(error))

@@ -15,6 +15,7 @@ from benchmark.run import run_cell
 from benchmark.workbench import workbench
 
 log = logging.getLogger(__name__)
+Result = RunRecord | str | Failure | None  # of a cell, see `run_cell`; None: the artefact is there
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Task:
     Attributes:
         name: of the artefact, or cell/<run id>.
         config: of a cell that wants it, resolved, as plain values: what an artefact calls to be made does not travel.
-        needs: names of the tasks that have to end first.
+        needs: names of the tasks that have to end first, theirs included.
     """
 
     name: str
@@ -41,23 +42,15 @@ def add_tasks(tasks: dict[str, Task], cell: Cell) -> str:
     roots = pipeline.wanted(cell) if cell.config.stage == "record" else [pipeline.original(cell)]
     config, missing = content(cell.config), pipeline.store_of(cell).missing(*roots)
     for node in missing:
-        needs = tuple(str(need) for need in node.needs if str(need) in tasks)
-        tasks.setdefault(str(node), Task(str(node), config, needs))
+        needs = {str(need): None for need in node.walk() if str(need) in tasks and need is not node}
+        tasks.setdefault(str(node), Task(str(node), config, tuple(needs)))
     name = f"cell/{cell.run_id}"
     tasks.setdefault(name, Task(name, config, tuple(map(str, missing))))
     return name
 
 
-def work(task: Task, folder: str, *before: RunRecord | str | Failure | None) -> RunRecord | str | Failure | None:
-    """Do a task, in a worker; return the result of the cell, if it is one, or the failure that it met.
-
-    Args:
-        folder: of the command: what relative paths start from.
-        before: what the tasks that it needs have returned; after a failure there is nothing to do.
-    """
-    for failure in before:
-        if isinstance(failure, Failure):
-            return failure
+def work(task: Task, folder: str) -> Result:
+    """Do a task, in a worker started anywhere; `folder` is the command's: what relative paths start from."""
     os.chdir(folder)
     show_log()
     try:

@@ -52,6 +52,6 @@ def launch(
                 raise
             end(i, Failure(str(cell), describe(error)))
     for name, outcome in run_tasks(tasks, **options) if tasks else ():
-        for i in waiting[name]:
+        for i in waiting.get(name, []):
             end(i, replace(outcome, cell=str(cells[i])) if isinstance(outcome, Failure) else outcome)
     return results

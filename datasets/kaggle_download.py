@@ -1,8 +1,7 @@
 """Archives from Kaggle through its official client, without a word of the user's credentials."""
 
-import contextlib
 import io
-from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ def download_archive(dataset: str, folder: Path, *, otherwise: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     reason = f"found no credentials; {CREDENTIALS}"
-    with FileLock(folder / "kaggle.lock"), silence():
+    nowhere = io.StringIO()  # with VERBOSE set the client prints the headers of its requests
+    with FileLock(folder / "kaggle.lock"), redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
             client = authenticated_client()
             if client is not None:
@@ -49,14 +49,6 @@ def authenticated_client() -> Any:
             return None
         raise
     return client
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Drop the output of the client: with VERBOSE set it prints the headers of its requests."""
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        yield
 
 
 def describe(error: BaseException) -> str:

@@ -97,7 +97,8 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise ValueError(f"Expected dataset.load.folder to be a folder, but {folder} is none.")
     nested = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = [found for place in (folder, *nested) if (found := identity_folders(place))]
+    candidates = [sorted(filter(Path.is_dir, place.glob(f"{PREFIX}?*"))) for place in (folder, *nested)]
+    found = [identities for identities in candidates if identities]
     if len(found) != 1:
         raise ValueError(
             f"Expected one folder with folders {PREFIX}<name>, one per identity, but {folder} and its "
@@ -107,10 +108,6 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
     if len(files) < 2:
         raise ValueError(f"Expected at least two identities in {folder}, but got {len(files)}.")
     return files
-
-
-def identity_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{PREFIX}?*") if path.is_dir())
 
 
 def images_of(folder: Path) -> list[Path]:

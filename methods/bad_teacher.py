@@ -76,8 +76,7 @@ class BadTeacher:
 
     def incompetent_teacher(self, context: MethodContext) -> nn.Module:
         """Return a model that knows nothing of the data."""
-        build = context.fresh_model if self.incompetent == "head" else context.random_model
-        return build("incompetent teacher")
+        return context.fresh_model("incompetent teacher", pretrained=self.incompetent == "head")
 
     @torch.no_grad()
     def predict(self, teacher: nn.Module, data: LabelledImages, context: MethodContext) -> Tensor:

@@ -1,7 +1,6 @@
 """The contract of an unlearning method and all that it may use beside itself."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
-from datasets.batches import Augmentation, Batches, Preprocessing
+from datasets.batches import Batches, Preprocessing
 from datasets.seeding import derive_seed, generator
 from methods.timing import Stopwatch
 from methods.training import Compute, Loss, Recipe, TrainingState, train
@@ -25,7 +24,7 @@ class ModelBuilder(Protocol):
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method needs beside the model and the split.
+    """All that a method needs beside the model and the split.
 
     Attributes:
         seed: the method seed; derive streams from it by name with `random(...)`.
@@ -55,24 +54,16 @@ class MethodContext:
         """Return a generator on the device for one use of randomness, named by `names`."""
         return generator(self.seed, *names, device=self.device)
 
-    def fresh_model(self, *names: object) -> nn.Module:
-        """Return a newly initialised model on the device; `names` separate it from others of the same seed."""
-        return self.build_model(derive_seed(self.seed, *names))
+    def fresh_model(self, *names: object, pretrained: bool = True) -> nn.Module:
+        """Return a newly initialised model on the device; `names` separate it from others of the same seed.
 
-    def random_model(self, *names: object) -> nn.Module:
-        """Return a model that is random in every layer, even if the original started from pretrained weights."""
-        return self.build_model(derive_seed(self.seed, *names), pretrained=False)
+        Without `pretrained` it is random in every layer, even if the original started from pretrained weights.
+        """
+        return self.build_model(derive_seed(self.seed, *names), pretrained=pretrained)
 
-    def batches(
-        self,
-        data: LabelledImages,
-        batch_size: int,
-        *,
-        random: torch.Generator | None = None,
-        augmentation: Augmentation | None = None,
-    ) -> Batches:
-        """Return batches of `data`; shuffled if `random` is given."""
-        return Batches(data, batch_size, self.preprocessing, random, augmentation)
+    def batches(self, data: LabelledImages, batch_size: int) -> Batches:
+        """Return batches of `data` in its order; pairs of images (B, C, H, W) float32 and labels (B,) int64."""
+        return Batches(data, batch_size, self.preprocessing)
 
     def train(
         self, model: nn.Module, data: LabelledImages, recipe: Recipe, *names: object, loss: Loss | None = None
@@ -93,17 +84,13 @@ class MethodContext:
         """Return `make()`, timed as `phase`, or its tensors as an earlier run kept them."""
         if self.cache is not None:
             return self.cache(phase, options, make)
-        with self.phase("cache"), self.phase(phase):  # as a cache books it: apart from the rest of the method
+        with self.stopwatch.phase("cache"), self.stopwatch.phase(phase):  # apart from the rest of the method
             return make()
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Measure a part of the method under a name of its own."""
-        return self.stopwatch.phase(name)
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a method was called with."""
+    """The arguments of one call of a method."""
 
     model: nn.Module
     split: ForgetSplit

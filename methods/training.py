@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
 import torch
@@ -126,9 +126,6 @@ class Recipe:
         if epoch < self.warmup_epochs:
             return self.lr * step / (self.warmup_ramp * steps_per_epoch)
         return self.lr * self.decay ** sum(epoch + 1 >= milestone for milestone in self.milestones)
-
-    def without_augmentation(self) -> Self:
-        return replace(self, augmentation=None)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         parameters = [p for p in model.parameters() if p.requires_grad]

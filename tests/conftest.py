@@ -17,6 +17,9 @@ from methods.base import MethodContext
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
 
+torch.set_num_threads(1)  # on tiny networks more threads are slower, and workers of xdist would share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
 SIZE = 8
 FINE_CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
 CLASSES = ("insect", "pet", "wild")

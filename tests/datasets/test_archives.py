@@ -37,13 +37,6 @@ def test_files_and_folders_are_there_and_nothing_else(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
 
 
-def test_an_older_folder_is_replaced(tmp_path):
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "old.txt").write_text("old")
-    unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
-    assert everything_in(tmp_path / "x") == FILES
-
-
 OUTSIDE = ("../evil", "a/../../evil", "/evil", "C:/evil", "a\\..\\..\\evil", "\\\\host\\x\\evil")
 ATTACKS = {
     **{f"outside {name}": ({"good": b"", name: b"evil"}, {}, "outside the folder") for name in OUTSIDE},
@@ -70,24 +63,24 @@ def test_an_attack_is_refused_and_leaves_nothing(name, tmp_path):
     assert list(place.iterdir()) == [archive]
 
 
-def test_a_bomb_that_declares_less_than_it_holds(tmp_path):
-    archive = zip_of(tmp_path / "x.zip", {"bomb": bytes(10_000_000)})
-    content = bytearray(archive.read_bytes())
-    size = content.rindex(b"PK\x01\x02") + 24  # of the unpacked file, in the central directory
-    content[size : size + 4] = struct.pack("<I", 10)
-    archive.write_bytes(content)
-    with pytest.raises(ValueError, match="plain files"):
+# Offsets in an entry of the central directory: the size when unpacked, and the flags.
+LIES = {
+    "a bomb that declares less than it holds": (24, struct.pack("<I", 10), bytes(10_000_000), "plain files"),
+    "encrypted": (8, b"\x01", b"secret", "is encrypted"),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_in_the_directory(name, tmp_path):
+    offset, lie, content, expected = LIES[name]
+    archive = zip_of(tmp_path / "x.zip", {"a": content})
+    changed = bytearray(archive.read_bytes())
+    start = changed.rindex(b"PK\x01\x02") + offset
+    changed[start : start + len(lie)] = lie
+    archive.write_bytes(changed)
+    with pytest.raises(ValueError, match=expected):
         unpack(archive, tmp_path / "x")
     assert list(tmp_path.iterdir()) == [archive]
-
-
-def test_encrypted(tmp_path):
-    archive = zip_of(tmp_path / "x.zip", {"a": b"secret"})
-    content = bytearray(archive.read_bytes())
-    content[content.rindex(b"PK\x01\x02") + 8] |= 1
-    archive.write_bytes(content)
-    with pytest.raises(ValueError, match="is encrypted"):
-        unpack(archive, tmp_path / "x")
 
 
 @pytest.mark.parametrize("damage", ["empty", "no zip", "truncated", "flipped"])
@@ -106,8 +99,10 @@ def test_a_damaged_archive_is_one_clear_error(damage, tmp_path):
     assert list(tmp_path.iterdir()) == [archive]
 
 
-def test_the_older_folder_stays_if_the_new_archive_is_refused(tmp_path):
+def test_an_older_folder_is_replaced_but_stays_if_the_new_archive_is_refused(tmp_path):
+    unpack(zip_of(tmp_path / "old.zip", {"old.txt": b"old"}), tmp_path / "x")
     unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
+    assert everything_in(tmp_path / "x") == FILES
     with pytest.raises(ValueError, match="more than"):
         unpack(zip_of(tmp_path / "x.zip", {"a": bytes(2_000)}), tmp_path / "x")
     assert everything_in(tmp_path / "x") == FILES

@@ -3,10 +3,11 @@ import os
 import traceback
 
 import pytest
-from command_line import records_of, run_command
 from faces import COUNTS, faces, load, zipped
 from kaggle_service import KEY, SIGNATURE, USER, serve
 
+from benchmark.compose import cells_of
+from benchmark.run import run_cell
 from datasets import pins
 
 
@@ -51,14 +52,14 @@ def refused(data_dir, kind, capfd):
     return str(caught.value)
 
 
-def test_from_kaggle_to_a_record(tmp_path, kaggle, credentials, monkeypatch, capfd, caplog):
+def test_from_kaggle_to_a_record(tmp_path, kaggle, credentials, capfd, caplog):
     caplog.set_level("DEBUG")
     arguments = ["dataset=pins", "model.width=2", "recipe.epochs=1", "method=baseline", "~method@reference"]
     arguments += ["protocol=paper", f"data_dir={tmp_path / 'data'}", f"output_dir={tmp_path / 'runs'}"]
-    assert run_command(arguments, monkeypatch) == 0
-    (record,) = records_of(tmp_path / "runs").values()
-    sizes = json.loads(record)["sizes"]
+    (cell,) = cells_of(arguments)
+    sizes = run_cell(cell).sizes
     assert sizes["forget_train"] == sizes["forget_test"] == COUNTS["Zoe Zed"]
+    assert cell.record_path.is_file()
     assert kaggle.requests == ["POST /v1/datasets.DatasetApiService/DownloadDataset", "GET /storage.zip"]
     assert kaggle.bodies[0]["ownerSlug"] == "hereisburak"
     assert kaggle.bodies[0]["datasetSlug"] == "pins-face-recognition"
@@ -100,16 +101,14 @@ def test_missing_credentials(tmp_path, kaggle, capfd):
     assert kaggle.requests == []
 
 
-def test_refused_credentials(tmp_path, kaggle, credentials, monkeypatch, capfd):
-    monkeypatch.setenv("KAGGLE_KEY", KEY + "-old")
-    message = refused(tmp_path / "data", FileNotFoundError, capfd)
-    assert "HTTP status 401 (set KAGGLE_USERNAME" in message
-
-
-@pytest.mark.parametrize("status", [403, 500])
-def test_a_refused_download(status, tmp_path, kaggle, credentials, capfd):
+@pytest.mark.parametrize(
+    ("key", "status", "expected"),
+    [(f"{KEY}-old", 401, "401 (set KAGGLE_USERNAME"), (KEY, 403, "403 (set KAGGLE_USERNAME"), (KEY, 500, "500;")],
+)
+def test_a_refused_download(key, status, expected, tmp_path, kaggle, credentials, monkeypatch, capfd):
+    monkeypatch.setenv("KAGGLE_KEY", key)  # a wrong one is refused in any case
     kaggle.status = status
-    assert f"HTTP status {status}" in refused(tmp_path / "data", FileNotFoundError, capfd)
+    assert f"HTTP status {expected}" in refused(tmp_path / "data", FileNotFoundError, capfd)
 
 
 def test_no_service(tmp_path, kaggle, credentials, monkeypatch, capfd):
@@ -119,15 +118,14 @@ def test_no_service(tmp_path, kaggle, credentials, monkeypatch, capfd):
     assert "ConnectionError" in refused(tmp_path / "data", FileNotFoundError, capfd)
 
 
-def test_a_corrupt_archive(tmp_path, kaggle, credentials, capfd):
-    kaggle.archive = kaggle.archive[:-100]
-    message = refused(tmp_path / "data", ValueError, capfd)
+def test_a_corrupt_archive_and_one_of_something_else(tmp_path, kaggle, credentials, monkeypatch, capfd):
+    whole = kaggle.archive
+    kaggle.archive = whole[:-100]
+    message = refused(tmp_path / "corrupt", ValueError, capfd)
     assert "pins-face-recognition.zip to be a zip archive" in message
     assert "delete it and run again" in message
-
-
-def test_an_archive_of_something_else(tmp_path, kaggle, credentials, monkeypatch, capfd):
+    kaggle.archive = whole
     monkeypatch.setattr(pins, "N_IMAGES", 17_534)
-    message = refused(tmp_path / "data", ValueError, capfd)
+    message = refused(tmp_path / "other", ValueError, capfd)
     assert "3 identities and 17534 images" in message
     assert "got 3 and 29" in message

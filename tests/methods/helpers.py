@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from benchmark.compose import CONFIGS
 from benchmark.models import build
-from benchmark.oldcell import OldCell as Cell
 from datasets.base import ForgetSplit
 from datasets.batches import Preprocessing
 from datasets.digits import load_digits
-from datasets.splits import stratified_subset
+from datasets.splits import class_split, random_split, stratified_subset, subclass_split
 from methods.base import MethodContext, UnlearningMethod
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
@@ -43,7 +43,7 @@ class TinyNet(nn.Module):
         return self.fc
 
 
-def tiny_net(seed: int, num_classes: int = 10) -> nn.Module:
+def tiny_net(seed: int, num_classes: int = 10, *, pretrained: bool = True) -> nn.Module:
     return build(TinyNet, num_classes, seed).eval()
 
 
@@ -56,22 +56,28 @@ def tiny_vit(seed: int, num_classes: int = 4) -> nn.Module:
 
 
 def compose_config(*overrides: str):
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("run", ["dataset=digits", "data_dir=.", *overrides])
 
 
 @cache
 def compose_method(*overrides: str) -> UnlearningMethod:
     """Return the method of a composed run; methods are frozen, so tests may share it."""
-    return Cell(compose_config(*overrides)).method
+    node = OmegaConf.to_container(compose_config(*overrides).method, resolve=True)
+    return instantiate({name: value for name, value in node.items() if name != "about"})
 
 
 @cache
 def tiny_split(task: str, n_train: int = 120) -> ForgetSplit:
-    """Return a split of a few real digits by the task's own configuration."""
-    config = compose_config(f"task={task}", *(["task.n=12"] if task == "random" else []))
-    digits = load_digits(config.task.labels)
-    return instantiate(config.task.split)(stratified_subset(digits, train_images=n_train, test_images=40, seed=0))
+    """Return a split of a few real digits: forget the 6, the 9 of the pairs of digits, or 12 random samples."""
+    digits = load_digits("coarse" if task == "subclass" else "fine")
+    few = stratified_subset(digits, train_images=n_train, test_images=40, seed=0)
+    match task:
+        case "class":
+            return class_split(few, target="6")
+        case "subclass":
+            return subclass_split(few, target="9")
+    return random_split(few, n=12, seed=0)
 
 
 def make_context(build_model: Callable[..., nn.Module], *, seed: int = 3) -> MethodContext:

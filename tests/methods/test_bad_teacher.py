@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.oldcell import OldCell as Cell
 from methods.bad_teacher import BadTeacher, distillation_loss
 from methods.training import Recipe
-from tests.methods.helpers import compose_config, compose_method, make_context, tiny_net, tiny_split, tiny_vit
+from tests.methods.helpers import make_context, tiny_net, tiny_split, tiny_vit
 
 RECIPE = Recipe.constant("adam", lr=1e-3, epochs=1, batch_size=16)
 METHOD = BadTeacher("head", 0.3, 1.0, RECIPE)
@@ -82,44 +81,6 @@ def test_the_head_alone_or_every_layer_of_the_incompetent_teacher_is_random():
         assert is_pretrained(head, name)
         assert not is_pretrained(everything, name)
     assert not is_pretrained(head, "head.weight")
-
-
-def test_the_choice_of_the_teacher_changes_the_result():
-    split = tiny_split("subclass")  # 5 classes
-
-    def build_model(seed, *, pretrained=True):
-        model = tiny_net(seed, 5)
-        if pretrained:
-            model.conv.load_state_dict(tiny_net(99, 5).conv.state_dict())
-        return model
-
-    results = [
-        replace(METHOD, incompetent=x)(tiny_net(1, 5), split, make_context(build_model)) for x in ("head", "all")
-    ]
-    assert not torch.equal(results[0].fc.weight, results[1].fc.weight)
-
-
-def test_the_model_configuration_says_how_to_build_without_pretrained_weights():
-    """No weights are looked for, although `model.weights` names a file that is not there."""
-    cell = Cell(compose_config("model=vit", "model.timm_name=test_vit", "model.weights=nowhere.safetensors"))
-    assert cell.config.model.build.pretrained
-    models = [cell.build_model(seed, pretrained=False).state_dict() for seed in (0, 1, 0)]
-    assert torch.equal(models[0]["pos_embed"], models[2]["pos_embed"])
-    assert not torch.equal(models[0]["pos_embed"], models[1]["pos_embed"])
-    with pytest.raises(FileNotFoundError, match=r"model\.weights"):
-        cell.build_model(0)
-
-
-def test_a_vit_takes_smaller_batches():
-    assert compose_method("method=bad_teacher", "model=vit").recipe.batch_size == 128
-
-
-@pytest.mark.parametrize(("protocol", "incompetent"), [("paper", "head"), ("strict", "all")])
-def test_protocols(protocol, incompetent):
-    method = compose_method("method=bad_teacher", f"protocol={protocol}")
-    assert (method.incompetent, method.retain_fraction, method.temperature) == (incompetent, 0.3, 1.0)
-    recipe = method.recipe
-    assert (recipe.optimizer, recipe.lr, recipe.batch_size, recipe.epochs) == ("adam", 1e-4, 256, 1)
 
 
 def test_expected_values():

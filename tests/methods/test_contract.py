@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from methods.base import get_classifier, image_passes, skip_reason
+from methods.base import get_classifier, skip_reason
 from methods.baseline import Baseline
 from methods.timing import Stopwatch
 
@@ -21,14 +21,16 @@ def test_baseline_changes_nothing(cnn, split, context):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_optional_parts_of_the_contract_have_defaults(split, recipe):
+def test_the_reason_to_skip_is_optional_and_asked_for_every_request(split):
     class Skipping(Baseline):
         def skip(self, split):
             return f"not for {split.forget_target}"
 
     assert skip_reason(Baseline(), split) is None
     assert skip_reason(Skipping(), split) == "not for pet"
-    assert image_passes(Baseline(), split, recipe) == 0
+    several = replace(split, requests=(split, replace(split, forget_target="wild")))
+    assert skip_reason(Baseline(), several) is None
+    assert skip_reason(Skipping(), several) == "not for pet"  # of the first request that has one
 
 
 def test_get_classifier_names_the_missing_function(cnn):
@@ -57,17 +59,17 @@ def test_streams_are_separate_by_seed_and_name(context):
     assert not torch.equal(one, two)
 
 
-def test_remember_times_the_phase_or_leaves_it_to_the_memo(context):
+def test_remember_times_the_phase_or_leaves_it_to_the_cache(context):
     calls = []
 
-    def compute():
+    def make():
         calls.append(1)
         return {"x": torch.ones(1)}
 
-    assert context.remember("phase", {}, compute)["x"] == 1
-    assert set(context.stopwatch.seconds) == {"phase", "memo"}  # the method's own seconds are without either
-    kept = replace(context, memo=lambda phase, options, compute: {"x": torch.zeros(1)})
-    assert kept.remember("other", {}, compute)["x"] == 0
+    assert context.remember("phase", {}, make)["x"] == 1
+    assert set(context.stopwatch.seconds) == {"phase", "cache"}  # the method's own seconds are without either
+    kept = replace(context, cache=lambda phase, options, make: {"x": torch.zeros(1)})
+    assert kept.remember("other", {}, make)["x"] == 0
     assert len(calls) == 1
     assert "other" not in context.stopwatch.seconds
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from methods.fisher import Fisher
-from tests.methods.helpers import compose_method, literal_information, make_context, tiny_net, tiny_split
+from tests.methods.helpers import literal_information, make_context, tiny_net, tiny_split
 
 METHOD = Fisher(
     scale=1e-6, max_inverse=1e3, max_inverse_head=1e2, boost=10.0, forget_rows=True, forgotten_variance=1e-4,
@@ -51,21 +51,9 @@ def test_variance_of_other_layers(forgotten):
     assert torch.equal(mean, WEIGHT)
     _, vector = METHOD.distribution(WEIGHT[:, 0], INFORMATION[:, 0], 10, forgotten)
     torch.testing.assert_close(vector, torch.tensor([1.0, 1000, 200, 1]) * 1e-5)
-
-
-def test_a_kernel_takes_the_mean_over_its_input_channels():
-    information = torch.rand((2, 3, 3, 3), generator=torch.Generator().manual_seed(0)) + 0.1
-    _, variance = METHOD.distribution(torch.zeros(2, 3, 3, 3), information, 10, None)
-    torch.testing.assert_close(variance[:, 0], (1e-6 / information).mean(dim=1))
-    assert torch.equal(variance[:, 0], variance[:, 2])
-
-
-@pytest.mark.parametrize(("task", "forget_rows"), [("class", True), ("subclass", False), ("random", False)])
-def test_configuration(task, forget_rows):
-    for protocol in ("paper", "strict"):
-        method = compose_method("method=fisher", f"task={task}", f"protocol={protocol}")
-        same = replace(METHOD, forget_rows=forget_rows, tolerance=1e-3, batch_size=method.batch_size)
-        assert method == same
+    kernel = torch.rand((2, 3, 3, 3), generator=torch.Generator().manual_seed(0)) + 0.1
+    _, variance = METHOD.distribution(torch.zeros(2, 3, 3, 3), kernel, 10, forgotten)
+    torch.testing.assert_close(variance, (1e-6 / kernel).mean(dim=1, keepdim=True).expand_as(kernel))
 
 
 def test_the_whole_method_on_a_linear_model_equals_the_rules_on_the_literal_information():
@@ -101,23 +89,17 @@ def test_the_whole_method_on_a_linear_model_equals_the_rules_on_the_literal_info
 def test_what_is_remembered_depends_on_the_forget_set_and_not_on_the_seed():
     keys = []
 
-    def memo(phase, options, compute):
+    def cache(phase, options, make):
         keys.append((phase, options))
-        return compute()
+        return make()
 
     for task, seed in (("class", 0), ("class", 1), ("random", 0)):
-        context = replace(make_context(tiny_net, seed=seed), memo=memo)
-        METHOD(tiny_net(1), tiny_split(task), context)
+        context = replace(make_context(tiny_net, seed=seed), cache=cache)
+        original = tiny_net(1)
+        result = METHOD(copy.deepcopy(original), tiny_split(task), context)
+        assert all(torch.equal(a, b) for a, b in zip(result.buffers(), original.buffers(), strict=True))
     assert keys[0] == keys[1] != keys[2]
     assert keys[0][0] == "importance_full"
-
-
-def test_buffers_stay():
-    original = tiny_net(1)
-    result = METHOD(copy.deepcopy(original), tiny_split("class"), make_context(tiny_net))
-    buffers = dict(original.named_buffers())
-    assert all(torch.equal(value, buffers[name]) for name, value in result.named_buffers())
-    assert not torch.equal(result.conv.weight, original.conv.weight)
 
 
 def test_a_negative_tolerance_is_refused():

@@ -1,4 +1,4 @@
-"""A sequence of requests: what each call sees, what is remembered, and which I_D SSD uses."""
+"""Several requests: the seed of each call, the key of the model after it, and the I_D that SSD uses."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -7,12 +7,13 @@ from functools import partial
 import pytest
 import torch
 
+from datasets.seeding import derive_seed
 from datasets.splits import class_split, requests_split, subclass_split
 from methods.amnesiac import Amnesiac
-from methods.dampening.dampen import dampen
-from methods.dampening.importance import parameter_importance
+from methods.base import Call
+from methods.dampening import dampen, parameter_importance
 from methods.finetune import Finetune
-from methods.requests import Sequential
+from methods.requests import answer, request_key
 from methods.ssd import SSD
 from methods.training import Recipe
 
@@ -30,8 +31,12 @@ def state(model):
     return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 
 
-def answer(method, cnn, split, context):
-    return Sequential(method)(copy.deepcopy(cnn), split, context)
+def after(method, original, dataset, targets, context):
+    """The model after all requests, each answered on the model that the previous one left."""
+    model = copy.deepcopy(original)
+    for n in range(1, len(targets) + 1):
+        model = answer(method, model, split_of(dataset, *targets[:n]), context, original)
+    return model
 
 
 @dataclass(frozen=True)
@@ -39,43 +44,47 @@ class Spy:
     calls: list
 
     def __call__(self, model, split, context):
-        self.calls.append((split, context.seed, context.first))
-        with torch.no_grad():
-            next(model.parameters()).add_(1)
+        self.calls.append((split.forget_target, context))
         return model.eval()
 
 
-def test_every_request_is_a_call_on_what_the_last_one_left(dataset, cnn, context):
+def test_later_requests_know_the_first_and_keep_nothing(dataset, cnn, context):
     calls: list = []
-    split = split_of(dataset, "dog", "ant", "fox")
-    model = Sequential(Spy(calls))(copy.deepcopy(cnn), split, context)
-    assert torch.equal(next(model.parameters()), next(cnn.parameters()) + 1 + 1 + 1)
-    assert [call[0] for call in calls] == list(split.requests)
-    seeds = [call[1] for call in calls]
-    assert seeds[0] == context.seed
-    assert len(set(seeds)) == 3
-    assert calls[0][2] is None
-    for _, _, first in calls[1:]:
-        assert first.split is split.requests[0]
-        assert torch.equal(state(first.model), state(cnn))
+    context = replace(context, cache=lambda phase, options, make: make(), training_state=lambda names: None)
+    after(Spy(calls), cnn, dataset, ("dog", "ant", "fox"), context)
+    assert [target for target, _ in calls] == ["dog", "ant", "fox"]
+    first, *later = [own for _, own in calls]
+    assert first == context
+    assert [own.seed for own in later] == [derive_seed(context.seed, "request", k) for k in (2, 3)]
+    for own in later:
+        assert own.cache is own.training_state is None
+        assert (own.first.model, own.first.split.forget_target, own.first.context) == (cnn, "dog", context)
 
 
-@pytest.mark.parametrize("method", [KEPT, REFRESHED, Finetune(RECIPE), Amnesiac(RECIPE)])
-def test_the_first_request_is_the_single_run(dataset, cnn, context, method):
-    sequence = answer(method, cnn, split_of(dataset, "dog"), context)
-    single = method(copy.deepcopy(cnn), subclass_split(dataset, target="dog"), context)
-    assert torch.equal(state(sequence), state(single))
-    assert not torch.equal(state(single), state(cnn))
+@pytest.mark.parametrize(
+    "method", [KEPT, REFRESHED, Finetune(RECIPE), Amnesiac(RECIPE)], ids=lambda m: type(m).__name__
+)
+def test_equal_to_the_literal_loop(dataset, cnn, context, method):
+    split, model = split_of(dataset, "dog", "ant", "fox"), copy.deepcopy(cnn)
+    first = Call(cnn, split.requests[0], context)
+    for k, request in enumerate(split.requests, start=1):
+        own = context if k == 1 else replace(context, seed=derive_seed(context.seed, "request", k), first=first)
+        model = method(model, request, own)
+    ours = after(method, cnn, dataset, ("dog", "ant", "fox"), context)
+    assert torch.equal(state(ours), state(model))
+    assert not torch.equal(state(ours), state(cnn))
 
 
-def test_kept_and_refreshed_differ_from_the_second_request_on(dataset, cnn, context):
-    split = split_of(dataset, "dog", "ant")
-    assert not torch.equal(state(answer(KEPT, cnn, split, context)), state(answer(REFRESHED, cnn, split, context)))
+def test_the_first_request_is_the_single_run(dataset, cnn, context):
+    single = subclass_split(dataset, target="dog")
+    expected = state(REFRESHED(copy.deepcopy(cnn), single, context))
+    for split in (split_of(dataset, "dog"), single):
+        assert torch.equal(state(answer(KEPT, copy.deepcopy(cnn), split, context, cnn)), expected)
 
 
-@pytest.mark.parametrize("method", [KEPT, REFRESHED])
+@pytest.mark.parametrize("method", [KEPT, REFRESHED], ids=["kept", "refreshed"])
 def test_ssd_by_hand(dataset, cnn, context, method):
-    """I_D of the original and all of D, or of the current model and what is left; I_Df of the current model."""
+    """I_D of the original and all of D, or of the current model and the rest of D; I_Df of the current model."""
     first, second = split_of(dataset, "dog", "ant").requests
 
     def importance(model, data):
@@ -88,53 +97,33 @@ def test_ssd_by_hand(dataset, cnn, context, method):
     model = copy.deepcopy(cnn)
     original_importance = importance(model, sorted_with_last(first))
     dampen(model, original_importance, importance(model, first.forget_train), alpha=ALPHA, lam=1.0)
-    full = original_importance if method.importance == "kept" else importance(model, sorted_with_last(second))
+    refreshed = importance(model, sorted_with_last(second))
+    full = original_importance if method is KEPT else refreshed
+    assert any(not torch.equal(original_importance[name], refreshed[name]) for name in refreshed)
     dampen(model, full, importance(model, second.forget_train), alpha=ALPHA, lam=1.0)
-    ours = answer(method, cnn, split_of(dataset, "dog", "ant"), context)
-    assert torch.equal(state(ours), state(model))
+    assert torch.equal(state(after(method, cnn, dataset, ("dog", "ant"), context)), state(model))
 
 
-@pytest.mark.parametrize("method", [KEPT, REFRESHED, Finetune(RECIPE), Amnesiac(RECIPE)])
-def test_a_remembered_prefix_gives_the_same_model_with_one_call(dataset, cnn, context, method):
-    store: dict = {}
-    asked = []
-
-    def memo(phase, options, compute):
-        key = repr((phase, sorted(options.items())))
-        asked.append((phase, key in store))
-        if key not in store:
-            store[key] = compute()
-        return store[key]
-
-    targets = ("dog", "ant", "fox")
-    remembering = replace(context, memo=memo)
-    for n in (1, 2, 3):
-        asked.clear()
-        ours = answer(method, cnn, split_of(dataset, *targets[:n]), remembering)
-        requests = [found for phase, found in asked if phase == "requests"]
-        assert requests == [True] * (n > 1) + [False]  # the prefix is there, the new state is not
-    assert torch.equal(state(ours), state(answer(method, cnn, split_of(dataset, *targets), context)))
-
-
-def test_another_method_or_order_is_another_state(dataset, cnn, context):
+def test_the_key_tells_method_options_order_and_seed_apart(dataset):
     def key(method, *targets, seed=0):
-        split = split_of(dataset, *targets)
-        return repr(Sequential(method)._key(split.requests, replace(context, seed=seed)))
+        return repr(request_key(method, split_of(dataset, *targets).requests, seed))
 
     keys = {
         key(KEPT, "dog", "ant"), key(KEPT, "ant", "dog"), key(KEPT, "dog"), key(REFRESHED, "dog", "ant"),
         key(Finetune(RECIPE), "dog", "ant"), key(Amnesiac(RECIPE), "dog", "ant"), key(KEPT, "dog", "ant", seed=1),
     }  # fmt: skip
     assert len(keys) == 7
+    (single,) = split_of(dataset, "dog").requests
+    assert request_key(KEPT, [single], 5) == {
+        "method": "methods.ssd.SSD", "seed": 5, "forget_sets": [single.forget_fingerprint],
+        "options": {
+            "alpha": ALPHA, "lam": 1.0, "reduction": "batch_mean", "order": "class_sorted", "batch_size": 8,
+            "importance": "kept",
+        },
+    }  # fmt: skip
 
 
-def test_seconds_are_those_of_the_newest_request(dataset, cnn, context):
-    answer(Finetune(RECIPE), cnn, split_of(dataset, "dog", "ant"), context)
-    assert set(context.stopwatch.seconds) == {"memo", "requests"}
-    answer(REFRESHED, cnn, split_of(dataset, "dog", "ant"), context)
-    assert context.stopwatch.seconds["memo"] >= context.stopwatch.seconds["importance_full"] > 0
-
-
-def test_class_split_works_too(dataset, cnn, context):
+def test_classes_are_requests_too(dataset, cnn, context):
     split = requests_split(dataset, partial(class_split, target=0), ["pet", "wild"])
-    assert not torch.equal(state(answer(KEPT, cnn, split, context)), state(cnn))
+    ours = answer(KEPT, copy.deepcopy(cnn), split, context, cnn)
+    assert not torch.equal(state(ours), state(cnn))

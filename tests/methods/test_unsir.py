@@ -11,7 +11,7 @@ from torch import nn
 from methods.base import skip_reason
 from methods.training import Recipe
 from methods.unsir import Unsir, first_of_each, learn_noise
-from tests.methods.helpers import compose_config, compose_method, make_context, tiny_net, tiny_split
+from tests.methods.helpers import make_context, tiny_net, tiny_split
 
 SHORT = Recipe.constant("adam", lr=1e-3, epochs=1, batch_size=32)
 METHOD = Unsir(
@@ -45,12 +45,6 @@ def test_one_step_of_noise_is_adam_on_the_stated_loss():
     noise = learn_noise(Constant(), start, 0, steps=1, lr=0.1, penalty=0.1)
     gradient = 2 * 0.1 * start / len(start)
     torch.testing.assert_close(noise, start - 0.1 * gradient / (gradient.abs() + 1e-8))
-
-
-def test_the_penalty_shrinks_the_noise():
-    model, start = tiny_net(0), noise_start()
-    free, held = (learn_noise(model, start, 3, steps=20, lr=0.1, penalty=x) for x in (0.0, 0.1))
-    assert held.square().sum() < 0.5 * start.square().sum() < free.square().sum()
 
 
 def test_train_mode_moves_the_running_statistics_only():
@@ -109,34 +103,17 @@ def test_impair_shows_every_noise_image_under_the_forget_label(monkeypatch):
     assert all(len(batch) == 32 for batch in shown[:-1])
 
 
-@pytest.mark.parametrize("change", [{"noise_images": 1}, {"noise_mode": "train"}, {"noise_steps": 6}])
-def test_quirks_change_the_result(change):
+def test_quirks_change_the_result():
     split = tiny_split("class")
-    a, b = (m(tiny_net(1), split, make_context(tiny_net)) for m in (METHOD, replace(METHOD, **change)))
-    assert not torch.equal(a.fc.weight, b.fc.weight)
+    quirks = ({}, {"noise_images": 1}, {"noise_mode": "train"}, {"noise_steps": 6})
+    results = [replace(METHOD, **quirk)(tiny_net(1), split, make_context(tiny_net)).fc.weight for quirk in quirks]
+    assert len({tuple(result.flatten().tolist()) for result in results}) == 4
 
 
 def test_it_skips_where_no_class_is_forgotten():
     assert "class" in skip_reason(METHOD, tiny_split("random"))
     assert skip_reason(METHOD, tiny_split("class")) is None
     assert skip_reason(METHOD, tiny_split("subclass")) is None
-
-
-@pytest.mark.parametrize(("protocol", "images", "mode"), [("paper", 3, "train"), ("strict", 32, "eval")])
-@pytest.mark.parametrize(("task", "steps"), [("class", 25), ("subclass", 250)])
-def test_configuration(protocol, images, mode, task, steps):
-    method = compose_method("method=unsir", f"protocol={protocol}", f"task={task}")
-    assert (method.noise_images, method.noise_mode, method.noise_steps) == (images, mode, steps)
-    assert (method.noise_batch, method.repetitions, method.samples_per_class) == (32, 80, 500)
-    assert (method.impair.batch_size, method.repair.batch_size) == (32, 128)
-
-
-def test_its_retain_accuracy_is_measured_in_batches_of_32():
-    metric = compose_config("method=unsir", "protocol=paper").metric
-    assert metric.retain_accuracy.batch_size == 32
-    assert metric.gap.metrics[0].batch_size == 32
-    assert metric.forget_accuracy.batch_size == 64
-    assert compose_config("method=ssd", "protocol=paper").metric.retain_accuracy.batch_size == 64
 
 
 def test_expected_values():

@@ -5,6 +5,8 @@ from sklearn.metrics import accuracy_score
 from metrics.accuracy import accuracy, newest_accuracy, top1_accuracy
 from metrics.base import EvalOutputs
 
+SPLITS = ("forget_train", "retain_train", "forget_test", "retain_test")
+
 
 def predictions(correct):
     """Logits and labels of which exactly the samples marked `correct` are right."""
@@ -35,12 +37,9 @@ def test_per_sample_equals_scikit_learn():
 
 def test_accuracy_looks_at_the_named_split():
     parts = {name: predictions([i < k for i in range(4)]) for k, name in enumerate(SPLITS)}
-    outputs = EvalOutputs({n: p[0] for n, p in parts.items()}, {n: p[1] for n, p in parts.items()}, False, 0.0)
+    outputs = EvalOutputs({n: p[0] for n, p in parts.items()}, {n: p[1] for n, p in parts.items()}, False)
     values = [accuracy(outputs, split=name, averaging="per_sample", batch_size=64) for name in SPLITS]
     assert values == [0, 0.25, 0.5, 0.75]
-
-
-SPLITS = ("forget_train", "retain_train", "forget_test", "retain_test")
 
 
 def test_an_unknown_average_is_refused():
@@ -52,7 +51,7 @@ def test_newest_accuracy_looks_at_the_end_of_the_forget_set():
     whole = dict.fromkeys(SPLITS, predictions([True, True, False, True, False]))
     logits, labels = ({name: part[i] for name, part in whole.items()} for i in (0, 1))
     values = [
-        newest_accuracy(EvalOutputs(logits, labels, False, 0.0, newest_test=n), averaging="per_sample", batch_size=64)
+        newest_accuracy(EvalOutputs(logits, labels, False, newest_test=n), averaging="per_sample", batch_size=64)
         for n in (None, 1, 2, 3)
     ]
     assert values == [None, 0, 0.5, pytest.approx(1 / 3)]

@@ -17,5 +17,5 @@ def test_share_changed_counts_values():
     assert share_changed(before, model) == 3 / 21
 
 
-def test_changed_fraction_hands_it_on():
-    assert changed_fraction(EvalOutputs({}, {}, False, 0.017)) == 0.017
+def test_changed_fraction_is_a_fact_of_the_model():
+    assert changed_fraction(EvalOutputs({}, {}, False, {"changed_fraction": 0.017})) == 0.017

@@ -8,7 +8,7 @@ from torch import nn
 
 from methods import training, unsir
 from methods.dampening import importance, microbatch
-from methods.dampening.microbatch import budget, kept_bytes, samples_of_a_pass
+from methods.dampening.microbatch import budget, kept_bytes, microbatch_size
 
 CPU = torch.device("cpu")
 
@@ -31,29 +31,29 @@ def test_kept_bytes_of_a_linear_layer_are_its_input_and_its_weight():
 def test_as_many_samples_as_the_budget_holds(vit, monkeypatch):
     each = kept_bytes(vit, images(3)) - kept_bytes(vit, images(2))
     monkeypatch.setattr(microbatch, "CPU_BYTES", 3 * each)
-    assert samples_of_a_pass(vit, images()) == samples_of_a_pass(vit, images(1)) == 3
+    assert microbatch_size(vit, images()) == microbatch_size(vit, images(1)) == 3
     monkeypatch.setattr(microbatch, "CPU_BYTES", 1)
-    assert samples_of_a_pass(vit, images()) == 1
+    assert microbatch_size(vit, images()) == 1
 
 
 def test_measuring_holds_nothing(vit):
     gone = []
     vit.norm.register_forward_hook(lambda module, inputs, output: gone.append(weakref.ref(output)))
-    samples_of_a_pass(vit, images())
+    microbatch_size(vit, images())
     assert len(gone) == 2
     assert not any(output() is not None for output in gone)
 
 
 def test_autocast_needs_less(vit):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert samples_of_a_pass(vit, images()) > 1.2 * budget(CPU) / kept_bytes(vit, images(1))
+        assert microbatch_size(vit, images()) > 1.2 * budget(CPU) / kept_bytes(vit, images(1))
 
 
 def test_batch_normalisation_in_train_mode_needs_the_whole_batch(cnn):
     x = torch.randn(2, 3, 8, 8)
-    assert samples_of_a_pass(cnn.eval(), x) < sys.maxsize
+    assert microbatch_size(cnn.eval(), x) < sys.maxsize
     statistics = cnn.norm.running_mean.clone()
-    assert samples_of_a_pass(cnn.train(), x) == sys.maxsize
+    assert microbatch_size(cnn.train(), x) == sys.maxsize
     assert torch.equal(cnn.norm.running_mean, statistics)
 
 
@@ -74,7 +74,7 @@ class Counting(nn.Module):
 @pytest.fixture
 def parts_of_three(monkeypatch):
     for module in (importance, training, unsir):
-        monkeypatch.setattr(module, "samples_of_a_pass", lambda model, inputs: 3)
+        monkeypatch.setattr(module, "microbatch_size", lambda model, inputs: 3)
 
 
 def trained(split, recipe, compute, preprocessing):

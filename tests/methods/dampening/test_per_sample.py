@@ -13,8 +13,9 @@ from methods.dampening.per_sample import SquaredGradients, zero_sums
 TARGETS = torch.tensor([0, 2, 1, 2, 0])
 
 
-def cross_entropy(logits, labels):
-    return F.cross_entropy(logits, labels, reduction="none")
+def all_classes(logits, labels):
+    """Directions (B, K + 1, K), the last one 0."""
+    return F.pad(torch.eye(logits.shape[1], dtype=logits.dtype), (0, 0, 0, 1)).expand(len(logits), -1, -1)
 
 
 def gradient(logits, labels):
@@ -97,7 +98,7 @@ BY_LAYERS = {
     "inplace": lambda: Net(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), width=4),
     "strided": lambda: Net(nn.Conv2d(3, 4, (3, 2), stride=2, padding=(1, 0), dilation=(1, 2), bias=False), width=4),
     "tokens": Tokens,
-    "resnet18": lambda: resnet18(num_classes=3, width=2),
+    "resnet18": lambda: resnet18(num_classes=3, width=1),
     "vit": vit,
 }
 BY_SAMPLES = {
@@ -111,63 +112,44 @@ BY_SAMPLES = {
 }
 
 
-def literal(model, inputs, targets):
-    sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for x, y in zip(inputs, targets, strict=True):
-        model.zero_grad()
-        cross_entropy(model(x[None]), y[None]).sum().backward()
-        for name, p in model.named_parameters():
-            if p.grad is not None:
-                sums[name] += p.grad.square()
-    model.zero_grad()
-    return sums
-
-
-@pytest.mark.parametrize("chunk_size", [2, 5])
-@pytest.mark.parametrize(("name", "by_layers"), [*((n, True) for n in BY_LAYERS), *((n, False) for n in BY_SAMPLES)])
-def test_equal_to_the_literal_loop(name, by_layers, chunk_size):
-    model = disturbed((BY_LAYERS | BY_SAMPLES)[name]()).double()
-    inputs = images(32 if name == "vit" else 8).double()
-    squares = SquaredGradients(model, gradient)
-    sums = zero_sums(model)
-    squares.add_to(sums, inputs, TARGETS, chunk_size)
-    assert squares._by_layers is by_layers
-    for part, value in literal(model, inputs, TARGETS).items():
-        torch.testing.assert_close(sums[part], value, rtol=1e-9, atol=1e-12 * float(value.norm() + 1))
-        assert value.norm() > 0
-
-
 def test_the_formulas_hold_in_channels_last():
     model = disturbed(BY_LAYERS["resnet18"]()).double().to(memory_format=torch.channels_last)
     inputs = images().double().contiguous(memory_format=torch.channels_last)
     squares = SquaredGradients(model, gradient)
     assert squares._layers_agree(inputs, TARGETS)
-    for part, value in literal(model, inputs, TARGETS).items():
-        torch.testing.assert_close(squares.by_layers(inputs, TARGETS)[part], value, rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        squares.by_layers(inputs, TARGETS), literal(model, inputs, TARGETS, gradient), rtol=1e-9, atol=1e-15
+    )
 
 
-def all_classes(logits, labels):
-    """Directions (B, K + 1, K), the last one 0."""
-    return F.pad(torch.eye(logits.shape[1], dtype=logits.dtype), (0, 0, 0, 1)).expand(len(logits), -1, -1)
+def literal(model, inputs, targets, directions):
+    """The squares of one backward pass for every sample and direction."""
+    named = dict(model.named_parameters())
+    sums = {name: torch.zeros_like(p) for name, p in named.items()}
+    for x, y in zip(inputs, targets, strict=True):
+        logits = model(x[None])
+        for direction in directions(logits.detach(), y[None])[0]:
+            gradients = torch.autograd.grad(logits, list(named.values()), direction[None], retain_graph=True)
+            for name, value in zip(named, gradients, strict=True):
+                sums[name] += value.square()
+    return sums
 
 
-@pytest.mark.parametrize("kept", [1, KEPT["cpu"]])
 @pytest.mark.parametrize("name", [*BY_LAYERS, *BY_SAMPLES])
-def test_several_directions_of_a_sample(monkeypatch, name, kept):
-    monkeypatch.setitem(KEPT, "cpu", kept)
+def test_equal_to_the_literal_loop(monkeypatch, name):
+    """In whole and cut chunks, with one gradient per sample and with several, kept for a product or not."""
     model = disturbed((BY_LAYERS | BY_SAMPLES)[name]()).double()
     inputs = images(32 if name == "vit" else 8).double()
-    squares = SquaredGradients(model, all_classes)
-    sums = zero_sums(model)
-    squares.add_to(sums, inputs, TARGETS, 2)
-    assert squares._by_layers is (name in BY_LAYERS)
-    for part, parameter in model.named_parameters():
-        expected = torch.zeros_like(parameter)
-        for x in inputs:
-            for logit in model(x[None])[0]:
-                (g,) = torch.autograd.grad(logit, parameter, retain_graph=True)
-                expected += g.square()
-        torch.testing.assert_close(sums[part], expected, rtol=1e-9, atol=1e-12 * float(expected.norm() + 1))
+    for directions in (gradient, all_classes):
+        expected = literal(model, inputs, TARGETS, directions)
+        for chunk_size, kept in ((2, KEPT["cpu"]), (5, 1)):
+            monkeypatch.setitem(KEPT, "cpu", kept)
+            squares, sums = SquaredGradients(model, directions), zero_sums(model)
+            squares.add_to(sums, inputs, TARGETS, chunk_size)
+            assert squares._by_layers is (name in BY_LAYERS)
+            for part, value in expected.items():
+                torch.testing.assert_close(sums[part], value, rtol=1e-9, atol=1e-12 * float(value.norm() + 1))
+                assert value.norm() > 0
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (6, 3)])

@@ -1,0 +1,60 @@
+"""The published settings of the methods, as their configuration files compose them."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from benchmark.models import build
+from methods.fisher import Fisher
+from tests.methods.helpers import compose_config, compose_method
+
+ADAM = {"optimizer": "adam", "lr": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("amnesiac task=random protocol=paper", {"recipe": {**ADAM, "batch_size": 128, "epochs": 3}}),
+        ("bad_teacher protocol=paper", {"incompetent": "head", "retain_fraction": 0.3, "temperature": 1.0}),
+        ("bad_teacher protocol=strict", {"incompetent": "all", "recipe": {**ADAM, "batch_size": 256, "epochs": 1}}),
+        ("bad_teacher model=vit", {"recipe": {"batch_size": 128}}),
+        ("unsir protocol=paper task=class", {"noise_images": 3, "noise_mode": "train", "noise_steps": 25}),
+        ("unsir protocol=strict task=subclass", {"noise_images": 32, "noise_mode": "eval", "noise_steps": 250}),
+        ("unsir", {"noise_batch": 32, "repetitions": 80, "samples_per_class": 500}),
+        ("unsir", {"impair": {"batch_size": 32}, "repair": {"batch_size": 128}}),
+    ],
+)
+def test_published_settings(overrides, expected):
+    method = compose_method(*f"method={overrides}".split())
+    for name, value in expected.items():
+        found = getattr(method, name)
+        assert ({key: getattr(found, key) for key in value} if isinstance(value, dict) else found) == value
+
+
+@pytest.mark.parametrize("protocol", ["paper", "strict"])
+def test_fisher_resets_rows_in_the_class_task_alone(protocol):
+    for task in ("class", "subclass", "random"):
+        method = compose_method("method=fisher", f"task={task}", f"protocol={protocol}")
+        assert method == Fisher(
+            scale=1e-6, max_inverse=1e3, max_inverse_head=1e2, boost=10.0, forget_rows=task == "class",
+            forgotten_variance=1e-4, tolerance=1e-3, batch_size=method.batch_size,
+        )  # fmt: skip
+
+
+def test_retain_accuracy_of_unsir_is_measured_in_batches_of_32():
+    metric = compose_config("method=unsir", "protocol=paper").metric
+    assert metric.retain_accuracy.batch_size == metric.gap.metrics[0].batch_size == 32
+    assert metric.forget_accuracy.batch_size == 64
+    assert compose_config("method=ssd", "protocol=paper").metric.retain_accuracy.batch_size == 64
+
+
+def test_the_model_says_how_to_build_it_without_pretrained_weights():
+    """No weights are looked for, although `model.weights` names a file that is not there."""
+    config = compose_config("model=vit", "model.timm_name=test_vit", "model.weights=nowhere.safetensors")
+    assert config.model.build.pretrained
+    builder = instantiate(config.model.build, _partial_=True, **config.model.untrained)
+    one, other, same = (build(builder, 10, seed).state_dict()["pos_embed"] for seed in (0, 1, 0))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    with pytest.raises(FileNotFoundError, match=r"model\.weights"):
+        build(instantiate(config.model.build, _partial_=True), 10, 0)

@@ -69,7 +69,7 @@ def test_a_task_is_plain_data(tmp_path):
 def test_tasks_one_after_the_other_give_the_records_of_a_plain_run(tmp_path, monkeypatch):
     results: dict[str, object] = {}
     for name, task in tasks_of(cells(tmp_path / "tasks")).items():
-        results[name] = work(task, str(Path.cwd()), *(results[need] for need in task.needs))
+        results[name] = work(task, str(Path.cwd()))
     assert all(isinstance(result, RunRecord) for name, result in results.items() if name.startswith("cell/"))
     assert tasks_of(cells(tmp_path / "tasks", "metric=[accuracy]")).keys().isdisjoint(results)  # no artefact is missing
     assert run_command(["-m", *GRID, f"output_dir={tmp_path / 'plain'}"], monkeypatch) == 0
@@ -84,11 +84,6 @@ def test_a_task_that_fails_says_why_in_one_line(tmp_path):
     original = next(iter(tasks_of(cells(tmp_path, "recipe.epochs=0")).values()))
     failure = work(original, str(Path.cwd()))
     assert failure == Failure(original.name, "Expected epochs and batch_size to be at least 1, but got 0 and 64.")
-
-
-def test_after_a_failure_nothing_is_done(tmp_path):
-    failure = Failure("original/0", "no memory")
-    assert work(Task("cell/1", {}, ("original/0",)), str(tmp_path), None, failure) is failure
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
 RUN = $(PY) -m $(if $(WORKERS),benchmark.work workers=$(WORKERS),benchmark.run)
 
-.PHONY: help setup demo search test test-all test-gpu lint format data verify storm launchers speed clean reproduce-all report
+.PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all report
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -58,14 +58,8 @@ data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 verify: $(READY)  ## check that every committed table follows from its committed records
 	$(PY) -m scripts.verify_results
 
-storm: $(READY)  ## kill -9 thirty workers of a grid and compare the tables with undisturbed ones
-	$(PY) -m scripts.storm
-
-launchers: $(READY)  ## one small grid under every launcher that is installed; compares the tables
-	$(PY) -m scripts.verify_launchers
-
-speed: $(READY)  ## measure every step beside the textbook way (two CPU cores: over an hour); ARGS='width=16 repeats=3'
-	$(PY) -m scripts.benchmark_speed $(ARGS)
+speed: $(READY)  ## measure each step beside the textbook way and other libraries: minutes; ARGS='width=64 dataset=cifar100'
+	$(PY) -m scripts.speed $(ARGS)
 
 test: $(READY)  ## the fast tests, no network
 	$(PY) -m pytest

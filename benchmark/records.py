@@ -1,16 +1,17 @@
-"""One run, one record: a JSON file whose presence says that the run is done."""
+"""One run, one record: a JSON file whose presence says that the run is done; committed records share a file."""
 
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
+from benchmark.files import checked, content_hash, read_json, set_aside, write_atomically, write_json
 
-from benchmark.files import content_hash, set_aside, write_atomically
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 FORMER = {"identity": "labels", "config_hash": "scientific_hash"}  # names of fields in older records
@@ -18,7 +19,7 @@ FORMER = {"identity": "labels", "config_hash": "scientific_hash"}  # names of fi
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run was, what it measured and how long it took.
+    """Everything that a run was, measured and took.
 
     Attributes:
         run_id: hash of `scientific_hash` and the data's fingerprint.
@@ -26,7 +27,8 @@ class RunRecord:
         labels: names of data set, model, task, target, method, protocol and profile.
         hyperparameters: the method's own configuration.
         seeds: `train_seed`, `split_seed`, `method_seed`.
-        metrics: fractions; None where a metric is not defined. Empty where the method skipped the task.
+        metrics: as each metric's unit says, mostly fractions; None if a metric is not defined. Empty if the method
+            skipped the task.
         seconds: by phase; `method` is the sum of `importance_full`, `importance_forget` and `rest`.
         sizes: samples per split and parameters.
         skipped: why the method does not apply to the task.
@@ -52,21 +54,20 @@ class RunRecord:
             raise FloatingPointError(f"Expected finite metrics, but got none for {', '.join(bad)}.")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.run_id}.json"
-        values = asdict(self)
-        text = json.dumps(values | {"checksum": content_hash(values)}, indent=1, allow_nan=False)
-        write_atomically(path, text + "\n")
+        write_json(path, asdict(self))
         return path
 
     @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the record with these values, under today's names; TypeError if they are those of no record."""
+        return cls(**{FORMER.get(name, name): value for name, value in values.items()})
+
+    @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a record; ValueError where the file is none, or not as it was written."""
+        """Read a record; ValueError if the file holds none, or one that was changed."""
         try:
-            values = json.loads(path.read_text())
-            checksum = values.pop("checksum", None)  # records of the first version have none
-            if checksum not in (None, content_hash(values)):
-                raise ValueError("its content does not fit its checksum")
-            record = cls(**{FORMER.get(name, name): value for name, value in values.items()})
-        except (ValueError, TypeError, AttributeError) as error:
+            record = cls.of(read_json(path))
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"Expected {path} to be a run record, but it is not ({error}); delete it and run again."
             ) from error
@@ -76,7 +77,7 @@ class RunRecord:
 
     @classmethod
     def find(cls, path: Path) -> Self | None:
-        """Return the record, or None where there is none yet; a damaged one is set aside and counts as none."""
+        """Return the record, or None if there is none yet; a damaged one is set aside and counts as none."""
         if not path.exists():
             return None
         try:
@@ -86,7 +87,7 @@ class RunRecord:
             return None
 
     def row(self) -> dict[str, Any]:
-        """Return the record as one flat row; columns are named `part.key`, labels by its bare names."""
+        """Return the record as one flat row; columns are named `part.key`, labels by their bare names."""
         row: dict[str, Any] = dict(self.labels)
         for part in fields(self):
             value = getattr(self, part.name)
@@ -110,13 +111,8 @@ def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def run_id(scientific_hash: str, data_fingerprint: str) -> str:
-    """Return the name of a run: the same scientific on the same data has the same name."""
-    return content_hash([scientific_hash, data_fingerprint])
-
-
 def load_records(folder: Path) -> list[RunRecord]:
-    """Return every record below `folder`, sorted by run id; a damaged one is named and counts as missing."""
+    """Return every record in `folder`, sorted by run id; a damaged one is named and counts as missing."""
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -126,6 +122,28 @@ def load_records(folder: Path) -> list[RunRecord]:
     return records
 
 
-def to_frame(records: list[RunRecord]) -> pd.DataFrame:
-    """Return one row per record."""
+def write_lines(path: Path, records: Sequence[RunRecord]) -> None:
+    """Write one record per line, each with its checksum."""
+    values = [asdict(record) for record in records]
+    lines = [json.dumps(value | {"checksum": content_hash(value)}, allow_nan=False) for value in values]
+    write_atomically(path, "".join(line + "\n" for line in lines))
+
+
+def read_lines(path: Path) -> list[RunRecord]:
+    """Return the records that `write_lines` wrote, none if there is no such file; ValueError for a damaged line."""
+    records = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            records.append(RunRecord.of(checked(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"Expected line {number} of {path} to be a run record, but it is not ({error}); restore the file."
+            ) from error
+    return records
+
+
+def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
+    """Return one row per record; see `RunRecord.row`."""
+    import pandas as pd
+
     return pd.DataFrame([record.row() for record in records])

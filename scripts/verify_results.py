@@ -1,72 +1,58 @@
-"""Check that every committed table and figure follows from its records: `python -m scripts.verify_results`."""
+"""Make committed tables, figures and claims again from their records: `python -m scripts.verify_results [FOLDER …]`."""
 
+import re
 import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from benchmark.cli import run_cli
-from benchmark.figures import precomputing_saves, time_shares
-from benchmark.tables import KEY
+from benchmark.records import RunRecord
+from benchmark.report.claims import claim_files
+from benchmark.report.files import files_of
+from benchmark.report.select import MEMORY, RECORDS, stored_query
 
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-def percent_or_seconds(records: pd.DataFrame, metric: str) -> pd.Series:
-    """Return one value a record, as `benchmark.tables` shows it."""
-    if metric == "seconds":
-        return records[[f"seconds.{part}" for part in ("load", "method", "evaluation")]].sum(axis=1, skipna=False)
-    return 100 * records.get(f"metrics.{metric}", pd.Series(dtype=float))
+def problems_of(folder: Path) -> Iterator[str]:
+    """Yield everything in a results folder that does not follow from its records, byte by byte."""
+    if folder.name.startswith("claims-"):
+        _, protocol, profile = folder.name.split("-")
+        yield from differences(folder, claim_files(folder.parent, protocol, profile))
+    elif not (folder / MEMORY).is_file() or not (folder / RECORDS).is_file():
+        yield f"{folder.name}: no {MEMORY} or no {RECORDS}"
+    else:
+        query = stored_query(folder)
+        yield from differences(folder, {**files_of(query), MEMORY: query.memory()})
+        yield from (f"{folder.name}: {problem}" for record in query.records for problem in origin(record))
 
 
-def check_table(folder: Path) -> list[str]:
-    """Return what is wrong with one results folder: means, spreads or counts that its records do not give."""
-    table = pd.read_csv(folder / "table.csv", dtype={"records": str}, keep_default_na=False, na_values=[""])
-    records = pd.read_csv(folder / "records.csv", dtype={"run_id": str})
-    problems = check_origin(folder, records)
-    for row in table[table["metric"] != "rank"].to_dict("records"):
-        chosen = records[records["run_id"].isin(str(row["records"]).split())]
-        values = percent_or_seconds(chosen, row["metric"]).dropna()
-        ours, printed = (values.mean(), values.std(ddof=1)), (row["mean"], row["std"])
-        if len(values) != row["n"] or not np.allclose(ours, printed, atol=0.00501, equal_nan=True):
-            cell = " ".join(str(row[name]) for name in KEY)
-            problems.append(f"{folder.name}: {cell}: printed {printed}, n = {row['n']}; records give {ours}")
-    return problems
+def differences(folder: Path, files: Mapping[str, str | bytes]) -> Iterator[str]:
+    """Yield which files differ from `files`; a figure by another version of matplotlib is not compared."""
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{folder.name}: no {name}"
+        elif path.read_bytes() != (content.encode() if isinstance(content, str) else content):
+            drawn_by = re.search(rb"Matplotlib v(?:ersion)?([0-9.]+\d)", path.read_bytes())
+            if drawn_by is None or drawn_by[1].decode() == version("matplotlib"):
+                yield f"{folder.name}: {name} does not follow from the records"
 
 
-def check_origin(folder: Path, records: pd.DataFrame) -> list[str]:
-    """Return which records come from uncommitted code, or start from an original model that does."""
-    dirty = pd.Series(False, index=records.index)
-    for name in ("provenance.dirty", "original.dirty"):  # older records do not have the second
-        dirty |= records.get(name, dirty).astype(str) == "True"
-    return [f"{folder.name}: record {name} comes from uncommitted code" for name in records.loc[dirty, "run_id"]]
-
-
-def check_figure(folder: Path) -> list[str]:
-    """Return what is wrong with the numbers behind a figure of times."""
-    if not (folder / "records.csv").is_file():
-        return [f"{folder.name}: no records.csv"]
-    records = pd.read_csv(folder / "records.csv", dtype={"run_id": str})
-    problems = check_origin(folder, records)
-    for name, ours, tolerance in (
-        ("seconds.csv", time_shares(records).reset_index(), 0.000501),
-        ("saving.csv", precomputing_saves(records), 0.00501),
-    ):
-        printed = pd.read_csv(folder / name)
-        try:
-            pd.testing.assert_frame_equal(printed, ours, check_dtype=False, rtol=0, atol=tolerance)
-        except AssertionError:
-            problems.append(f"{folder.name}: {name} does not follow from the records")
-    return problems
+def origin(record: RunRecord) -> Iterator[str]:
+    """Yield whether a record, or its original model, comes from uncommitted code; older records tell of one only."""
+    if record.provenance["dirty"] or record.original.get("dirty"):
+        yield f"record {record.run_id} comes from uncommitted code"
 
 
 def main() -> None:
-    """Check every folder of results/ with a table or times; exit code 1 where a number has no record behind it."""
-    tables, figures = (sorted(path.parent for path in RESULTS.glob(f"*/{name}.csv")) for name in ("table", "seconds"))
-    problems = [problem for folder in tables for problem in check_table(folder)]
-    problems += [problem for folder in figures for problem in check_figure(folder)]
-    print("\n".join(problems) or f"{len(tables)} tables and {len(figures)} figures follow from their records")
+    """Check the named folders, or all of results/ with a table, a figure or claims; exit code 1 if one fails."""
+    patterns = ("table.csv", "figure.png", "claims.csv", RECORDS)
+    every = {path.parent for pattern in patterns for path in RESULTS.glob(f"*/{pattern}")}
+    folders = [Path(name) for name in sys.argv[1:]] or sorted(every)
+    problems = [problem for folder in folders for problem in problems_of(folder)]
+    print("\n".join(problems) or f"{len(folders)} folders follow from their records")
     sys.exit(bool(problems))
 
 

@@ -1,11 +1,13 @@
+"""Records: one file per run, one line per committed run; damage is noticed."""
+
 import json
 import math
 from dataclasses import asdict, fields, replace
 
 import pytest
 
-from benchmark.records import RunRecord, flatten, load_records, run_id, to_frame
-from benchmark.store import content_hash
+from benchmark.files import content_hash
+from benchmark.records import RunRecord, flatten, load_records, read_lines, to_frame, write_lines
 
 
 def record(name="r1", **changes):
@@ -110,19 +112,11 @@ def test_an_interrupted_write_leaves_no_record(tmp_path, monkeypatch):
     def fail(self, target):
         raise OSError("no space")
 
-    monkeypatch.setattr("benchmark.store.Path.replace", fail)
+    monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="no space"):
         record().write(tmp_path)
     assert load_records(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_run_id_depends_on_configuration_and_data():
-    config, other = content_hash({"alpha": 10}), content_hash({"alpha": 11})
-    assert content_hash({"alpha": 10.0}) == config
-    assert run_id(config, "a" * 64) == run_id(config, "a" * 64)
-    names = {run_id(config, "a" * 64), run_id(config, "b" * 64), run_id(other, "a" * 64)}
-    assert len(names) == 3
 
 
 def test_records_are_loaded_in_the_order_of_their_names(tmp_path):
@@ -157,3 +151,29 @@ def test_a_frame_has_a_row_per_record():
     assert frame["run_id"].tolist() == ["a", "b"]
     assert frame["metrics.retain_accuracy"].tolist() == [0.97, 0.5]
     assert frame["metrics.mia"].isna().tolist() == [True, False]
+
+
+def test_records_in_lines_come_back_in_their_order(tmp_path):
+    written = [record("b"), record("a", metrics={}, skipped="class only"), record("c")]
+    write_lines(tmp_path / "records.jsonl", written)
+    assert read_lines(tmp_path / "records.jsonl") == written
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("damage", [("0.97", "0.98"), ("{", ""), ('"skipped"', '"surprise"')])
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, damage):
+    path = tmp_path / "records.jsonl"
+    write_lines(path, [record("a"), record("b")])
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{second.replace(*damage)}\n")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"line 2 of .*records\.jsonl to be a run record.*restore the file"):
+        read_lines(path)
+    assert path.read_bytes() == before
+
+
+def test_names_of_the_first_version_are_read(tmp_path):
+    values = asdict(record())
+    values["identity"], values["config_hash"] = values.pop("labels"), values.pop("scientific_hash")
+    (tmp_path / "r1.json").write_text(json.dumps(values | {"checksum": content_hash(values)}))
+    assert RunRecord.read(tmp_path / "r1.json") == record()

@@ -1,0 +1,78 @@
+"""Records -> tables, figures and claims. Reads, and runs nothing.
+
+    python -m benchmark.report table=2 profile=quick     # the table of experiment=table2; also table=demo, …
+    python -m benchmark.report figure=2 profile=quick    # the figure of experiment=figure2
+    python -m benchmark.report requests profile=quick    # forget requests one after the other: table and figure
+    python -m benchmark.report claims profile=quick      # the paper's claims, from the tables in results/
+
+Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE), drop=RUN_ID,… (take records out of the folder),
+fresh=true (forget all that the folder holds), results=FOLDER (of the tables that claims reads). Every other key=value
+is an override of the experiment, as for `python -m benchmark.run`. Records in the folder are part of the input: a
+table grows by new records, and a row goes only by drop or fresh.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.cli import run_cli
+
+
+def main() -> None:
+    """Read the command line, write one folder and print its Markdown."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+    elif "claims" in arguments:
+        arguments.remove("claims")
+        print(report_claims(arguments))
+    else:
+        print(report(with_search_path(arguments)))
+
+
+def with_search_path(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--config-dir FOLDER`, or `--config-dir=FOLDER`, as Hydra's own override."""
+    words = list(arguments)
+    if "--config-dir" in words[:-1]:
+        at = words.index("--config-dir")
+        words[at : at + 2] = [f"--config-dir={words[at + 1]}"]
+    option = "--config-dir="
+    return [
+        f"hydra.searchpath=[file://{Path(word[len(option) :]).resolve()}]" if word.startswith(option) else word
+        for word in words
+    ]
+
+
+def report(arguments: Sequence[str]) -> str:
+    """Write a table, a figure or requests; return the part that a terminal shows."""
+    from benchmark.report.files import files_of
+    from benchmark.report.select import read_arguments, read_query
+
+    words = ["requests=requests" if word == "requests" else word for word in arguments]
+    keys = [word.partition("=")[0] for word in words]
+    kind = "requests" if "requests=requests" in words else "figure" if "figure" in keys else "table"
+    query = read_query(read_arguments(kind, words))
+    files = files_of(query)
+    query.write(files)
+    return str(files.get("table.md", files.get("saving.csv", "")))
+
+
+def report_claims(arguments: Sequence[str]) -> str:
+    """Write claims.csv and claims.md; return the Markdown."""
+    from benchmark.report.claims import claim_files
+    from benchmark.report.select import RESULTS, write_files
+
+    options = {"protocol": "paper", "profile": "full", "results": str(RESULTS), "out": ""}
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        if not separator or name not in options:
+            raise ValueError(f"Expected one of {', '.join(f'{x}=…' for x in options)}, but got {argument!r}.")
+        options[name] = value
+    names = options["protocol"], options["profile"]
+    files = claim_files(Path(options["results"]), *names)
+    write_files(Path(options["out"] or f"{options['results']}/claims-{'-'.join(names)}"), files)
+    return files["claims.md"]
+
+
+if __name__ == "__main__":
+    run_cli(main)

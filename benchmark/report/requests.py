@@ -1,0 +1,216 @@
+"""Forget requests one after the other: curves, a table, and the request at which a model breaks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from benchmark.report.about import About
+from benchmark.report.figures import images
+from benchmark.report.select import Query
+from benchmark.report.table import COMPARED, Table, make_table
+from benchmark.report.typeset import PLUS_MINUS, Grid, escape, label_of, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee")
+PANELS = {
+    "retain_accuracy": "accuracy on what is retained, D_r [%]",
+    "forget_accuracy": "accuracy on all forgotten so far, D_f [%]",
+    "mia": "membership attack on all forgotten so far [%]",
+    "changed_fraction": "parameters changed against the original [%]",
+}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All that is measured after each request.
+
+    Attributes:
+        values: the long form of `Table` with three more columns: `request` (1, 2, …), `newest` (the target of that
+            request) and `curve` (a name for people).
+        names: of the curves, in the order of methods.
+        original: the curve of the original model, measured on the same images.
+        breaks: of every other curve the first request after which retained accuracy lies more than `points` below the
+            original's; None if there is no such request.
+    """
+
+    values: pd.DataFrame
+    names: list[str]
+    original: str
+    points: float
+    breaks: dict[str, int | None]
+
+    def of(self, name: str, metric: str) -> pd.DataFrame:
+        """Return the points of one curve."""
+        return self.values[(self.values["curve"] == name) & (self.values["metric"] == metric)]
+
+
+def request_files(query: Query) -> dict[str, str | bytes]:
+    """Return table.csv, table.md, table.tex, figure.png and figure.pdf."""
+    table, about = make_table(query), query.about
+    curves = make_curves(table, query)
+    caption = table.caption if query.caption else f"{table.caption} {finding(curves)}"
+    caption = f"{caption} Bold: where a curve breaks."
+    names, records = query.options.labels, query.records
+    n = len({record.seeds["method_seed"] for record in records})
+    device = ", ".join(sorted({record.provenance["device"] for record in records}))
+    setting = f"{names['model']}, protocol {names['protocol']}, profile {names['profile']}; {device}; n = {n}"
+    return {
+        "table.csv": replace(table, values=curves.values).to_csv(about),
+        "table.md": f"**{table.title}.** {caption}\n\n{to_grid(curves, about).markdown()}",
+        "table.tex": to_latex(curves, f"{table.title}. {caption}", about),
+        **images(draw(curves, f"{table.title}\n{setting}")),
+    }
+
+
+def make_curves(table: Table, query: Query) -> Curves:
+    """Return the curves of a table over the requests of one data set, model and task."""
+    values = with_requests(table.values, query)
+    for part in ("dataset", "model", "task"):
+        if values[part].nunique() != 1:
+            raise ValueError(f"Expected one {part} for requests, but got {', '.join(values[part].unique())}.")
+    unranked = values.loc[~values["method"].map(lambda name: query.about.method(name).ranked), "curve"].unique()
+    if len(unranked) != 1:
+        raise ValueError("Expected the original model's cells to compare requests with; add method=baseline,….")
+    by_method = values.groupby("method", sort=False)["curve"].unique()
+    names = [str(name) for method in query.about.sorted_methods(values["method"]) for name in by_method[method]]
+    points = float(query.options.config.table.breaks_below)
+    return Curves(values, names, str(unranked[0]), points, breaking_points(values, str(unranked[0]), points))
+
+
+def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
+    """Add `request`, `newest` and `curve`; a curve that an ablation does not concern stands there once."""
+    curve = {}
+    for place in query.places:
+        if place.cell is not None and place.cell.targets is None:
+            raise ValueError(f"Expected several requests, but {place.cell} has one; use requests=sequence.")
+        method = place.cell.scientific["method"] if place.cell is not None else place.known.hyperparameters
+        title, source = query.about.method(place.labels["method"]).label, method.get("importance")
+        curve[place.labels["ablation"], place.labels["method"]] = title if source is None else f"{title}, I_D {source}"
+    targets = values["target"].str.split("+")
+    named = values.assign(
+        request=targets.str.len(),
+        newest=targets.str[-1],
+        curve=[curve[key] for key in zip(values["ablation"], values["method"], strict=True)],
+    )
+    return named.drop_duplicates(["curve", "request", "metric"]).sort_values(
+        "request", kind="stable", ignore_index=True
+    )
+
+
+def breaking_points(values: pd.DataFrame, original: str, points: float) -> dict[str, int | None]:
+    """Return, by curve, the first request after which D_r lies more than `points` below the original's, or None."""
+    retained = values[values["metric"] == "retain_accuracy"]
+    by_curve = retained.pivot(index="request", columns="curve", values="mean")
+    loss = by_curve.rsub(by_curve[original], axis=0).drop(columns=original)
+    return {str(name): next((int(n) for n in loss.index[loss[name] > points]), None) for name in loss}
+
+
+def finding(curves: Curves) -> str:
+    """Return the rule of the breaking point and where each curve breaks, in two sentences."""
+    targets = dict(zip(curves.values["request"], curves.values["newest"], strict=True))
+    where = [
+        f"{name}: not within {max(targets)} requests" if n is None else f"{name}: request {n} ({targets[n]})"
+        for name, n in curves.breaks.items()
+    ]
+    return (
+        f"Breaking point: the first request after which D_r lies more than {curves.points:g} points below the original "
+        f"model's on the same images. {'; '.join(where)}."
+    )
+
+
+def columns_of(curves: Curves, about: About) -> list[tuple[str, str]]:
+    """Return (curve, metric) of each column; of the original only what the paper's tables show."""
+    metrics = about.sorted_metrics(curves.values["metric"])
+    return [(c, m) for c in curves.names for m in metrics if c != curves.original or m in COMPARED]
+
+
+def to_grid(curves: Curves, about: About, *, latex: bool = False) -> Grid:
+    """Return one row per request; bold where a curve breaks."""
+    columns = columns_of(curves, about)
+    rows = []
+    for request, lines in curves.values.groupby("request"):
+        by_column: dict[Any, Mapping[str, Any]] = {(r["curve"], r["metric"]): r for r in lines.to_dict("records")}
+        newest = str(lines["newest"].iloc[0])
+        row = [str(request), escape(newest) if latex else newest]
+        for curve, metric in columns:
+            breaks = metric == "retain_accuracy" and curves.breaks.get(curve) == request
+            found = by_column.get((curve, metric))
+            text = None if found is None else number(found, about, PLUS_MINUS if latex else " ± ")
+            row.append(shown(text, breaks, latex=latex))
+        rows.append(row)
+    labels = [label_of(about, m, latex=latex) if latex else f"{c}: {label_of(about, m)}" for c, m in columns]
+    return Grid(["Request", "Newest", *labels], rows, "rl" + "r" * len(columns))
+
+
+def shown(text: str | None, breaks: bool, *, latex: bool) -> str:
+    """Return a number as it is printed, bold where the curve breaks."""
+    if not text:
+        return "--" if latex else "missing"
+    if latex:
+        return rf"$\mathbf{{{text}}}$" if breaks else f"${text}$"
+    return f"**{text}**" if breaks else text
+
+
+def to_latex(curves: Curves, caption: str, about: About) -> str:
+    """Return the table in LaTeX, with a row of curves above the head."""
+    widths = pd.Series([curve for curve, _ in columns_of(curves, about)]).value_counts(sort=False)
+    over = ["", "", *(rf"\multicolumn{{{width}}}{{c}}{{{escape(str(name))}}}" for name, width in widths.items())]
+    return to_grid(curves, about, latex=True).latex(caption, size="footnotesize", above=" & ".join(over) + " \\\\\n")
+
+
+def draw(curves: Curves, title: str) -> "Figure":
+    """Draw one panel per metric over the number of requests, a band of one standard deviation if n > 1."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    others = [name for name in curves.names if name != curves.original]
+    colours = {curves.original: "#777777"} | {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True)
+    for axes, (metric, label) in zip(grid.flat, PANELS.items(), strict=True):
+        for name, colour in colours.items():
+            plot(axes, curves.of(name, metric), colour, "--" if name == curves.original else "-", marker="o")
+            if metric == "forget_accuracy" and name in others:
+                plot(axes, curves.of(name, "newest_accuracy"), colour, ":", marker="x")
+            if (broken := curves.breaks.get(name)) is not None:
+                axes.axvline(broken, color=colour, linewidth=0.8, alpha=0.6)
+        axes.set_ylabel(label, fontsize="small")
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    limit = curves.of(curves.original, "retain_accuracy")
+    grid[0, 0].plot(limit["request"], limit["mean"] - curves.points, color="#777777", linestyle=":", linewidth=1)
+    for axes in grid[1]:
+        axes.set_xlabel("number of forget requests")
+    handles = [
+        *(Line2D([], [], color=c, linestyle="--" if name == curves.original else "-", marker="o", markersize=3,
+                 label=legend_of(curves, name)) for name, c in colours.items()),
+        Line2D([], [], color="black", linestyle=":", marker="x", markersize=4, label="the newest request alone"),
+        Line2D([], [], color="#777777", linestyle=":", linewidth=1,
+               label=f"original − {curves.points:g} points: broken below"),
+    ]  # fmt: skip
+    figure.suptitle(title, fontsize="medium")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    return figure
+
+
+def plot(axes: "Axes", rows: pd.DataFrame, colour: str, style: str, *, marker: str) -> None:
+    """Plot one curve, with its band if there is a spread."""
+    axes.plot(rows["request"], rows["mean"], style, color=colour, marker=marker, markersize=3, linewidth=1.3)
+    if rows["std"].notna().any():
+        low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
+        axes.fill_between(rows["request"], low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def legend_of(curves: Curves, name: str) -> str:
+    """Return the curve's name and where it breaks."""
+    if name == curves.original:
+        return f"{name}: the original model, nothing forgotten"
+    broken = curves.breaks[name]
+    return f"{name}: " + ("does not break" if broken is None else f"breaks at request {broken} (vertical line)")

@@ -1,0 +1,188 @@
+"""A table in long form: mean ± std with n per block, method and metric, ranks, bold, and the caption."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmark.records import RunRecord
+from benchmark.report.about import About
+from benchmark.report.select import Place, Query, check_column, fill_command
+from benchmark.report.typeset import KEY, to_latex, to_markdown
+from benchmark.report.verdict import published, verdict_markdown, verdicts
+
+COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: long form, one row per (block, metric, method), with title and caption.
+
+    Columns of `values`: the key columns, `mean` and `std` (in the metric's unit; NaN if missing), `n`, `skipped`,
+    `command` (fills a missing cell, one line per run), `records` (run ids) and `best` (closest to the retrained
+    model).
+    """
+
+    title: str
+    caption: str
+    values: pd.DataFrame
+
+    def to_csv(self, about: About) -> str:
+        """Return `values` as CSV, numbers with the decimals of their metric."""
+
+        def shown(row: pd.Series, part: str) -> str | None:
+            return None if math.isnan(row[part]) else f"{row[part]:.{about.metric(row['metric']).decimals}f}"
+
+        parts = {part: self.values.apply(shown, axis=1, part=part) for part in ("mean", "std")}
+        return self.values.assign(**parts).to_csv(index=False)
+
+
+def make_table(query: Query) -> Table:
+    """Return the table; ValueError for a metric that is none, or a column of more than seeds."""
+    options = query.options.config.table
+    known = [*query.options.config.metric, "rank", "seconds"]
+    if unknown := [name for name in options.metrics if name not in known]:
+        raise ValueError(f"Expected table.metrics from {', '.join(known)}, but got {', '.join(unknown)}.")
+    rows = []
+    for key, places in columns_of(query).items():
+        check_column(" ".join(key), places, pooled=options.pool_targets)
+        records = [place.record for place in places if place.record is not None]
+        for metric in options.metrics:
+            run_ids = " ".join(record.run_id for record in records)
+            rows.append([*key, metric, *aggregate(metric, places, query.about), run_ids])
+    values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
+    one_of = {cell.labels["method"]: cell for place in query.places if (cell := place.cell) is not None}
+    reference = {name for name, cell in one_of.items() if cell.is_reference}
+    ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
+    values = mark_best(with_ranks(values, ranked), ranked, reference)
+    return Table(str(options.title), query.caption or caption(query, bool(reference)), values)
+
+
+def columns_of(query: Query) -> dict[tuple[str, ...], list[Place]]:
+    """Return the places of each column of each block, by key without the metric; pooled targets are joined by `+`."""
+    pooled = "+".join(dict.fromkeys(place.labels["target"] for place in query.places))
+    groups: dict[tuple[str, ...], list[Place]] = {}
+    for place in query.places:
+        labels = {**place.labels, **({"target": pooled} if query.options.config.table.pool_targets else {})}
+        groups.setdefault(tuple(labels[part] for part in KEY[:-1]), []).append(place)
+    return groups
+
+
+def measured(record: RunRecord, metric: str, scale: float) -> float | None:
+    """Return a metric in its unit, or `seconds`: loading, method and evaluation together, the paper's t.
+
+    None if the metric is not defined for the record, as `rank` is for no single one.
+    """
+    if metric == "seconds":
+        return sum(record.seconds[part] for part in ("load", "method", "evaluation")) if record.metrics else None
+    value = record.metrics.get(metric)
+    return None if value is None else scale * value
+
+
+def aggregate(
+    metric: str, places: Sequence[Place], about: About
+) -> tuple[float, float, int, str | None, str | None]:  # fmt: skip
+    """Return (mean, sample std, n), why the cell is empty, and the commands that fill it, one per line."""
+    command = "\n".join(line for place in places if (line := fill_command(place)) is not None) or None
+    records = [place.record for place in places if place.record is not None]
+    numbers = (measured(record, metric, about.metric(metric).scale) for record in records)
+    series = pd.Series([x for x in numbers if x is not None], dtype=float)
+    if len(series):
+        return float(series.mean()), float(series.std(ddof=1)), len(series), None, command
+    skipped = next((record.skipped for record in records if record.skipped is not None), None)
+    return math.nan, math.nan, 0, skipped, command
+
+
+def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
+    """Fill the rows of the metric `rank`: 1 for the smallest mean gap to the retrained model within a block."""
+    block = [name for name in KEY if name not in ("method", "metric")]
+    compared = values["method"].isin(ranked) & (values["metric"] == "gap")
+    gaps = values[compared].set_index([*block, "method"])["mean"]
+    ranks = gaps.groupby(level=block).rank(method="min")
+    is_rank = values["metric"] == "rank"
+    keys = pd.MultiIndex.from_frame(values.loc[is_rank, [*block, "method"]])
+    values.loc[is_rank, "mean"] = ranks.reindex(keys).to_numpy()
+    return values
+
+
+def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd.DataFrame:
+    """Add `best`: within block and metric, the ranked method closest to the retrained model; times have none."""
+    values = values.assign(best=False)
+    compared = values[values["metric"].isin(COMPARED)]
+    for _, rows in compared.groupby([name for name in KEY if name != "method"], sort=False):
+        goal = rows.loc[rows["method"].isin(reference), "mean"]
+        others = rows.loc[rows["method"].isin(ranked), "mean"]
+        if goal.notna().any() and others.notna().any():
+            gaps = (others - goal.iloc[0]).abs().round(2)
+            values.loc[gaps.index[gaps == gaps.min()], "best"] = True
+    return values
+
+
+def caption(query: Query, has_reference: bool) -> str:
+    """Return all that a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
+    names, records = query.options.labels, query.records
+    cells = {(c.labels["dataset"], c.labels["model"]): c for place in query.places if (c := place.cell) is not None}
+    parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault((record.labels["dataset"], record.labels["model"]), []).append(record)
+    for (dataset, model), members in groups.items():
+        sizes, cell = members[0].sizes, cells.get((dataset, model), query.options)
+        epochs = " and ".join(map(str, sorted({record.original["epochs"] for record in members})))
+        accuracy = span([100 * record.original["test_accuracy"] for record in members])
+        augmentation = cell.scientific["original"]["recipe"]["augmentation"]
+        parts.append(
+            f"{dataset}: {sizes['forget_train'] + sizes['retain_train']} training images, {model} of "
+            f"{sizes['parameters'] / 1e6:.2f} M parameters, originals trained for {epochs} epochs "
+            f"{'without' if augmentation is None else 'with'} augmentation "
+            f"({cell.config.dataset.get('judged', 'test')} accuracy {accuracy} %). "
+            f"D_f is over {span([record.sizes['forget_test'] for record in members], 0)} images, "
+            f"MIA over {span([record.sizes['forget_train'] for record in members], 0)}."
+        )
+    parts.append(counts(query))
+    ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
+    parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
+    if has_reference:
+        parts.append("Bold: closest to the retrained model.")
+    return " ".join(parts)
+
+
+def counts(query: Query) -> str:
+    """Return the unit of the numbers, and over how many seeds and targets they are."""
+    options, records = query.options.config.table, query.records
+    n = len({record.seeds["method_seed"] for record in records})
+    seeds = f"{n} method seeds" if n > 1 else "one method seed"
+    targets = len({record.labels["target"] for record in records}) if options.pool_targets else 1
+    over = f"{targets} targets and {seeds}" if targets > 1 else seeds
+    spread = f"mean ± sample standard deviation over {over}" if n * targets > 1 else seeds
+    metrics = [query.about.metric(name) for name in options.metrics if name not in ("rank", "seconds")]
+    others = [metric.label for metric in metrics if metric.unit != "percent"]
+    but = f"{'Percent but for' if len(others) < len(metrics) else 'No percent:'} {', '.join(others)}"
+    return f"{but if others else 'Percent'}, {spread} (n = {n * targets})."
+
+
+def span(values: Sequence[float], decimals: int = 1) -> str:
+    """Return one number, or the range.
+
+    >>> span([1.0, 1.01]), span([1.0, 2.0]), span([3, 5], 0)
+    ('1.0', '1.0 to 2.0', '3 to 5')
+    """
+    low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def table_files(query: Query) -> dict[str, str]:
+    """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
+    table, names = make_table(query), query.options.labels
+    files = {
+        "table.csv": table.to_csv(query.about),
+        "table.tex": to_latex(table.values, table.title, table.caption, query.about),
+        "table.md": to_markdown(table.values, table.title, table.caption, query.about),
+    }
+    paper = published()
+    if query.asked.name in set(paper["table"]):
+        verdict = verdicts(query.asked.name, table.values, paper, protocol=names["protocol"], profile=names["profile"])
+        files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
+        files["verdict.md"] = verdict_markdown(verdict, table.title, query.about)
+    return files

@@ -1,0 +1,144 @@
+"""The one writer of tables: LaTeX (booktabs) by pandas' Styler, and Markdown; the paper's layout of blocks."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from benchmark.report.about import About
+
+BLOCK = ["ablation", "dataset", "model", "task", "target"]
+KEY = ["ablation", "task", "dataset", "model", "target", "method", "metric"]
+HEADS = {"ablation": "Switched", "dataset": "Data set", "model": "Model", "task": "Task", "target": "Target"}
+PLUS_MINUS = r"{\scriptstyle\pm}"
+Cell = Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: a head, rows, one letter per column (l or r), and the rows that open a block."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    align: str
+    opens: frozenset[int] = frozenset()
+
+    def markdown(self) -> str:
+        """Return the head and the rows in Markdown."""
+        lines = [self.head, [{"l": "---", "r": "---:"}[letter] for letter in self.align], *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+    def latex(self, caption: str, *, size: str = "small", above: str = "") -> str:
+        r"""Return a LaTeX `table*`; needs `\usepackage{booktabs}`.
+
+        Args:
+            caption: plain text; the cells are LaTeX already.
+            above: a row above the head, in LaTeX.
+        """
+        marked = [
+            ["\\midrule\n" + row[0] if number in self.opens and number else row[0], *row[1:]]
+            for number, row in enumerate(self.rows)
+        ]
+        frame = pd.DataFrame(marked, columns=[above + self.head[0], *self.head[1:]], dtype=object)
+        text = frame.style.hide(axis="index").to_latex(hrules=True, column_format=self.align)
+        head = f"\\begin{{table*}}\n\\centering\n\\caption{{{escape(caption)}}}\n\\{size}\n"
+        return f"{head}{text}\\end{{table*}}\n"
+
+
+def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = False) -> Grid:
+    """Return long-form values as a grid: one row per block and metric, one column per method.
+
+    Args:
+        cell: the text for one row of `values`.
+    """
+    text = escape if latex else str
+    methods = about.sorted_methods(values["method"])
+    shown = [name for name in BLOCK if name in ("model", "target") or values[name].nunique() > 1]
+    rows: list[list[str]] = []
+    opens = set()
+    for _, block in values.groupby(BLOCK, sort=False):
+        opens.add(len(rows))
+        names = [text(str(block[name].iloc[0])) for name in shown]
+        for metric in about.sorted_metrics(block["metric"]):
+            of_metric = block[block["metric"] == metric].to_dict("records")
+            by_method = {str(row["method"]): row for row in of_metric}
+            cells = [cell(by_method[name]) if name in by_method else "" for name in methods]
+            rows.append([*names, label_of(about, metric, latex=latex), *cells])
+            names = [""] * len(shown)
+    head = [*(HEADS[name] for name in shown), "Metric", *(text(about.method(name).label) for name in methods)]
+    return Grid(head, rows, "l" * (len(shown) + 1) + "r" * len(methods), frozenset(opens))
+
+
+def label_of(about: About, metric: str, *, latex: bool = False) -> str:
+    """Return the metric's name."""
+    shown = about.metric(metric)
+    return (shown.latex or escape(shown.label)) if latex else shown.label
+
+
+def number(row: Mapping[str, Any], about: About, plus_minus: str = " ± ") -> str | None:
+    """Return `mean ± std`, the mean alone for n = 1, None for a missing cell.
+
+    Ranks are whole numbers, and empty for the methods that are not compared.
+    """
+    if row["metric"] == "rank":
+        return "" if math.isnan(row["mean"]) else f"{row['mean']:.0f}"
+    if math.isnan(row["mean"]):
+        return None
+    return mean_and_spread(row["mean"], row["std"], plus_minus, about.metric(row["metric"]).decimals)
+
+
+def mean_and_spread(mean: float, std: float, plus_minus: str = " ± ", decimals: int = 2) -> str:
+    """Return `mean ± std`, the mean alone if there is no spread.
+
+    >>> mean_and_spread(74.54, 0.1), mean_and_spread(2.0, math.nan)
+    ('74.54 ± 0.10', '2.00')
+    """
+    return f"{mean:.{decimals}f}" + ("" if math.isnan(std) else f"{plus_minus}{std:.{decimals}f}")
+
+
+def to_markdown(values: pd.DataFrame, title: str, caption: str, about: About) -> str:
+    """Return the table in Markdown; missing cells are named below it with the commands that fill them."""
+
+    def cell(row: Mapping[str, Any]) -> str:
+        text = number(row, about)
+        if text is None:
+            return "n/a" if isinstance(row["skipped"], str) else "missing"
+        return f"**{text}**" if row["best"] else text
+
+    return f"**{title}.** {caption}\n\n{blocks(values, about, cell).markdown()}{notes(values, about)}"
+
+
+def notes(values: pd.DataFrame, about: About) -> str:
+    """Return why cells are empty: methods that do not apply, commands for missing ones."""
+    text = ""
+    for method, reason in values[["method", "skipped"]].dropna().drop_duplicates().itertuples(index=False):
+        text += f"\nn/a: {about.method(method).label}: {reason}.\n"
+    commands = list(values["command"].dropna().drop_duplicates())
+    if commands:
+        text += "\nMissing cells, and what fills them:\n\n```\n" + "\n".join(commands) + "\n```\n"
+    return text
+
+
+def to_latex(values: pd.DataFrame, title: str, caption: str, about: About) -> str:
+    r"""Return the table as a LaTeX `table*`; needs `\usepackage{booktabs}`."""
+
+    def cell(row: Mapping[str, Any]) -> str:
+        text = number(row, about, PLUS_MINUS)
+        if not text:
+            return text if text == "" else "n/a" if isinstance(row["skipped"], str) else "--"
+        return rf"$\mathbf{{{text}}}$" if row["best"] else f"${text}$"
+
+    return blocks(values, about, cell, latex=True).latex(f"{title}. {caption}")
+
+
+def escape(text: str) -> str:
+    """Return `text` with LaTeX's special characters escaped.
+
+    >>> escape("D_r, 5 %")
+    'D\\\\_r, 5 \\\\%'
+    """
+    for character in "\\&%$#_{}":
+        text = text.replace(character, rf"\{character}" if character != "\\" else r"\textbackslash ")
+    return text.replace("±", r"$\pm$").replace("≤", r"$\le$")

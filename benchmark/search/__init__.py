@@ -1,0 +1,1 @@
+"""Search a method's hyper-parameters; see `python -m benchmark.search --help`."""

@@ -1,0 +1,42 @@
+"""Search a method's hyper-parameters with Optuna's TPE; a killed search continues, several processes may share one.
+
+    python -m benchmark.search search=ssd                     # α and λ of SSD on the embedded digits
+    python -m benchmark.search search=ssd dataset=cifar20 task=class task.target=vehicle2 profile=quick protocol=paper
+    python -m benchmark.search search=finetune search/objective=score search.n_trials=20
+
+search=NAME             parameters and ranges, from configs/search/NAME.yaml
+search/objective=NAME   gap (to the retrained model, smaller is better) | score (weighted; needs no retrained model)
+search.n_trials=50      complete trials in all: of earlier starts, and of every process on the same storage, each of
+                        which may add one at the end
+search.storage=…        default: SQLite below output_dir; a file name: a journal; URL://…: a database for many machines
+search.held_out=0.2     share of the training images to judge on, null: the test images (protocol strict, paper)
+out=FOLDER              default: results/search-<settings>; it never replaces another search or a larger one
+
+Every other key=value is one of `python -m benchmark.run`. FOLDER gets trials.csv, importances.csv, summary.md,
+landscape.png and .pdf, and best.yaml, which any run takes:
+
+    python -m benchmark.run --config-dir results +search-<settings>=best dataset=… task=…
+
+`optuna-dashboard STORAGE` shows the study while it runs; the command prints STORAGE.
+"""
+
+import sys
+
+from benchmark.cli import run_cli
+
+
+def main() -> None:
+    """Read the command line and run one search."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments) or not arguments:
+        print(__doc__)
+        return
+    from benchmark.search.run import run_search, search_cell  # after the help, which needs no torch
+
+    out = [argument.removeprefix("out=") for argument in arguments if argument.startswith("out=")]
+    cell = search_cell([argument for argument in arguments if not argument.startswith("out=")])
+    print(run_search(cell, out[-1] if out else None))
+
+
+if __name__ == "__main__":
+    run_cli(main)

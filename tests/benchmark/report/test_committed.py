@@ -1,0 +1,83 @@
+"""A command that reads records never destroys any; every committed file follows from its records."""
+
+import sys
+
+import pytest
+from report_cases import ROOT, content_of
+
+from benchmark.report.select import read_memory
+from scripts import verify_results
+from scripts.verify_results import problems_of
+
+COMMANDS = {
+    "table1-paper-quick": "table=1 profile=quick",
+    "table2-paper-quick": "table=2 profile=quick",
+    "table3-paper-quick": "table=3 profile=quick",
+    "table3-paper-quick-vit": "table=3 profile=quick out=results/table3-paper-quick-vit",
+    "table4-paper-quick": "table=4 profile=quick",
+    "table5-paper-quick": "table=5 profile=quick",
+    "table6-paper-quick": "table=6 profile=quick",
+    "table6-paper-full": "table=6",
+    "selectivity-paper-quick": "table=selectivity profile=quick",
+    "ablation-paper-quick": "table=ablation profile=quick",
+    "figure2-paper-quick": "figure=2 profile=quick",
+    "requests-paper-quick": "requests profile=quick",
+    "claims-paper-quick": "claims profile=quick",
+}
+SLOW = ("ablation-paper-quick", "table1-paper-quick", "table5-paper-quick", "table6-paper-quick")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in COMMANDS]
+)
+def test_without_any_new_record_the_command_changes_nothing(name, results, report):
+    """Every file is written again, so each follows from the committed records byte by byte."""
+    before = content_of(results / name)
+    code, printed = report(*COMMANDS[name].split())
+    assert code == 0, printed
+    assert content_of(results / name) == before
+
+
+def test_every_committed_folder_is_among_them():
+    folders = {path.parent.name for path in ROOT.glob("results/*/report.yaml")}
+    assert folders | {"claims-paper-quick"} == set(COMMANDS)
+
+
+def test_the_memory_says_what_a_folder_holds():
+    for path in ROOT.glob("results/*/report.yaml"):
+        memory = read_memory(path.parent)
+        assert path.parent.name.startswith(f"{memory['experiment']}-")
+
+
+@pytest.mark.parametrize("name", ["selectivity-paper-quick", "claims-paper-quick"])
+def test_a_changed_number_is_found(name, results):
+    assert list(problems_of(results / name)) == []
+    path = next((results / name).glob("*.csv"))
+    path.write_text(path.read_text().replace("1.16", "1.17"))
+    assert list(problems_of(results / name)) == [f"{name}: {path.name} does not follow from the records"]
+
+
+def test_a_changed_record_and_a_lost_file_are_found(results, monkeypatch, capsys):
+    folder = results / "selectivity-paper-quick"
+    (folder / "table.tex").unlink()
+    assert list(problems_of(folder)) == [f"{folder.name}: no table.tex"]
+    monkeypatch.setattr(sys, "argv", ["verify", str(folder)])
+    with pytest.raises(SystemExit, match="True"):
+        verify_results.main()
+    (folder / "records.jsonl").unlink()
+    assert list(problems_of(folder)) == [f"{folder.name}: no report.yaml or no records.jsonl"]
+
+
+def test_a_figure_by_another_version_of_matplotlib_is_not_compared(results):
+    folder = results / "figure2-paper-quick"
+    for name in ("figure.png", "figure.pdf"):
+        (folder / name).write_bytes((folder / name).read_bytes().replace(b"3.11.2", b"3.10.0"))
+    assert list(problems_of(folder)) == []
+
+
+def test_uncommitted_code_is_named(results):
+    folder = results / "selectivity-paper-quick"
+    records = verify_results.stored_query(folder).records
+    assert [list(verify_results.origin(record)) for record in records] == [[]] * 3
+    records[0].original["dirty"] = True
+    assert "comes from uncommitted code" in next(iter(verify_results.origin(records[0])))

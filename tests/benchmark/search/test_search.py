@@ -1,0 +1,288 @@
+"""Searches on a few digits through the command line."""
+
+import logging
+import os
+import re
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from command_line import TINY, records_of, run_command
+from omegaconf import OmegaConf
+
+from benchmark import pipeline
+from benchmark.files import content_hash
+from benchmark.records import RunRecord
+from benchmark.search import run as search
+from benchmark.search.__main__ import main
+from benchmark.search.report import refuse_to_replace
+from benchmark.workbench import workbench
+
+ROOT = Path(__file__).parents[3]
+SMALL = [*TINY[1:], "dataset.subset.train_images=100", "dataset.subset.test_images=30"]
+FILES = ["best.yaml", "importances.csv", "landscape.pdf", "landscape.png", "summary.md", "trials.csv"]
+COMMITTED = "search-ssd-cifar20-resnet18-class-vehicle2-gap-paper-quick"
+
+
+def start(arguments, folder, monkeypatch):
+    words = [*SMALL, f"output_dir={folder}/runs", f"out={folder}/out/found", *arguments]
+    return run_command(words, monkeypatch, main=main)
+
+
+def trials_of(folder):
+    return pd.read_csv(folder / "out" / "found" / "trials.csv")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The folder of a finished search under protocol paper, and how often importances were computed."""
+    folder = tmp_path_factory.mktemp("search")
+    calls = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        from methods import ssd
+
+        original = ssd.parameter_importance
+        monkeypatch.setattr(ssd, "parameter_importance", lambda *a, **o: calls.append(1) or original(*a, **o))
+        assert start(["search=ssd", "protocol=paper", "search.n_trials=12"], folder, monkeypatch) == 0
+    return folder, len(calls)
+
+
+def test_every_file_is_there_and_nothing_per_trial(found):
+    folder, n_importances = found
+    assert sorted(path.name for path in (folder / "out" / "found").iterdir()) == FILES
+    assert not (folder / "runs" / "records").exists()
+    assert len(list((folder / "runs" / "artefacts" / "outputs").glob("*.json"))) == 1  # the retrained model's
+    assert n_importances == 2  # I_D and I_Df, for the configured values and twelve trials
+
+
+def test_trials_are_within_the_ranges_and_complete(found):
+    trials = trials_of(found[0])
+    assert list(trials["state"]) == ["complete"] * 12
+    assert trials["alpha"].between(0.1, 100).all()
+    assert trials["lam"].between(0.1, 5).all()
+    assert trials["alpha"].nunique() == 12
+    assert trials[["retain_accuracy", "forget_accuracy", "mia", "changed_fraction"]].stack().between(0, 1).all()
+    assert {"seconds.method", "seconds.trial", "provenance.device", "error"} <= set(trials)
+
+
+def test_the_best_values_as_a_configuration_give_the_best_gap(found, monkeypatch):
+    folder, _ = found
+    trials = trials_of(folder)
+    best = trials.loc[trials["value"].idxmin()]
+    run = [*SMALL, "protocol=paper", f"output_dir={folder}/runs"]
+    assert run_command(["--config-dir", str(folder / "out"), "+found=best", *run], monkeypatch) == 0
+    summary = (folder / "out" / "found" / "summary.md").read_text()
+    assert "| gap, minimize, over D_r, D_f, MIA |" in summary
+    words = shlex.split(next(line for line in summary.splitlines() if "method.alpha=" in line))
+    assert words[:3] == ["python", "-m", "benchmark.run"]
+    assert run_command(words[3:], monkeypatch) == 0
+    (path,) = (folder / "runs" / "records").glob("*.json")  # one: both ways are the same run
+    record = RunRecord.read(path)
+    assert record.hyperparameters["alpha"] == pytest.approx(best["alpha"])
+    assert record.metrics["gap"] == pytest.approx(best["value"], rel=1e-5)
+    assert record.metrics["retain_accuracy"] == pytest.approx(best["retain_accuracy"], rel=1e-5)
+    assert record.seconds["importance_forget"] > 0  # as first measured, in the search
+
+
+def test_a_finished_search_runs_no_trial_and_a_larger_one_continues(found, tmp_path, monkeypatch):
+    folder, _ = found
+    before = trials_of(folder)
+    assert start(["search=ssd", "protocol=paper", "search.n_trials=1"], folder, monkeypatch) == 0
+    pd.testing.assert_frame_equal(trials_of(folder), before)
+    words = ["search=ssd", "protocol=paper", "search.n_trials=13", f"out={tmp_path}/more"]
+    assert start(words, folder, monkeypatch) == 0
+    assert len(pd.read_csv(tmp_path / "more" / "trials.csv")) == 13
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["search.n_trials=1", "output_dir={}/new"], "at most 1 trials of the study"),
+        (["search.seed=1", "search.n_trials=20"], "at most 20 trials of the study"),
+    ],
+)
+def test_neither_a_smaller_nor_another_search_replaces_one(changed, message, found, tmp_path, monkeypatch, capsys):
+    folder, _ = found
+    before = trials_of(folder)
+    words = ["search=ssd", "protocol=paper", *(word.format(tmp_path) for word in changed)]
+    assert start(words, folder, monkeypatch) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "it holds 12 of" in line
+    assert "out=" in line
+    pd.testing.assert_frame_equal(trials_of(folder), before)
+
+
+def test_the_committed_search_names_no_study_and_counts_by_its_trials():
+    folder = ROOT / "results" / COMMITTED
+    refuse_to_replace(folder, "0" * 16, 50)
+    with pytest.raises(ValueError, match="it holds 50 of an unnamed one"):
+        refuse_to_replace(folder, "0" * 16, 49)
+
+
+def test_settings_that_a_name_does_not_tell_make_another_folder(monkeypatch):
+    monkeypatch.setattr(search, "study_key", lambda cell: content_hash(search.settings(cell)))  # needs no data
+    named = ["search=ssd", "dataset=cifar20", "task=class", "task.target=vehicle2", "protocol=paper", "profile=quick"]
+    not_of_the_study = ["search.n_trials=9", "search.max_failures=2", "output_dir=elsewhere", "compute.threads=1"]
+    others = [[], not_of_the_study, ["search.seed=1"], ["recipe.epochs=1"]]
+    folders = [search.default_folder(search.search_cell([*named, *other])) for other in others]
+    assert folders[:2] == [Path("results") / COMMITTED] * 2
+    assert all(re.fullmatch(rf"{COMMITTED}-[0-9a-f]{{8}}", folder.name) for folder in folders[2:])
+    assert len(set(folders)) == len(others) - 1
+
+
+def test_running_studies_continue():
+    """Hashes of the settings as the version before named them: a study's data base and name follow from them."""
+    assert content_hash(search.settings(search.search_cell(["search=ssd"]))) == "c0ba0acc91b49da5"
+    score = search.search_cell(["search=finetune", "search/objective=score", "task=random", "protocol=paper"])
+    assert content_hash(search.settings(score)) == "2904d31007ccad8d"
+
+
+def test_strict_is_judged_on_held_out_training_images(tmp_path, monkeypatch):
+    seen = []
+    evaluate = pipeline.evaluate
+    monkeypatch.setattr(pipeline, "evaluate", lambda m, s, *a, **o: seen.append(s) or evaluate(m, s, *a, **o))
+    assert start(["search=ssd", "search.n_trials=2"], tmp_path, monkeypatch) == 0
+    plain = search.search_cell(["search=ssd", "search.held_out=null", *SMALL, f"output_dir={tmp_path}/runs"])
+    train, test = workbench(plain).dataset.train, workbench(plain).dataset.test
+    for split in seen:
+        judged = {*split.forget_test.index.tolist(), *split.retain_test.index.tolist()}
+        learnt = {*split.forget_train.index.tolist(), *split.retain_train.index.tolist()}
+        assert len(judged) == 20
+        assert judged | learnt == set(train.index.tolist())
+        assert not judged & learnt
+        assert split.retain_test.storage is not test.storage
+    summary = (tmp_path / "out" / "found" / "summary.md").read_text()
+    assert "20 training images held out" in summary
+    assert "held_out" not in summary.split("The best values")[1]
+
+
+def test_only_a_search_holds_images_out():
+    held, paper = (search.search_cell(["search=ssd", f"protocol={name}"]) for name in ("strict", "paper"))
+    assert held.scientific["dataset"]["held_out"] == 0.2
+    open_cell = search.search_cell(["search=ssd", "protocol=strict", "search.held_out=null"])
+    for cell in (paper, open_cell):
+        assert "held_out" not in cell.scientific["dataset"]
+
+
+def test_the_score_needs_no_retrained_model(tmp_path, monkeypatch):
+    words = ["search=ssd", "search/objective=score", "~method@reference", "search.n_trials=2"]
+    assert start(words, tmp_path, monkeypatch) == 0
+    assert not (tmp_path / "runs" / "artefacts" / "outputs").exists()
+    trials = trials_of(tmp_path)
+    expected = trials["retain_accuracy"] - trials["forget_accuracy"] - trials["mia"]
+    assert trials["value"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-5)
+
+
+def test_one_parameter_of_any_method_in_a_journal(tmp_path, monkeypatch):
+    words = ["search=finetune", "search.n_trials=3", "search/objective=score", f"search.storage={tmp_path}/a.journal"]
+    parameters = "search.parameters=[{name:recipe.epochs,low:1,high:3,integer:true}]"
+    assert start([*words, parameters], tmp_path, monkeypatch) == 0
+    trials = trials_of(tmp_path)
+    assert trials["recipe.epochs"].isin(range(1, 4)).all()
+    best = OmegaConf.load(tmp_path / "out" / "found" / "best.yaml")
+    assert best.recipe.epochs == trials.loc[trials["value"].idxmax(), "recipe.epochs"]
+
+
+@pytest.mark.parametrize("name", ["amnesiac", "bad_teacher", "finetune", "ssd", "unsir"])
+def test_every_search_composes_and_names_parameters_of_its_method(name):
+    cell = search.search_cell([f"search={name}", "protocol=paper"])
+    assert search.search_space(search.content(cell.config.search.parameters), cell.config.method)
+    assert cell.labels["method"] == cell.config.search.name == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["protocol=paper"], "Expected search=…"),
+        (["search=common"], "search.parameters"),
+        (["search=nothing"], "'nothing'"),
+        (["search=ssd", "search.n_trials=0"], "search.n_trials to be at least 1, but got 0"),
+        (["search=ssd", "search.held_out=2"], "held_out to be a share between 0 and 1, but got 2"),
+        (["search=ssd", "search.storage=nosuch://x"], "search.storage to be a database's URL or a file"),
+        (["search=ssd", "~method@reference"], "use search/objective=score"),
+        (["search=ssd", "requests=sequence"], "Expected one forget request to search on, but got "),
+        (["search=unsir", "task=random", "task.n=5"], "applies to the task"),
+        (["search=ssd", "method_seed=0,1"], "Expected one cell to search on, but got 2"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    assert start(arguments, tmp_path, monkeypatch) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_help_needs_no_torch():
+    code = "import sys, runpy; sys.argv = ['', '--help']; runpy.run_module('benchmark.search', run_name='__main__')"
+    check = f"{code}; assert not {{'torch', 'optuna'}} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "search/objective=NAME" in done.stdout
+
+
+def test_non_finite_trials_are_pruned_and_the_search_goes_on(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    measured_outputs, calls = pipeline.measured_outputs, []
+
+    def fragile(bench, *arguments):
+        calls.append(1)
+        if len(calls) in (2, 4):  # the first call is the configured values'
+            raise FloatingPointError("Expected finite logits")
+        return measured_outputs(bench, *arguments)
+
+    monkeypatch.setattr(pipeline, "measured_outputs", fragile)
+    words = ["search=ssd", "protocol=paper", "search.n_trials=3", "search/objective=score"]
+    assert start(words, tmp_path, monkeypatch) == 0
+    trials = trials_of(tmp_path)
+    assert list(trials["state"]) == ["pruned", "complete", "pruned", "complete", "complete"]
+    assert "Expected finite logits" in trials["error"][0]
+    assert "trial 0 failed" in caplog.text
+
+
+def command(folder, *arguments):
+    words = [*SMALL, f"output_dir={folder}/runs", f"out={folder}/out/found", "search=ssd", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "benchmark.search", *words], cwd=ROOT, env=environment)
+
+
+def complete(folder):
+    """The number of complete trials, read without touching the storage."""
+    for path in (folder / "runs" / "searches").glob("*.db"):
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            try:
+                return connection.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0]
+            except sqlite3.OperationalError:
+                pass  # no tables yet
+    return 0
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_ends_with_n_trials(tmp_path):
+    process = command(tmp_path, "search.n_trials=50")
+    while complete(tmp_path) < 10:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert complete(tmp_path) < 50
+    assert command(tmp_path, "search.n_trials=50").wait() == 0
+    trials = trials_of(tmp_path)
+    assert (trials["state"] == "complete").sum() == 50
+    assert len(trials) <= 51
+    assert records_of(tmp_path / "runs") == {}
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_search(tmp_path):
+    processes = [command(tmp_path, "search.n_trials=20") for _ in "ab"]
+    assert [process.wait() for process in processes] == [0, 0]
+    done = trials_of(tmp_path).query("state == 'complete'")
+    assert len(done) in (20, 21)
+    assert done["alpha"].nunique() == len(done)

@@ -1,0 +1,147 @@
+"""The loop over trials, without any model."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from sqlalchemy import text
+
+from benchmark.search.space import NumberedTPE
+from benchmark.search.study import open_storage, run_trials
+
+SPACE = {"x": FloatDistribution(0.1, 100, log=True), "y": FloatDistribution(0.1, 5)}
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage")
+
+
+def value(values):
+    return (values["x"] - 3) ** 2 + (values["y"] - 1) ** 2, {"note": 1}
+
+
+def make_study(storage=None, seed=0):
+    return optuna.create_study(
+        study_name="s", storage=storage and open_storage(storage), sampler=NumberedTPE(seed), load_if_exists=True
+    )
+
+
+def run(study, evaluate=value, n_trials=3, max_failures=3, space=SPACE):
+    run_trials(study, space, evaluate, n_trials=n_trials, max_failures=max_failures)
+
+
+def states(study):
+    return [trial.state.name for trial in study.trials]
+
+
+def points(study):
+    return [tuple(trial.params.values()) for trial in study.trials]
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{}/s.db", "{}/s.journal"])
+def test_workers_share_a_study(storage, tmp_path):
+    storage = storage.format(tmp_path)
+
+    def slowly(values):
+        time.sleep(0.02)
+        return value(values)
+
+    with ThreadPoolExecutor(3) as workers:  # a connection and a sampler each, as processes have
+        for worker in [workers.submit(lambda: run(make_study(storage), slowly, n_trials=15)) for _ in range(3)]:
+            worker.result()
+    complete = [trial for trial in make_study(storage).trials if trial.state == TrialState.COMPLETE]
+    assert 15 <= len(complete) <= 17  # each of the other two may be at one more
+    assert len({trial.params["x"] for trial in complete}) == len(complete)
+
+
+def test_sqlite_writes_ahead(tmp_path):
+    storage = open_storage(f"sqlite:///{tmp_path}/new/s.db")
+    with storage.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+
+
+def test_a_trial_without_a_sign_of_life_does_not_count(tmp_path):
+    study = make_study(f"sqlite:///{tmp_path}/s.db")
+    trial = study.ask()
+    study._storage.record_heartbeat(trial._trial_id)
+    long_ago = datetime.now(UTC) - timedelta(minutes=5)
+    with study._storage._backend.engine.begin() as connection:
+        connection.execute(text("UPDATE trial_heartbeats SET heartbeat = :at"), {"at": long_ago.replace(tzinfo=None)})
+    run(study)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+
+
+def test_a_trial_that_others_took_for_dead_does_not_stop_its_process():
+    study = make_study()
+
+    def overtaken(values):
+        if len(study.trials) == 1:
+            study.tell(0, state=TrialState.FAIL)
+        return value(values)
+
+    run(study, overtaken, n_trials=2)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_failures_in_a_row_end_the_search_with_the_last_error():
+    def broken(values):
+        raise ValueError("no luck")
+
+    study = make_study()
+    with pytest.raises(RuntimeError, match="4 in a row failed, the last one by: ValueError: no luck"):
+        run(study, broken, n_trials=50, max_failures=4)
+    assert states(study) == ["FAIL"] * 4
+
+
+def test_failures_between_successes_do_not_end_it():
+    calls = []
+
+    def fragile(values):
+        calls.append(1)
+        if len(calls) % 2:
+            raise FloatingPointError("Expected finite logits")
+        return value(values)
+
+    study = make_study()
+    run(study, fragile, n_trials=4, max_failures=2)
+    assert states(study) == ["PRUNED", "COMPLETE"] * 4
+    assert study.trials[0].user_attrs == {"error": "FloatingPointError: Expected finite logits"}
+
+
+def test_an_interrupt_leaves_no_running_trial():
+    def interrupted(values):
+        raise KeyboardInterrupt
+
+    study = make_study()
+    with pytest.raises(KeyboardInterrupt):
+        run(study, interrupted)
+    assert states(study) == ["FAIL"]
+
+
+def test_the_sampler_is_seeded_by_trial_number_whoever_runs_it(tmp_path):
+    storage = f"sqlite:///{tmp_path}/s.db"
+    whole, other = make_study(), make_study(seed=1)
+    run(whole, n_trials=14)
+    for n_trials in (3, 12, 14):  # three starts of one search
+        run(make_study(storage), n_trials=n_trials)
+    assert points(make_study(storage)) == points(whole)
+    run(other, n_trials=1)
+    assert points(other)[0] != points(whole)[0]
+
+
+def test_tpe_finds_what_random_search_does_not():
+    study = make_study()
+    run(study, n_trials=50)
+    first, last = (sorted(t.value for t in study.trials[part]) for part in (slice(10), slice(40, 50)))
+    assert last[5] < first[5]
+    assert study.best_value < 0.5
+
+
+def test_integers_and_choices_are_suggested():
+    space = {"x": IntDistribution(1, 3), "y": CategoricalDistribution([1, 5])}
+    study = make_study()
+    run(study, space=space, n_trials=12)
+    assert {trial.params["x"] for trial in study.trials} <= {1, 2, 3}
+    assert {trial.params["y"] for trial in study.trials} == {1, 5}

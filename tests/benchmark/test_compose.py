@@ -1,0 +1,169 @@
+"""Sweeps mean what they mean in a plain Hydra application, and composing them is quick."""
+
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from benchmark.cell import Cell
+from benchmark.compose import CONFIGS, cells_of, choices, sweep_overrides
+
+ROOT = Path(CONFIGS).parent
+PLAIN = """
+import hydra, sys
+import benchmark.cell
+@hydra.main(version_base="1.3", config_path=sys.argv.pop(1), config_name="run")
+def main(config):
+    name = hydra.core.hydra_config.HydraConfig.get().runtime.choices["method"]
+    print("CELL", name, config.method_seed, config.method.get("alpha"), config.data_dir, config.output_dir, sep="|")
+main()
+"""
+
+
+def plain_hydra(folder: Path, *arguments: str) -> list[list[str]]:
+    """Return what a ten-line Hydra application sees of each job: method, seed, α and the two folders."""
+    script = folder / "plain.py"
+    script.write_text(PLAIN)
+    quiet = ["~hydra.callbacks", "hydra.sweep.dir=sweep"]
+    done = subprocess.run(
+        [sys.executable, script, CONFIGS, "-m", *quiet, *arguments], capture_output=True, text=True, cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+    return [line.split("|")[1:] for line in done.stdout.splitlines() if line.startswith("CELL|")]
+
+
+def ours(cells: list[Cell]) -> list[list[str]]:
+    rows = []
+    for cell in cells:
+        config = cell.config
+        values = config.method_seed, config.method.get("alpha"), config.data_dir, config.output_dir
+        rows.append([cell.labels["method"], *map(str, values)])
+    return rows
+
+
+@pytest.fixture
+def own_configs(tmp_path) -> Path:
+    """A configuration folder of a user's own, with a variant of SSD."""
+    folder = tmp_path / "own configs"
+    (folder / "method").mkdir(parents=True)
+    (folder / "method" / "my_ssd.yaml").write_text("defaults: [ssd, _self_]\nabout: {label: Mine}\nalpha: 3.0\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["method=glob(b*)", "method_seed=range(2)", "data_dir=${hydra:runtime.cwd}/there"],
+        ["experiment=demo", "case=digits_class", "method_seed=1", "method.alpha=2,3", "method=ssd"],
+        ["method=my_ssd,ssd,retrain", "~method@reference", "output_dir=a b"],
+    ],
+    ids=["glob, range and working directory", "an experiment of its own", "a variant from elsewhere"],
+)
+def test_a_sweep_is_what_hydra_makes_of_it(arguments, tmp_path, own_configs, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    search_path = f"hydra.searchpath=['file://{own_configs}']"
+    assert ours(cells_of([search_path, *arguments])) == plain_hydra(tmp_path, search_path, *arguments)
+
+
+def test_a_config_dir_is_a_search_path(own_configs, tmp_path):
+    (cell,) = cells_of(["method=my_ssd"], config_dir=own_configs)
+    assert (cell.labels["method"], cell.method_about["label"], cell.config.method.alpha) == ("my_ssd", "Mine", 3.0)
+    assert cells_of(cell.overrides)[0].config == cell.config
+    assert choices("method", config_dir=own_configs) == sorted([*choices("method"), "my_ssd"])
+    with pytest.raises(ValueError, match="none"):
+        cells_of([], config_dir=tmp_path / "nowhere")
+
+
+def test_all_cells_share_the_time_of_the_first(monkeypatch):
+    cells = cells_of(["method=ssd,retrain", "method_seed=0,1", "output_dir=${now:%H-%M-%S-%f}"])
+    assert len({cell.config.output_dir for cell in cells}) == 1
+    later = cells_of(["method=ssd", "output_dir=${now:%H-%M-%S-%f}"], like=cells[0].config)
+    assert later[0].config.output_dir != "" != cells[0].config.output_dir
+
+
+def composed(job: tuple[str, ...]) -> object:
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        return OmegaConf.to_container(compose("run", list(job)))
+
+
+def without_name(cell: Cell) -> object:
+    raw = OmegaConf.to_container(cell.config)
+    assert raw["method"]["about"].pop("name") == cell.labels["method"]
+    return raw
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+@pytest.mark.parametrize(
+    "more", [[], ["~method@reference", "++a.b=1", "+dataset.subset.held_out=0.1", "table.metrics=[mia]"]]
+)
+def test_a_quick_composition_is_what_hydra_composes(experiment, more):
+    cells = cells_of([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
+    for cell in cells[:: max(1, len(cells) // 4)]:
+        assert without_name(cell) == composed(cell.overrides)
+        assert OmegaConf.is_struct(cell.config)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=ssd,retrain,finetune", "requests=sequence", "method@reference=finetune"],
+        ["method=ssd,retrain,finetune", "recipe.lr=1", "model=vit,resnet18", "switched=retrain,none"],
+        ["method=ssd,retrain,finetune", "+method.beta=1", "search=ssd"],
+        ["method=ssd", "~method.lam"],
+    ],
+)
+def test_unusual_overrides_too(overrides):
+    for cell in cells_of(overrides):
+        assert without_name(cell) == composed(cell.overrides)
+
+
+def test_a_file_that_reaches_into_the_method_is_heeded(own_configs):
+    """Jobs share a composition only if nothing else says anything about the method."""
+    (own_configs / "case").mkdir()
+    (own_configs / "case" / "mine.yaml").write_text("# @package _global_\nmethod: {recipe: {lr: 0.5}}\n")
+    (own_configs / "method" / "reaching.yaml").write_text(
+        "# @package _global_\nsplit_seed: 5\nmethod: {_target_: methods.baseline.Baseline}\n"
+    )
+    cells = cells_of(["method=amnesiac,bad_teacher,finetune", "case=digits_class,mine"], config_dir=own_configs)
+    assert [cell.config.method.recipe.lr for cell in cells if cell.config.method.recipe.lr == 0.5] == [0.5] * 3
+    cells = cells_of(["method=ssd,reaching,retrain"], config_dir=own_configs)
+    assert [(cell.labels["method"], cell.seeds["split_seed"]) for cell in cells] == [
+        ("ssd", 0), ("reaching", 5), ("retrain", 0)
+    ]  # fmt: skip
+
+
+def test_an_experiment_brings_its_sweep_and_the_command_line_overrides_it():
+    cells = cells_of(["experiment=table2", "profile=quick", "method=ssd,retrain", "method_seed=7"])
+    assert {(cell.labels["method"], cell.seeds["method_seed"]) for cell in cells} == {("ssd", 7), ("retrain", 7)}
+    assert {cell.labels["target"] for cell in cells} == {"rocket", "mushroom"}
+
+
+def test_the_overrides_of_a_cell_compose_it_again():
+    cells = cells_of(["experiment=requests", "profile=quick", "output_dir=a b"])
+    for cell in cells[::9]:
+        (again,) = cells_of(shlex.split(shlex.join(cell.overrides)))
+        assert again.config == cell.config
+
+
+def test_a_cell_travels():
+    cell = cells_of(["method=ssd", "data_dir=${hydra:runtime.cwd}"])[0]
+    copy = pickle.loads(pickle.dumps(cell))
+    assert (copy.run_id, copy.labels, copy.config.data_dir) == (cell.run_id, cell.labels, str(Path.cwd()))
+
+
+def test_several_values_without_m_are_seen():
+    assert sweep_overrides(["method=ssd,retrain", "method.alpha=[1,2]", "task=class"]) == ["method=ssd,retrain"]
+
+
+def test_a_table_of_48_cells_is_quick():
+    cells_of([])
+    start = time.process_time()
+    assert len({cell.run_id for cell in cells_of(["experiment=demo"])}) == 48
+    assert time.process_time() - start < 4  # about 1 s on a machine with nothing else to do

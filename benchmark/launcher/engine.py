@@ -75,7 +75,7 @@ def started(workers: int | None, init: Mapping[str, Any]) -> ModuleType:
         import ray
     except ModuleNotFoundError as error:
         raise ValueError("Expected the package ray, but there is none; run pip install -e '.[cluster]'.") from error
-    ray.init(logging_level=logging.ERROR, **init, **({} if workers is None else {"num_cpus": workers}))
+    ray.init(num_cpus=workers, logging_level=logging.ERROR, **init)
     return ray
 
 

@@ -46,7 +46,9 @@ def run_cli(command: Callable[[], Any]) -> None:
 
 
 def show_log() -> None:
-    """Print the suite's log lines, and of Hydra and its launchers the warnings only."""
+    """Print the suite's log lines, and of Hydra and its launchers the warnings only; `--info` is a log of Hydra's."""
+    if {"--info", "-i"} & {word.split("=")[0] for word in sys.argv}:
+        return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("hydra", "hydra_plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)

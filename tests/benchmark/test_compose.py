@@ -31,7 +31,7 @@ def plain_hydra(folder: Path, *arguments: str) -> list[list[str]]:
     """Return what a ten-line Hydra application sees of each job: method, seed, α and the two folders."""
     script = folder / "plain.py"
     script.write_text(PLAIN)
-    quiet = ["~hydra.callbacks", "hydra.sweep.dir=sweep"]
+    quiet = ["~hydra.callbacks.grid", "hydra.sweep.dir=sweep"]
     done = subprocess.run(
         [sys.executable, script, CONFIGS, "-m", *quiet, *arguments], capture_output=True, text=True, cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,

@@ -85,7 +85,7 @@ class Store:
         return list(found.values())
 
     def get(self, node: Artefact) -> tuple[Tensors, Facts]:
-        """Return (tensors on the CPU, facts), loaded or made; processes that ask for the same one wait for the first."""
+        """Return (tensors on the CPU, facts), loaded or made; of processes that ask for the same one, one makes it."""
         path = self.path(node)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):

@@ -40,8 +40,9 @@ class GridCallback(Callback):
             folders = sorted({str(cell.config.output_dir) for cell in self.cells})
             if len(folders) != 1:
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")
-            self.waiting = {cell.run_id: cell for cell in self.cells if RunRecord.find(cell.record_path) is None}
-            plan = f"{len(self.cells)} cells: {len(self.cells) - self._n_waiting()} done, {self._n_waiting()} to run"
+            self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
+            total, to_run = len(self.cells), self._n_waiting()
+            plan = f"{total} cell{'s' if total > 1 else ''}: {total - to_run} done, {to_run} to run"
             log.info("%s%s", plan, self._to_make())
         except Exception as error:
             sys.exit(f"error: {describe(error)}")
@@ -118,6 +119,16 @@ class GridCallback(Callback):
                 return ""
             seconds += sum(like) / len(like)
         return f"  about {duration(seconds)} left"
+
+
+def is_done(cell: Cell) -> bool:
+    """Return whether the cell's record is there and, with `save=model`, its unlearned model."""
+    record = RunRecord.find(cell.record_path)
+    if record is None or record.skipped is not None or cell.config.save is None:
+        return record is not None
+    from benchmark import pipeline
+
+    return pipeline.store_of(cell).has(pipeline.unlearned(cell))
 
 
 def likeness(kind: str, key: Mapping[str, Any]) -> str:

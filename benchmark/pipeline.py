@@ -50,7 +50,7 @@ def unlearned(cell: Cell, n: int | None = None) -> Artefact:
     The next request starts from the previous request's model.
     """
     key, needs = cell.outputs_key, (original(cell),)
-    if cell.targets is not None:
+    if cell.targets is not None and not cell.is_reference:  # a retrained model forgets all of them in one call
         n = n or len(cell.targets)
         key = key | {"task": key["task"] | {"target": cell.targets[:n]}}
         needs = (original(cell), unlearned(cell, n - 1)) if n > 1 else needs
@@ -59,8 +59,8 @@ def unlearned(cell: Cell, n: int | None = None) -> Artefact:
 
 def outputs(cell: Cell) -> Artefact:
     """Return the outputs of the unlearned model on every split."""
-    rests_on_model = not cell.is_reference and (cell.targets is not None or cell.config.save == "model")
-    needs = (original(cell), *([unlearned(cell)] if rests_on_model else []))
+    several = cell.targets is not None and not cell.is_reference
+    needs = (original(cell), *([unlearned(cell)] if several or cell.config.save == "model" else []))
     return Artefact("outputs", cell.outputs_key, lambda: look(workbench(cell), outputs(cell)), needs)
 
 
@@ -72,16 +72,23 @@ def reference(cell: Cell) -> Artefact | None:
 
 
 def wanted(cell: Cell) -> list[Artefact]:
-    """Return the artefacts that the cell's record reads; the retrained model only if a metric asks for it."""
-    retrained = reference(cell) if "retrained" in cell.metric_needs else None
-    return [node for node in (original(cell), retrained, outputs(cell)) if node is not None]
+    """Return the artefacts that the cell's record reads, and those to be saved; a retrained model if a metric asks."""
+    retrained = reference(cell) if "retrained" in cell.metric_needs and not cell.is_reference else None
+    saved = unlearned(cell) if cell.config.save == "model" else None
+    return [node for node in (original(cell), retrained, saved, outputs(cell)) if node is not None]
 
 
 def make(cell: Cell, name: str) -> None:
     """Make the artefact `name` (see `Artefact.__str__`) of the cell, unless the cell's method skips its task."""
-    node = next(node for root in wanted(cell) for node in root.walk() if str(node) == name)
-    if node.kind == "original" or node.key == cell.reference_key or skip(workbench(cell)) is None:
-        store_of(cell).get(node)
+    made(cell, next(node for root in wanted(cell) for node in root.walk() if str(node) == name))
+
+
+def made(cell: Cell, node: Artefact) -> str:
+    """Make an artefact of the cell if it is not there yet; return the path of its tensors, or why it is skipped."""
+    if node.kind != "original" and node.key != cell.reference_key and (reason := skip(workbench(cell))) is not None:
+        return f"{cell}: skipped, {reason}"
+    store_of(cell).get(node)
+    return str(store_of(cell).path(node).with_suffix(".safetensors"))
 
 
 def make_stage(cell: Cell, stage: str) -> str:
@@ -91,8 +98,7 @@ def make_stage(cell: Cell, stage: str) -> str:
     if node is None:
         known = ", ".join(["record", *(name for name, there in stages.items() if there is not None)])
         raise ValueError(f"Expected stage to be one of {known}, but got {stage!r}.")
-    make(cell, str(node))
-    return str(store_of(cell).path(node).with_suffix(".safetensors"))
+    return made(cell, node)
 
 
 # How each of them is made
@@ -175,7 +181,7 @@ def unlearn(bench: Workbench, n: int | None) -> tuple[Tensors, Facts]:
 
 
 def look(bench: Workbench, node: Artefact) -> tuple[Tensors, Facts]:
-    """Look once at every split with the model that `node` is about; the model itself is kept only if `node` needs it."""
+    """Look once at every split with the model that `node` is about; the model itself is kept if `node` needs it."""
     cell, first = bench.cell, load_original(bench.cell)[0]
     kept = next((need for need in node.needs if need.kind == "model"), None)
     if kept is not None:
@@ -297,17 +303,8 @@ def other_outputs(bench: Workbench) -> Iterator[tuple[str, EvalOutputs]]:
         yield "retrained", load_outputs(cell, node)[0]
     if "untrained" in cell.metric_needs:
         model = bench.build_model(derive_seed(cell.seeds["method_seed"], "untrained"), pretrained=False)
-        yield (
-            "untrained",
-            evaluate(
-                model,
-                bench.split,
-                bench.preprocessing,
-                batch_size=bench.eval_batch_size,
-                facts={},
-                splits=("forget_train",),
-            ),
-        )
+        size, splits = bench.eval_batch_size, ("forget_train",)
+        yield "untrained", evaluate(model, bench.split, bench.preprocessing, batch_size=size, facts={}, splits=splits)
 
 
 def skip(bench: Workbench) -> str | None:

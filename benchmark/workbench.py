@@ -39,8 +39,11 @@ class Workbench:
         return self.cell.config
 
     def validate(self) -> None:
-        """Raise for options that are wrong, and for a folder that cannot be written, before anything long starts."""
-        _ = self.compute, self.method, self.reference_method, self.recipe
+        """Raise for a wrong option, target or data file, and for a folder that cannot be written, before any training.
+
+        The data are loaded last.
+        """
+        _ = self.compute, self.method, self.reference_method, self.recipe, self.metrics
         folder = Path(self.config.output_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,7 @@ class Workbench:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ValueError(f"Expected output_dir to be a writable folder, but {folder} is not ({reason}).") from error
+        _ = self.split
 
     @cached_property
     def compute(self) -> Compute:

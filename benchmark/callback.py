@@ -4,6 +4,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.utils import JobReturn
@@ -89,9 +90,12 @@ class GridCallback(Callback):
     def _missing(self) -> "list[Artefact]":
         """Return the artefacts that are still to be made."""
         from benchmark import pipeline  # torch, only if there is something to make
+        from benchmark.workbench import Workbench
 
-        nodes = [node for cell in self.waiting.values() for node in pipeline.wanted(cell)]
-        return pipeline.store_of(self.cells[0]).missing(*nodes) if nodes else []
+        benches = [Workbench(cell) for cell in self.waiting.values()]
+        return (
+            benches[0].store.missing(*(node for bench in benches for node in pipeline.wanted(bench))) if benches else []
+        )
 
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""
@@ -101,12 +105,12 @@ class GridCallback(Callback):
 
     def _left(self) -> str:
         """Return the time that is left, from the stored facts of finished artefacts like those that are missing."""
-        from benchmark import artefacts, pipeline
-
         missing = self._missing()
         if not missing:
             return ""
-        store = pipeline.store_of(self.cells[0])
+        from benchmark import artefacts
+
+        store = artefacts.Store(Path(self.cells[0].config.output_dir) / "artefacts")
         spent: dict[object, list[float]] = {}
         for kind in {node.kind for node in missing}:
             for facts in store.facts(kind):
@@ -122,10 +126,14 @@ class GridCallback(Callback):
 
 
 def is_done(cell: Cell) -> bool:
-    """Return whether the cell's record is there and, with `save=model`, its unlearned model."""
-    record = RunRecord.find(cell.record_path)
-    if record is None or record.skipped is not None or cell.config.save is None:
-        return record is not None
+    """Return whether nothing is left to do: the record is there and, with `save=model`, the unlearned model.
+
+    A stage is never done: it says where its artefact lies.
+    """
+    if cell.config.stage != "record" or (record := RunRecord.find(cell.record_path)) is None:
+        return False
+    if cell.config.save is None or record.skipped is not None:
+        return True
     from benchmark import pipeline
 
     return pipeline.store_of(cell).has(pipeline.unlearned(cell))

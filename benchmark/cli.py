@@ -66,7 +66,9 @@ def with_search_path(arguments: Sequence[str]) -> list[str]:
 
 
 def show_log() -> None:
-    """Print the suite's log lines, and of Hydra and its launchers the warnings only."""
+    """Print the suite's log lines, and of Hydra and its launchers the warnings only; `--info` is a log of Hydra's."""
+    if {"--info", "-i"} & {word.split("=")[0] for word in sys.argv}:
+        return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("hydra", "hydra_plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -37,15 +37,16 @@ def run_cell(cell: Cell) -> RunRecord | str:
     if found is not None and save is None:
         return found
     from benchmark import device, pipeline  # torch and timm, only if there is something to do
-    from benchmark.workbench import workbench
+    from benchmark.workbench import Workbench
 
+    bench = Workbench(cell)
     device.set_up(cell.config.compute)
-    workbench(cell).validate()
+    bench.validate()
     if stage != "record":
-        return pipeline.make_stage(cell, stage)
-    record = found or pipeline.make_record(cell)
+        return pipeline.made(bench, pipeline.staged(bench))
+    record = found or pipeline.make_record(bench)
     if save is not None:
-        log.info("unlearned model: %s", pipeline.made(cell, pipeline.unlearned(cell)))
+        log.info("unlearned model: %s", pipeline.made(bench, pipeline.unlearned(bench)))
     return record
 
 

@@ -26,7 +26,7 @@ from benchmark.search.objective import Objective, measured_by, named
 from benchmark.search.report import Report, refuse_to_replace, shown, write_report
 from benchmark.search.space import NumberedTPE, search_space, with_values
 from benchmark.search.study import Evaluate, n_complete, open_storage, run_trials
-from benchmark.workbench import Workbench, workbench
+from benchmark.workbench import Workbench
 from methods.base import Cache
 from methods.timing import Stopwatch
 
@@ -91,12 +91,12 @@ def make_objective(bench: Workbench) -> Objective:
     metrics = named(list(node.metrics), bench.metrics)
     reference: dict[str, float] = {}
     if node.needs_reference:
-        retrained = pipeline.reference(bench.cell)
+        retrained = pipeline.reference(bench)
         if retrained is None:
             raise ValueError(
                 f"Expected a retrained model for search/objective={node.name}; use search/objective=score."
             )
-        reference = measured_by(metrics, pipeline.load_outputs(bench.cell, retrained)[0])
+        reference = measured_by(metrics, pipeline.load_outputs(bench, retrained)[0])
     return Objective(metrics, instantiate(node.value), reference)
 
 
@@ -105,7 +105,7 @@ def make_evaluate(bench: Workbench, objective: Objective) -> Evaluate:
 
     Importances are loaded or computed once and stay on the device.
     """
-    original, _ = pipeline.load_original(bench.cell)
+    original, _ = pipeline.load_original(bench)
     cache = in_memory(pipeline.importance_cache(bench, Stopwatch(bench.device)))
     method_node = without_about(bench.config.method)
     origin = {name: device.provenance(bench.compute)[name] for name in ("commit", "dirty", "device")}
@@ -113,8 +113,8 @@ def make_evaluate(bench: Workbench, objective: Objective) -> Evaluate:
     def evaluate(values: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         start = time.perf_counter()
         method = instantiate(with_values(method_node, values))
-        model, seconds = pipeline.call(bench, method, copy.deepcopy(original), cache=cache)
-        outputs, evaluation = pipeline.measured_outputs(bench, model, original)
+        model, seconds = pipeline.call(bench, method, copy.deepcopy(original), bench.split, cache=cache)
+        outputs, evaluation = pipeline.look_at(bench, model, original)
         value, measured = objective(outputs)
         spent = {"method": seconds["method"], "evaluation": evaluation, "trial": time.perf_counter() - start}
         return value, {**measured, **outputs.facts, "seconds": spent, "provenance": origin}
@@ -150,19 +150,19 @@ def log_trial(study: Study, trial: FrozenTrial, *, n_trials: int, metrics: Seque
              complete, n_trials, 100 * trial.value, 100 * study.best_value, values, measured, left)  # fmt: skip
 
 
-def check_options(cell: Cell) -> None:
+def check_options(bench: Workbench) -> None:
     """Raise ValueError for options that no search can have."""
-    n_trials = cell.config.search.n_trials
+    n_trials, targets = bench.config.search.n_trials, bench.cell.targets
     if n_trials < 1:
         raise ValueError(f"Expected search.n_trials to be at least 1, but got {n_trials}.")
-    if cell.targets is not None:
+    if targets is not None:
         raise ValueError(
-            f"Expected one forget request to search on, but got {len(cell.targets)}; leave requests=sequence out and "
+            f"Expected one forget request to search on, but got {len(targets)}; leave requests=sequence out and "
             f"run the sequence with the values that the search finds."
         )
-    workbench(cell).validate()
-    if (reason := pipeline.skip(workbench(cell))) is not None:
-        raise ValueError(f"Expected a method that applies to the task, but it does not: {reason}.")
+    bench.validate()
+    if bench.skipped is not None:
+        raise ValueError(f"Expected a method that applies to the task, but it does not: {bench.skipped}.")
 
 
 def open_study(cell: Cell, key: str) -> Study:
@@ -188,12 +188,13 @@ def run_search(cell: Cell, out: str | None) -> str:
     options, method = cell.config.search, cell.config.method
     space = search_space(content(options.parameters), without_about(method))
     device.set_up(cell.config.compute)
-    check_options(cell)
+    bench = Workbench(cell)
+    check_options(bench)
     key, folder = study_key(cell), Path(out) if out else default_folder(cell)
     study = open_study(cell, key)
     refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
-    objective = make_objective(workbench(cell))
-    evaluate = make_evaluate(workbench(cell), objective)
+    objective = make_objective(bench)
+    evaluate = make_evaluate(bench, objective)
     if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up
         values = {name: OmegaConf.select(method, name) for name in space}
         value, kept = evaluate(values)
@@ -204,7 +205,7 @@ def run_search(cell: Cell, out: str | None) -> str:
         callbacks=[partial(log_trial, n_trials=options.n_trials, metrics=list(objective.metrics))],
     )  # fmt: skip
     with FileLock(Path(cell.config.output_dir) / "searches" / f"{key}.lock"):  # processes that share it write in turn
-        report = Report(workbench(cell), study, key, space, objective, folder)
+        report = Report(bench, study, key, space, objective, folder)
         refuse_to_replace(folder, key, n_complete(study))
         write_report(report)
     log.info("wrote %s", folder)

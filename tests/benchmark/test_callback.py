@@ -189,6 +189,14 @@ def test_a_stage_fails_by_its_failures_not_by_missing_records(tmp_path, monkeypa
     assert end(grid, stage="original").startswith("error: 1 of 4 cells failed:")
 
 
+def test_a_stage_plans_its_artefacts_alone_and_always_says_where_they_lie(tmp_path, caplog, monkeypatch):
+    cells = make_cells(tmp_path, *GRID, "stage=original")
+    for cell in cells:
+        record_of(cell)
+    started_with(monkeypatch, cells, stage="original")
+    assert caplog.messages == ["4 cells: 0 done, 4 to run; to make: 1 original"]
+
+
 def test_a_failed_single_run_ends_with_its_reason():
     grid = GridCallback()
     end_job(grid, Failure("a cell", "no memory"))

@@ -132,7 +132,9 @@ def test_an_artefact_is_made_by_its_name(tmp_path):
     [("original", {"original": 1}), ("retrained", {"original": 1, "outputs": 1})],
 )
 def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path, stage, expected):
-    path = Path(pipeline.make_stage(make_cell(tmp_path, "method=ssd"), stage))
+    cell = make_cell(tmp_path, "method=ssd", f"stage={stage}")
+    assert list(map(str, wanted(cell))) == [str(pipeline.staged(cell))]
+    path = Path(pipeline.made(cell, pipeline.staged(cell)))
     assert path.is_file()
     assert path.suffix == ".safetensors"
     assert files_in(tmp_path) == expected
@@ -140,9 +142,9 @@ def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path, stage, expected)
 
 def test_an_unknown_stage_is_answered_with_those_there_are(tmp_path):
     with pytest.raises(ValueError, match="record, original, retrained, outputs, but got 'model'"):
-        pipeline.make_stage(make_cell(tmp_path), "model")
+        wanted(make_cell(tmp_path, "stage=model"))
     with pytest.raises(ValueError, match="record, original, outputs, but got 'retrained'"):
-        pipeline.make_stage(make_cell(tmp_path, "~method@reference"), "retrained")
+        wanted(make_cell(tmp_path, "stage=retrained", "~method@reference"))
 
 
 def test_a_saved_model_gives_the_outputs_that_are_had_without_saving(folder, tmp_path):
@@ -169,7 +171,7 @@ SAVE = ["save=model"]
 def test_a_method_that_does_not_apply_makes_nothing(tmp_path):
     cell = make_cell(tmp_path, "method=unsir", "task=random", "task.n=5", "metric=[accuracy]")
     pipeline.make(cell, str(outputs(cell)))
-    assert "skipped, " in pipeline.make_stage(cell, "outputs")
+    assert "skipped, " in pipeline.made(cell, pipeline.outputs(cell))
     assert files_in(tmp_path) == {}
     record = pipeline.make_record(cell)
     assert record.skipped

@@ -122,6 +122,14 @@ def test_paths_start_where_the_command_was_started(tmp_path, monkeypatch, multir
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
+@pytest.mark.parametrize("what", ["searchpath", "defaults"])
+def test_hydra_says_what_it_knows(what):
+    command = [sys.executable, "-m", "benchmark.run", "--info", what]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"searchpath": str(ROOT / "configs"), "defaults": "| method/ssd "}[what] in done.stdout
+    assert done.stderr == ""
+
+
 def test_started_as_a_file():
     done = subprocess.run([sys.executable, "benchmark/run.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

@@ -117,12 +117,12 @@ def test_a_continued_training_takes_what_the_earlier_process_spent(tmp_path, mon
 )
 def test_a_continued_method_is_the_undisturbed_one(tmp_path, monkeypatch, method):
     whole, broken = (make_cell(tmp_path / name, f"method={method[0]}", *method[1:]) for name in ("whole", "broken"))
-    pipeline.make_stage(whole, "original")  # no part of this
+    pipeline.made(whole, pipeline.original(whole))  # no part of this
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
-    pipeline.make_stage(whole, "outputs")
-    killed_in_epoch_3(lambda: pipeline.make_stage(broken, "outputs"), monkeypatch)
+    pipeline.made(whole, pipeline.outputs(whole))
+    killed_in_epoch_3(lambda: pipeline.made(broken, pipeline.outputs(broken)), monkeypatch)
     assert max(state["epoch"] for state in stored_states(tmp_path / "broken")) == 2
-    pipeline.make_stage(broken, "outputs")
+    pipeline.made(broken, pipeline.outputs(broken))
     expected, found = (pipeline.store_of(cell).get(pipeline.outputs(cell))[0] for cell in (whole, broken))
     assert equal(found, expected)
     assert not list(tmp_path.rglob("*.progress"))  # gone with the finished artefact

@@ -11,7 +11,7 @@ seeds = $(subst $(space),$(comma),$(shell seq 0 $$(($(1) - 1))))
 OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
-RUN = $(PY) -m $(if $(WORKERS),benchmark.work workers=$(WORKERS),benchmark.run)
+RUN = $(PY) -m benchmark.run $(if $(WORKERS),launcher=local hydra.launcher.workers=$(WORKERS))
 
 .PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all report
 .DEFAULT_GOAL := help
@@ -25,7 +25,7 @@ setup: $(READY)  ## make .venv with the pinned versions (the other targets do it
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
 	touch $@
 
 demo: $(READY)  ## all there is on the embedded digits, a table in minutes

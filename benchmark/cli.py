@@ -100,8 +100,6 @@ def describe(error: BaseException) -> str:
     text = re.sub(r"^ValueError raised while resolving interpolation: (.+?)( full_key: .*)?$", r"\1", text)
     if found := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)' ", text):
         return f"Expected one value per option, but got {found[1]}; add -m to run every combination."
-    if found := re.search(r"hydra/launcher/(joblib|ray|submitit_\w+)", text):
-        text = f"Expected the plug-in for launcher={found[1]}, but there is none; run pip install -e '.[cluster]'."
     text = text or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"

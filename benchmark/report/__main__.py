@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.cli import run_cli
+from benchmark.cli import run_cli, with_search_path
 
 
 def main() -> None:
@@ -28,19 +28,6 @@ def main() -> None:
         print(report_claims(arguments))
     else:
         print(report(with_search_path(arguments)))
-
-
-def with_search_path(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `--config-dir FOLDER`, or `--config-dir=FOLDER`, as Hydra's own override."""
-    words = list(arguments)
-    if "--config-dir" in words[:-1]:
-        at = words.index("--config-dir")
-        words[at : at + 2] = [f"--config-dir={words[at + 1]}"]
-    option = "--config-dir="
-    return [
-        f"hydra.searchpath=[file://{Path(word[len(option) :]).resolve()}]" if word.startswith(option) else word
-        for word in words
-    ]
 
 
 def report(arguments: Sequence[str]) -> str:

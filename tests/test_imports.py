@@ -23,8 +23,8 @@ FILES, CELL = ("benchmark.files", "datasets.files"), ("benchmark.cell", "benchma
 LIBRARY = ("datasets", "methods", "metrics")
 BASE = ("benchmark.device", "benchmark.models", "benchmark.artefacts", *CELL, *FILES, *LIBRARY)
 GRID = ("benchmark.compose", "benchmark.records", "benchmark.cli", *CELL, *FILES)
-BENCH = ("benchmark.workbench", *BASE)
-PIPELINE = ("benchmark.evaluate", "benchmark.training_state", "benchmark.records", *BENCH)
+BENCH = ("benchmark.workbench", "benchmark.training_state", *BASE)
+PIPELINE = ("benchmark.evaluate", "benchmark.records", *BENCH)
 MAY_IMPORT = {
     "datasets": (),
     "metrics": (),
@@ -41,10 +41,10 @@ MAY_IMPORT = {
     "benchmark.models": ("methods",),
     "benchmark.evaluate": ("datasets", "metrics"),
     "benchmark.training_state": ("benchmark.device", "methods", *FILES),
-    "benchmark.workbench": BASE,
+    "benchmark.workbench": BENCH,
     "benchmark.pipeline": PIPELINE,
     "benchmark.run": ("benchmark.pipeline", *GRID, *PIPELINE),
-    "benchmark.callback": ("benchmark.artefacts", "benchmark.pipeline", *GRID),
+    "benchmark.callback": ("benchmark.artefacts", "benchmark.workbench", "benchmark.pipeline", *GRID),
     "benchmark.launcher": ("benchmark.run", "benchmark.callback", "benchmark.pipeline", *GRID, *PIPELINE),
     "benchmark.report": GRID,
     "benchmark.search": ("benchmark.run", "benchmark.pipeline", "benchmark.report", *GRID, *PIPELINE),

@@ -4,18 +4,23 @@ from functools import cache
 from pathlib import Path
 
 from benchmark.cell import Cell
-from benchmark.compose import cells_of
+from benchmark.compose import cells_of, first_cell
 from benchmark.files import content_hash
 from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[3]
 GRID = ("profile=quick", "case=digits_class", "method=retrain,baseline,ssd", "method_seed=0,1")
-VALUES = {"retrain": 0.5, "baseline": 0.9, "ssd": 0.6, "finetune": 0.55}
+VALUES = {"retrain": 0.5, "baseline": 0.9, "ssd": 0.6, "finetune": 0.55, "mild": 0.52}
 
 
 @cache
 def compose(*overrides: str) -> tuple[Cell, ...]:
     return tuple(cells_of(overrides))
+
+
+@cache
+def first(*overrides: str) -> Cell:
+    return first_cell(overrides)
 
 
 def record_of(cell: Cell, fingerprint: str = "d" * 64, **metrics: float | None) -> RunRecord:

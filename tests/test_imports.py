@@ -22,7 +22,7 @@ MODULES = {
 FILES, CELL = ("benchmark.files", "datasets.files"), ("benchmark.cell", "benchmark.resolvers", "datasets.targets")
 LIBRARY = ("datasets", "methods", "metrics")
 BASE = ("benchmark.device", "benchmark.models", "benchmark.artefacts", *CELL, *FILES, *LIBRARY)
-GRID = ("benchmark.compose", "benchmark.records", "benchmark.cli", *CELL, *FILES)
+GRID = ("benchmark.compose", "benchmark.composer", "benchmark.records", "benchmark.cli", *CELL, *FILES)
 BENCH = ("benchmark.workbench", "benchmark.training_state", *BASE)
 PIPELINE = ("benchmark.evaluate", "benchmark.records", *BENCH)
 MAY_IMPORT = {
@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "benchmark.artefacts": FILES,
     "benchmark.resolvers": (),
     "benchmark.cell": (*CELL, *FILES),
-    "benchmark.compose": CELL,
+    "benchmark.composer": CELL,
+    "benchmark.compose": ("benchmark.composer", *CELL),
     "benchmark.records": FILES,
     "benchmark.cli": (),
     "benchmark.device": ("methods", *FILES),

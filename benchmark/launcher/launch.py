@@ -42,7 +42,8 @@ def launch(
 
     for i, cell in enumerate(cells):
         try:
-            found = RunRecord.find(cell.record_path) if cell.config.stage == "record" else None
+            is_plain = cell.config.stage == "record" and cell.config.save is None
+            found = RunRecord.find(cell.record_path) if is_plain else None
             if found is None:
                 waiting.setdefault(add_tasks(tasks, cell), []).append(i)
             else:

@@ -9,6 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from benchmark.callback import is_done
 from benchmark.cell import content
 from benchmark.cli import Failure, describe, wants_traceback
 from benchmark.compose import Composer
@@ -42,11 +43,10 @@ def launch(
 
     for i, cell in enumerate(cells):
         try:
-            found = RunRecord.find(cell.record_path) if cell.config.stage == "record" else None
-            if found is None:
-                waiting.setdefault(add_tasks(tasks, cell), []).append(i)
+            if is_done(cell):
+                end(i, RunRecord.find(cell.record_path))
             else:
-                end(i, found)
+                waiting.setdefault(add_tasks(tasks, cell), []).append(i)
         except Exception as error:
             if wants_traceback():
                 raise

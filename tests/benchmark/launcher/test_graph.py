@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import TINY, records_of, run_command
+from command_line import TINY, make_cells, records_of, run_command
 
 from benchmark.cell import Cell
 from benchmark.cli import Failure
-from benchmark.compose import cells_of
 from benchmark.launcher.graph import Task, add_tasks, work
 from benchmark.records import RunRecord
 
@@ -17,7 +16,7 @@ GRID = ["protocol=paper", "method=retrain,baseline,ssd", "method_seed=0,1", *TIN
 
 
 def cells(folder: Path, *overrides: str) -> list[Cell]:
-    return cells_of([*GRID, f"output_dir={folder}", *overrides])
+    return make_cells(folder, *overrides, base=GRID)
 
 
 def tasks_of(grid: list[Cell]) -> dict[str, Task]:
@@ -56,8 +55,8 @@ def test_equal_cells_are_one_task(tmp_path):
     )
 
 
-def test_a_stage_needs_the_original_at_most(tmp_path):
-    tasks = tasks_of(cells(tmp_path, "stage=outputs"))
+def test_a_stage_needs_nothing_beyond_it(tmp_path):
+    tasks = tasks_of(cells(tmp_path, "stage=original"))
     assert {kind: kinds(tasks).count(kind) for kind in kinds(tasks)} == {"original": 1, "cell": 6}
 
 

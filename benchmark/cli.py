@@ -5,8 +5,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
@@ -43,6 +44,25 @@ def run_cli(command: Callable[[], Any]) -> None:
         sys.exit("stopped; run the same command again to continue.")
     except Exception as error:
         sys.exit(f"error: {describe(error)}")
+
+
+def with_search_path(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--config-dir FOLDER`, or `--config-dir=FOLDER`, as Hydra's own override.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    option, words = "--config-dir", list(arguments)
+    if option in words[:-1]:
+        at = words.index(option)
+        words[at : at + 2] = [f"{option}={words[at + 1]}"]
+    for at, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            folder = Path(word.removeprefix(f"{option}=")).resolve()
+            if not folder.is_dir():
+                raise ValueError(f"Expected {option} to name a folder, but {folder} is none.")
+            words[at] = f"hydra.searchpath=[file://{folder}]"
+    return words
 
 
 def show_log() -> None:

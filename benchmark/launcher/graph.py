@@ -39,8 +39,8 @@ class Task:
 
 def add_tasks(tasks: dict[str, Task], cell: Cell) -> str:
     """Add what is missing for the cell, each artefact once and after what it rests on; return its last task's name."""
-    bench, config = Workbench(cell), content(cell.config)
-    missing = bench.store.missing(*pipeline.wanted(bench))
+    bench = Workbench(cell)
+    config, missing = content(cell.config), bench.store.missing(*pipeline.wanted(bench))
     for node in missing:
         needs = {str(need): None for need in node.walk() if str(need) in tasks and need is not node}
         tasks.setdefault(str(node), Task(str(node), config, tuple(needs)))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from benchmark.callback import is_done
 from benchmark.cell import content
 from benchmark.cli import Failure, describe, wants_traceback
-from benchmark.compose import Composer
+from benchmark.composer import Composer
 from benchmark.launcher.engine import run_tasks
 from benchmark.launcher.graph import Result, Task, add_tasks
 from benchmark.records import RunRecord

@@ -31,7 +31,10 @@ from methods.base import Cache
 from methods.timing import Stopwatch
 
 log = logging.getLogger(__name__)
-NAMED = ("search", "search/objective", "dataset", "model", "task", "task.target", "case", "protocol", "profile")
+NAMED = (
+    "hydra.searchpath", "search", "search/objective",
+    "dataset", "model", "task", "task.target", "case", "protocol", "profile",
+)  # fmt: skip
 FORMER = {  # moved code under the names by which running studies know it
     "benchmark.search.objective.gap_objective": "benchmark.objective.mean_absolute_gap",
     "benchmark.search.objective.score_objective": "benchmark.objective.weighted_score",

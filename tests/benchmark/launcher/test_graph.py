@@ -67,11 +67,14 @@ def test_a_task_is_plain_data(tmp_path):
 
 def test_tasks_one_after_the_other_give_the_records_of_a_plain_run(tmp_path, monkeypatch):
     results: dict[str, object] = {}
-    for name, task in tasks_of(cells(tmp_path / "tasks")).items():
+    one = ["method=baseline,ssd", "method_seed=0"]
+    for name, task in tasks_of(cells(tmp_path / "tasks", *one)).items():
         results[name] = work(task, str(Path.cwd()))
     assert all(isinstance(result, RunRecord) for name, result in results.items() if name.startswith("cell/"))
-    assert tasks_of(cells(tmp_path / "tasks", "metric=[accuracy]")).keys().isdisjoint(results)  # no artefact is missing
-    assert run_command(["-m", *GRID, f"output_dir={tmp_path / 'plain'}"], monkeypatch) == 0
+    assert (
+        tasks_of(cells(tmp_path / "tasks", *one, "metric=[accuracy]")).keys().isdisjoint(results)
+    )  # no artefact is missing
+    assert run_command(["-m", *GRID, *one, f"output_dir={tmp_path / 'plain'}"], monkeypatch) == 0
     assert metrics_of(tmp_path / "tasks") == metrics_of(tmp_path / "plain")
 
 
@@ -80,9 +83,9 @@ def metrics_of(folder: Path) -> dict[str, dict]:
 
 
 def test_a_task_that_fails_says_why_in_one_line(tmp_path):
-    original = next(iter(tasks_of(cells(tmp_path, "recipe.epochs=0")).values()))
-    failure = work(original, str(Path.cwd()))
-    assert failure == Failure(original.name, "Expected epochs and batch_size to be at least 1, but got 0 and 64.")
+    original = next(iter(tasks_of(cells(tmp_path, "original.checkpoint=best")).values()))
+    reason = "Expected original.checkpoint to be last or best_test, but got 'best'."
+    assert work(original, str(Path.cwd())) == Failure(original.name, reason)
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from sqlalchemy import text
 
-from benchmark.search.objective import gap_objective, score_objective
+from benchmark.search.objective import score_objective
 from benchmark.search.run import check_parameters
 from benchmark.search.study import NumberedTPE, open_storage, run_trials, suggest, with_values
 
@@ -108,16 +108,6 @@ def test_trials_with_non_finite_numbers_are_pruned_and_do_not_end_it_between_oth
     assert study.trials[0].user_attrs == {"error": "FloatingPointError: Expected finite logits"}
 
 
-def test_an_interrupt_leaves_no_running_trial():
-    def interrupted(values):
-        raise KeyboardInterrupt
-
-    study = make_study()
-    with pytest.raises(KeyboardInterrupt):
-        run(study, interrupted)
-    assert states(study) == ["FAIL"]
-
-
 def test_the_sampler_is_seeded_by_trial_number_whoever_runs_it(tmp_path):
     storage = f"sqlite:///{tmp_path}/s.db"
     whole, other = make_study(), make_study(seed=1)
@@ -178,11 +168,6 @@ def test_values_reach_nested_places_and_the_original_stays():
     method = OmegaConf.create(METHOD)
     changed = with_values(method, {"recipe.lr": 0.5})
     assert (changed.recipe.lr, method.recipe.lr, changed.alpha) == (0.5, 0.1, 10)
-
-
-def test_the_gap_is_a_mean_of_distances_over_what_is_measured():
-    ours, retrained = {"retain_accuracy": 0.5, "mia": 0.25}, {"retain_accuracy": 1.0, "mia": 0.5, "zrf": 0.0}
-    assert gap_objective(ours, retrained) == pytest.approx((0.5 + 0.25) / 2)
 
 
 def test_a_weight_of_an_unmeasured_metric_is_named():

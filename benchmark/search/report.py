@@ -65,7 +65,7 @@ def trials_of(study: Study) -> pd.DataFrame:
 
 
 def importances_of(study: Study) -> dict[str, float]:
-    """Return how much of the best trials' distinction lies in each parameter (PED-ANOVA), in all 1; {} without any."""
+    """Return each parameter's share in how the best trials differ from the rest (PED-ANOVA); {} if none differ."""
     if len({trial.value for trial in study.get_trials(deepcopy=False)} - {None}) < 2:
         return {}
     return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())

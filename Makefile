@@ -11,9 +11,11 @@ seeds = $(subst $(space),$(comma),$(shell seq 0 $$(($(1) - 1))))
 OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)
-RUN = $(PY) -m $(if $(WORKERS),benchmark.work workers=$(WORKERS),benchmark.run)
+RUN = $(PY) -m benchmark.run $(if $(WORKERS),launcher=local hydra.launcher.workers=$(WORKERS))
+REPORT = $(PY) -m benchmark.report
+EXPERIMENTS = table1 table2 table3 table4 table5 table6 selectivity figure2 requests ablation
 
-.PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all report
+.PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all claims
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,32 +27,32 @@ setup: $(READY)  ## make .venv with the pinned versions (the other targets do it
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
 	touch $@
 
-demo: $(READY)  ## all there is on the embedded digits, a table in minutes
+demo: $(READY)  ## every method and task on the embedded digits: a table in minutes
 	$(RUN) experiment=demo $(OVERRIDES)
-	$(PY) -m benchmark.tables table=demo out=runs/tables/demo $(OVERRIDES)
+	$(REPORT) table=demo out=runs/tables/demo $(OVERRIDES)
 
 reproduce-%: $(READY)  ## one table: table1 … table6, selectivity or ablation, e.g. reproduce-table2 PROFILE=quick
 	$(RUN) experiment=$* $(OVERRIDES)
-	$(PY) -m benchmark.tables table=$* $(OVERRIDES)
+	$(REPORT) table=$* $(OVERRIDES)
 
 reproduce-figure%: $(READY)  ## one figure of the paper, e.g. reproduce-figure2 PROFILE=quick
 	$(RUN) experiment=figure$* $(OVERRIDES)
-	$(PY) -m benchmark.figures figure=$* $(OVERRIDES)
+	$(REPORT) figure=$* $(OVERRIDES)
 
-reproduce-all: $(addprefix reproduce-,table1 table2 table3 table4 table5 table6 selectivity figure2 sequence ablation) report  ## everything
+reproduce-requests: $(READY)  ## forget requests one after the other, e.g. reproduce-requests PROFILE=quick
+	$(RUN) experiment=requests $(OVERRIDES)
+	$(REPORT) requests $(OVERRIDES)
 
-report: $(READY)  ## the paper's claims beside what the tables say
-	$(PY) -m benchmark.report $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(PROFILE),profile=$(PROFILE))
+reproduce-all: $(addprefix reproduce-,$(EXPERIMENTS)) claims  ## everything
 
-search: $(READY)  ## search hyper-parameters, e.g. search SEARCH=ssd ARGS='dataset=cifar20 search.n_trials=50'
+claims: $(READY)  ## the paper's claims beside the tables in results/
+	$(REPORT) claims $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(PROFILE),profile=$(PROFILE))
+
+search: $(READY)  ## hyper-parameters, e.g. search SEARCH=ssd ARGS='dataset=cifar20 search.n_trials=50'
 	$(PY) -m benchmark.search search=$(or $(SEARCH),ssd) $(OVERRIDES)
-
-reproduce-sequence: $(READY)  ## forget requests one after the other, e.g. reproduce-sequence PROFILE=quick
-	$(RUN) experiment=sequence $(OVERRIDES)
-	$(PY) -m benchmark.sequence $(OVERRIDES)
 
 data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 	$(PY) -m scripts.download_data
@@ -58,7 +60,7 @@ data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 verify: $(READY)  ## check that every committed table follows from its committed records
 	$(PY) -m scripts.verify_results
 
-speed: $(READY)  ## measure each step beside the textbook way and other libraries: minutes; ARGS='width=64 dataset=cifar100'
+speed: $(READY)  ## seconds of each step beside other methods of computing it, e.g. speed ARGS='width=64 dataset=cifar100'
 	$(PY) -m scripts.speed $(ARGS)
 
 test: $(READY)  ## the fast tests, no network

@@ -54,10 +54,13 @@ class Store:
 
     `<kind>/<hash>.json` holds the facts with the SHA-256 of the tensor file and is written last: its presence says
     that the artefact is whole. A damaged artefact is set aside as `*.damaged-<time>` and made again.
+
+    Args:
+        provenance: code, libraries and device, for the facts of what is made here.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, provenance: Callable[[], Facts] = dict) -> None:
+        self.folder, self.provenance = folder, provenance
 
     def path(self, node: Artefact) -> Path:
         """Return the path of the facts; the tensors lie beside it as `.safetensors`."""
@@ -85,7 +88,7 @@ class Store:
         return list(found.values())
 
     def get(self, node: Artefact) -> tuple[Tensors, Facts]:
-        """Return (tensors on the CPU, facts), loaded or made; processes that ask for the same one wait for the first."""
+        """Return (tensors on the CPU, facts), loaded or made; of several processes that ask, one makes it."""
         path = self.path(node)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -93,7 +96,8 @@ class Store:
             if found is None:
                 tensors, facts = node.make()
                 data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
-                found = data, self._save(path, data, {"kind": node.kind, "key": dict(node.key), **facts})
+                facts = {"kind": node.kind, "key": dict(node.key), "provenance": self.provenance(), **facts}
+                found = data, self._save(path, data, facts)
             shutil.rmtree(self.training_folder(node), ignore_errors=True)
             return found
 

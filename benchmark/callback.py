@@ -4,6 +4,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.utils import JobReturn
@@ -40,8 +41,9 @@ class GridCallback(Callback):
             folders = sorted({str(cell.config.output_dir) for cell in self.cells})
             if len(folders) != 1:
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")
-            self.waiting = {cell.run_id: cell for cell in self.cells if RunRecord.find(cell.record_path) is None}
-            plan = f"{len(self.cells)} cells: {len(self.cells) - self._n_waiting()} done, {self._n_waiting()} to run"
+            self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
+            total, to_run = len(self.cells), self._n_waiting()
+            plan = f"{total} cell{'s' if total > 1 else ''}: {total - to_run} done, {to_run} to run"
             log.info("%s%s", plan, self._to_make())
         except Exception as error:
             sys.exit(f"error: {describe(error)}")
@@ -88,9 +90,11 @@ class GridCallback(Callback):
     def _missing(self) -> "list[Artefact]":
         """Return the artefacts that are still to be made."""
         from benchmark import pipeline  # torch, only if there is something to make
+        from benchmark.workbench import Workbench
 
-        nodes = [node for cell in self.waiting.values() for node in pipeline.wanted(cell)]
-        return pipeline.store_of(self.cells[0]).missing(*nodes) if nodes else []
+        benches = [Workbench(cell) for cell in self.waiting.values()]
+        nodes = [node for bench in benches for node in pipeline.wanted(bench)]
+        return benches[0].store.missing(*nodes) if nodes else []
 
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""
@@ -100,12 +104,12 @@ class GridCallback(Callback):
 
     def _left(self) -> str:
         """Return the time that is left, from the stored facts of finished artefacts like those that are missing."""
-        from benchmark import artefacts, pipeline
-
         missing = self._missing()
         if not missing:
             return ""
-        store = pipeline.store_of(self.cells[0])
+        from benchmark import artefacts
+
+        store = artefacts.Store(Path(self.cells[0].config.output_dir) / "artefacts")
         spent: dict[object, list[float]] = {}
         for kind in {node.kind for node in missing}:
             for facts in store.facts(kind):
@@ -118,6 +122,22 @@ class GridCallback(Callback):
                 return ""
             seconds += sum(like) / len(like)
         return f"  about {duration(seconds)} left"
+
+
+def is_done(cell: Cell) -> bool:
+    """Return whether nothing is left to do: the record is there and, with `save=model`, the unlearned model.
+
+    A stage is never done: it says where its artefact lies.
+    """
+    if cell.config.stage != "record" or (record := RunRecord.find(cell.record_path)) is None:
+        return False
+    if cell.config.save is None or record.skipped is not None:
+        return True
+    from benchmark import pipeline
+    from benchmark.workbench import Workbench
+
+    bench = Workbench(cell)
+    return bench.store.has(pipeline.unlearned(bench))
 
 
 def likeness(kind: str, key: Mapping[str, Any]) -> str:

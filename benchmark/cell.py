@@ -52,7 +52,8 @@ class Cell:
     @property
     def seeds(self) -> dict[str, int]:
         """The three seeds as integers; ValueError for something else than a whole number."""
-        return {name: resolvers.whole_number(name, self.config[name]) for name in SEEDS}
+        seeds = {name: resolvers.whole_number(name, self.config[name]) for name in reversed(SEEDS)}
+        return {name: seeds[name] for name in SEEDS}
 
     @cached_property
     def target(self) -> str | int:
@@ -62,12 +63,8 @@ class Cell:
     @cached_property
     def targets(self) -> list[str | int] | None:
         """The targets of several forget requests, oldest first; None for a single one."""
-        requests = content(self.config.requests)
-        return (
-            None
-            if requests["targets"] is None
-            else list(map(self._named, first_targets(requests["targets"], requests["n"])))
-        )
+        targets, n = (content(self.config.requests[name]) for name in ("targets", "n"))
+        return None if targets is None else [self._named(target) for target in first_targets(targets, n)]
 
     def _named(self, target: Any) -> str | int:
         """Return the one spelling of a target; an unknown one as it is, the split knows all that there are."""

@@ -5,8 +5,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
@@ -45,8 +46,29 @@ def run_cli(command: Callable[[], Any]) -> None:
         sys.exit(f"error: {describe(error)}")
 
 
+def with_search_path(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--config-dir FOLDER`, or `--config-dir=FOLDER`, as Hydra's own override.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    option, words = "--config-dir", list(arguments)
+    if option in words[:-1]:
+        at = words.index(option)
+        words[at : at + 2] = [f"{option}={words[at + 1]}"]
+    for at, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            folder = Path(word.removeprefix(f"{option}=")).resolve()
+            if not folder.is_dir():
+                raise ValueError(f"Expected {option} to name a folder, but {folder} is none.")
+            words[at] = f"hydra.searchpath=[file://{folder}]"
+    return words
+
+
 def show_log() -> None:
-    """Print the suite's log lines, and of Hydra and its launchers the warnings only."""
+    """Print the suite's log lines, and of Hydra and its launchers the warnings only; `--info` is a log of Hydra's."""
+    if {"--info", "-i"} & {word.split("=")[0] for word in sys.argv}:
+        return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("hydra", "hydra_plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -78,8 +100,6 @@ def describe(error: BaseException) -> str:
     text = re.sub(r"^ValueError raised while resolving interpolation: (.+?)( full_key: .*)?$", r"\1", text)
     if found := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)' ", text):
         return f"Expected one value per option, but got {found[1]}; add -m to run every combination."
-    if found := re.search(r"hydra/launcher/(joblib|ray|submitit_\w+)", text):
-        text = f"Expected the plug-in for launcher={found[1]}, but there is none; run pip install -e '.[cluster]'."
     text = text or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"

@@ -1,6 +1,6 @@
 """One forward pass per split: the only place where a model is run to be measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -30,7 +30,7 @@ def evaluate(
     *,
     batch_size: int,
     facts: Mapping[str, float],
-    splits: tuple[SplitName, ...] = SPLITS,
+    splits: Sequence[SplitName] = SPLITS,
 ) -> EvalOutputs:
     """Return the model's outputs on `splits`; a split that appears twice is looked at once."""
     model.eval()

@@ -3,24 +3,21 @@
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from benchmark.artefacts import Artefact, Facts, Store, Tensors
-from benchmark.cell import Cell
-from benchmark.device import provenance
+from benchmark.artefacts import Artefact, Facts, Tensors
 from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
-from benchmark.files import content_hash
 from benchmark.records import RunRecord
-from benchmark.training_state import StoredTraining, stored_training
-from benchmark.workbench import Workbench, workbench
+from benchmark.training_state import StoredTraining
+from benchmark.workbench import Workbench
+from datasets.base import ForgetSplit
 from datasets.seeding import derive_seed, generator
-from methods.base import Cache, MethodContext, UnlearningMethod, skip_reason
+from methods.base import Cache, MethodContext, UnlearningMethod
 from methods.requests import answer
 from methods.timing import Stopwatch
 from methods.training import train
@@ -35,70 +32,80 @@ SECONDS_BETWEEN_LINES = 10.0
 # The graph
 
 
-def store_of(cell: Cell) -> Store:
-    return Store(Path(cell.config.output_dir) / "artefacts")
-
-
-def original(cell: Cell) -> Artefact:
+def original(bench: Workbench) -> Artefact:
     """Return the original model."""
-    return Artefact("original", cell.original_key, lambda: train_original(workbench(cell), original(cell)))
+    return Artefact("original", bench.cell.original_key, lambda: train_original(bench))
 
 
-def unlearned(cell: Cell, n: int | None = None) -> Artefact:
+def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
     """Return the unlearned model; of several forget requests, the model after the first `n` (None: after all).
 
     The next request starts from the previous request's model.
     """
-    key, needs = cell.outputs_key, (original(cell),)
-    if cell.targets is not None:
+    cell = bench.cell
+    key, needs = cell.outputs_key, [original(bench)]
+    if cell.targets is not None and not cell.is_reference:  # a retrained model forgets all of them in one call
         n = n or len(cell.targets)
         key = key | {"task": key["task"] | {"target": cell.targets[:n]}}
-        needs = (original(cell), unlearned(cell, n - 1)) if n > 1 else needs
-    return Artefact("model", key, lambda: unlearn(workbench(cell), n), needs)
+        needs += [unlearned(bench, n - 1)] if n > 1 else []
+    return Artefact("model", key, lambda: unlearn(bench, n), tuple(needs))
 
 
-def outputs(cell: Cell) -> Artefact:
+def outputs(bench: Workbench) -> Artefact:
     """Return the outputs of the unlearned model on every split."""
-    rests_on_model = not cell.is_reference and (cell.targets is not None or cell.config.save == "model")
-    needs = (original(cell), *([unlearned(cell)] if rests_on_model else []))
-    return Artefact("outputs", cell.outputs_key, lambda: look(workbench(cell), outputs(cell)), needs)
+    cell, needs = bench.cell, [original(bench)]
+    if not cell.is_reference and (cell.targets is not None or cell.config.save == "model"):
+        needs.append(unlearned(bench))
+    return Artefact("outputs", cell.outputs_key, lambda: look(bench, needs), tuple(needs))
 
 
-def reference(cell: Cell) -> Artefact | None:
+def reference(bench: Workbench) -> Artefact | None:
     """Return the outputs of the retrained model; None if the configuration has none."""
-    if cell.config.get("reference") is None:
+    if (method := bench.reference_method) is None:
         return None
-    return Artefact("outputs", cell.reference_key, lambda: look(workbench(cell), reference(cell)), (original(cell),))
+    return Artefact("outputs", bench.cell.reference_key, lambda: retrain(bench, method), (original(bench),))
 
 
-def wanted(cell: Cell) -> list[Artefact]:
-    """Return the artefacts that the cell's record reads; the retrained model only if a metric asks for it."""
-    retrained = reference(cell) if "retrained" in cell.metric_needs else None
-    return [node for node in (original(cell), retrained, outputs(cell)) if node is not None]
-
-
-def make(cell: Cell, name: str) -> None:
-    """Make the artefact `name` (see `Artefact.__str__`) of the cell, unless the cell's method skips its task."""
-    node = next(node for root in wanted(cell) for node in root.walk() if str(node) == name)
-    if node.kind == "original" or node.key == cell.reference_key or skip(workbench(cell)) is None:
-        store_of(cell).get(node)
-
-
-def make_stage(cell: Cell, stage: str) -> str:
-    """Make one artefact of the cell, `original`, `retrained` or `outputs`; return its path."""
-    stages = {"original": original(cell), "retrained": reference(cell), "outputs": outputs(cell)}
-    node = stages.get(stage)
+def staged(bench: Workbench) -> Artefact:
+    """Return the artefact with which the cell's stage ends: the original, the retrained model's or its own outputs."""
+    stages = {"original": original(bench), "retrained": reference(bench), "outputs": outputs(bench)}
+    node = stages.get(bench.config.stage)
     if node is None:
         known = ", ".join(["record", *(name for name, there in stages.items() if there is not None)])
-        raise ValueError(f"Expected stage to be one of {known}, but got {stage!r}.")
-    make(cell, str(node))
-    return str(store_of(cell).path(node).with_suffix(".safetensors"))
+        raise ValueError(f"Expected stage to be one of {known}, but got {bench.config.stage!r}.")
+    return node
+
+
+def wanted(bench: Workbench) -> list[Artefact]:
+    """Return what a run of the cell makes: what its record reads, and what it saves; or the artefact of its stage.
+
+    The retrained model is among them only if a metric asks for it.
+    """
+    if bench.config.stage != "record":
+        return [staged(bench)]
+    cell = bench.cell
+    retrained = reference(bench) if "retrained" in cell.metric_needs and not cell.is_reference else None
+    saved = unlearned(bench) if cell.config.save == "model" else None
+    return [node for node in (original(bench), retrained, saved, outputs(bench)) if node is not None]
+
+
+def make(bench: Workbench, name: str) -> None:
+    """Make the artefact `name` (see `Artefact.__str__`) of the cell, unless the cell's method skips its task."""
+    made(bench, next(node for root in wanted(bench) for node in root.walk() if str(node) == name))
+
+
+def made(bench: Workbench, node: Artefact) -> str:
+    """Make an artefact of the cell if it is not there yet; return the path of its tensors, or why it is skipped."""
+    if node.kind != "original" and node.key != bench.cell.reference_key and bench.skipped is not None:
+        return f"{bench.cell}: skipped, {bench.skipped}"
+    bench.store.get(node)
+    return str(bench.store.path(node).with_suffix(".safetensors"))
 
 
 # How each of them is made
 
 
-def train_original(bench: Workbench, node: Artefact) -> tuple[Tensors, Facts]:
+def train_original(bench: Workbench) -> tuple[Tensors, Facts]:
     """Train the original model.
 
     `original.checkpoint` decides which epoch is kept: the `last`, or the first with the `best_test` accuracy.
@@ -121,8 +128,7 @@ def train_original(bench: Workbench, node: Artefact) -> tuple[Tensors, Facts]:
             best.update(accuracy=accuracy, epoch=epoch, state=copy.deepcopy(model.state_dict()))
 
     stopwatch = Stopwatch(bench.device)
-    folder = store_of(bench.cell).training_folder(node)
-    state = stored_training(bench.compute, bench.config.compute.progress_seconds, folder, extra=best)
+    state = bench.training_state(original(bench), extra=best)
     with stopwatch.phase("original"):
         train(
             model, data.train, bench.recipe, preprocessing=bench.preprocessing, compute=bench.compute,
@@ -137,7 +143,6 @@ def train_original(bench: Workbench, node: Artefact) -> tuple[Tensors, Facts]:
         "kept_epoch": best["epoch"],
         "epochs": bench.recipe.epochs,
         "seconds": stopwatch.seconds["original"],
-        "provenance": provenance(bench.compute),
     }
 
 
@@ -160,73 +165,65 @@ def epoch_reporter(what: str, epochs: int) -> Callable[[int], None]:
 
 def unlearn(bench: Workbench, n: int | None) -> tuple[Tensors, Facts]:
     """Answer the cell's forget request, or the `n`-th of several, starting from the previous one's model."""
-    cell, method = bench.cell, bench.method
-    first, _ = load_original(cell)
+    first, _ = load_original(bench)
+    model, node, method, split = copy.deepcopy(first), unlearned(bench, n), bench.method, bench.split
+    if n is not None:
+        method, split = partial(answer, method, original=first), replace(split, requests=split.requests[:n])
+        for previous in node.needs[1:]:
+            model.load_state_dict(bench.store.get(previous)[0])
+    model, seconds = call(bench, method, model, split, node)
+    return dict(model.state_dict()), {"seconds": seconds}
+
+
+def look(bench: Workbench, needs: Sequence[Artefact]) -> tuple[Tensors, Facts]:
+    """Look once at every split with the unlearned model, which is kept only if it is among `needs`."""
+    first, _ = load_original(bench)
     model = copy.deepcopy(first)
-    if n is None:
-        model, seconds = call(bench, method, model, unlearned(cell))
+    if len(needs) == 1:
+        model, seconds = call(bench, bench.method, model, bench.split, outputs(bench))
     else:
-        node = unlearned(cell, n)
-        if n > 1:
-            model.load_state_dict(store_of(cell).get(unlearned(cell, n - 1))[0])
-        newest = replace(bench.split, requests=bench.split.requests[:n])
-        model, seconds = call(bench, partial(answer, method, original=first), model, node, split=newest)
-    return dict(model.state_dict()), {"seconds": seconds, "provenance": provenance(bench.compute)}
-
-
-def look(bench: Workbench, node: Artefact) -> tuple[Tensors, Facts]:
-    """Look once at every split with the model that `node` is about; the model itself is kept only if `node` needs it."""
-    cell, first = bench.cell, load_original(bench.cell)[0]
-    kept = next((need for need in node.needs if need.kind == "model"), None)
-    if kept is not None:
-        state, facts = store_of(cell).get(kept)
-        model = copy.deepcopy(first)
+        state, facts = bench.store.get(needs[-1])
         model.load_state_dict(state)
         seconds = facts["seconds"]
-    else:
-        retrains = node.key == cell.reference_key
-        if retrains:
-            log.info("  retraining without the forget set (%s)", bench.split.forget_target)
-        method = bench.reference_method if retrains else bench.method
-        model, seconds = call(bench, method, copy.deepcopy(first), node)
-    seen, seconds["evaluation"] = measured_outputs(bench, model, first)
-    facts = dict(seen.facts) | {"seconds": seconds, "provenance": provenance(bench.compute)}
-    return to_tensors(seen), facts
+    return seen_outputs(bench, model, first, seconds)
 
 
-def measured_outputs(bench: Workbench, model: nn.Module, first: nn.Module) -> tuple[EvalOutputs, float]:
-    """Return the outputs of `model` on every split, with its distance to the original, and the seconds that took."""
-    stopwatch = Stopwatch(bench.device)
-    with stopwatch.phase("evaluation"):
-        seen = evaluate(
-            model, bench.split, bench.preprocessing, batch_size=bench.eval_batch_size,
-            facts={"changed_fraction": share_changed(dict(first.named_parameters()), model)},
-        )  # fmt: skip
-    return seen, stopwatch.seconds["evaluation"]
+def retrain(bench: Workbench, method: UnlearningMethod) -> tuple[Tensors, Facts]:
+    """Look once at every split with the retrained model, which never saw the forget set."""
+    log.info("  retraining without the forget set (%s)", bench.split.forget_target)
+    first, _ = load_original(bench)
+    model, seconds = call(bench, method, copy.deepcopy(first), bench.split, reference(bench))
+    return seen_outputs(bench, model, first, seconds)
+
+
+def seen_outputs(
+    bench: Workbench, model: nn.Module, first: nn.Module, seconds: dict[str, float]
+) -> tuple[Tensors, Facts]:
+    """Return the outputs of `model` as tensors and facts; `seconds` are those of the method."""
+    seen, evaluation = look_at(bench, model, first)
+    return to_tensors(seen), {**seen.facts, "seconds": {**seconds, "evaluation": evaluation}}
 
 
 def call(
     bench: Workbench,
     method: UnlearningMethod,
     model: nn.Module,
+    split: ForgetSplit,
     node: Artefact | None = None,
     *,
-    split: Any = None,
     cache: Cache | None = None,
 ) -> tuple[nn.Module, dict[str, float]]:
     """Call `method` on `model`, which it may change; return the unlearned model and the seconds by phase.
 
     Args:
         node: the artefact in whose folder long trainings keep their state; None keeps none.
-        split: the cell's own if None.
         cache: stands in for `importance_cache`; its seconds then belong to `rest`.
     """
     stopwatch = Stopwatch(bench.device)
     trainings: list[StoredTraining] = []
 
-    def state(names: tuple[object, ...]) -> StoredTraining:
-        folder = store_of(bench.cell).training_folder(node)
-        trainings.append(stored_training(bench.compute, bench.config.compute.progress_seconds, folder, *names))
+    def state(node: Artefact, names: tuple[object, ...]) -> StoredTraining:
+        trainings.append(bench.training_state(node, *names))
         return trainings[-1]
 
     context = MethodContext(
@@ -237,10 +234,10 @@ def call(
         build_model=bench.build_model,
         stopwatch=stopwatch,
         cache=cache or importance_cache(bench, stopwatch),
-        training_state=None if node is None else state,
+        training_state=None if node is None else partial(state, node),
     )
     with stopwatch.phase("wall"):
-        model = method(model, bench.split if split is None else split, context)
+        model = method(model, split, context)
     stopwatch.add("wall", sum(training.seconds for training in trainings))
     return model, method_seconds(stopwatch.seconds)
 
@@ -254,18 +251,17 @@ def method_seconds(measured: Mapping[str, float]) -> dict[str, float]:
 
 def importance_cache(bench: Workbench, stopwatch: Stopwatch) -> Cache:
     """Return the context's cache: importances are artefacts too, their seconds booked as first measured."""
-    cell = bench.cell
 
-    def remember(phase: str, options: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
+    def remember(phase: str, options: Mapping[str, object], make: Callable[[], Tensors]) -> Tensors:
         def timed() -> tuple[Tensors, Facts]:
             inner = Stopwatch(bench.device)
             with inner.phase(phase):
-                tensors = compute()
-            return tensors, {"seconds": inner.seconds[phase], "provenance": provenance(bench.compute)}
+                tensors = make()
+            return tensors, {"seconds": inner.seconds[phase]}
 
-        key = {"original": content_hash(cell.original_key), **options}
+        first = original(bench)
         with stopwatch.phase("cache"):
-            tensors, facts = store_of(cell).get(Artefact(phase, key, timed, (original(cell),)))
+            tensors, facts = bench.store.get(Artefact(phase, {"original": first.hash, **options}, timed, (first,)))
             on_device = {name: value.to(bench.device) for name, value in tensors.items()}
         stopwatch.add(phase, facts["seconds"])
         return on_device
@@ -273,64 +269,59 @@ def importance_cache(bench: Workbench, stopwatch: Stopwatch) -> Cache:
     return remember
 
 
+def look_at(bench: Workbench, model: nn.Module, first: nn.Module) -> tuple[EvalOutputs, float]:
+    """Return the outputs of `model` on every split, with its distance to the original, and the seconds that took."""
+    stopwatch = Stopwatch(bench.device)
+    with stopwatch.phase("evaluation"):
+        facts = {"changed_fraction": share_changed(dict(first.named_parameters()), model)}
+        seen = evaluate(model, bench.split, bench.preprocessing, batch_size=bench.eval_batch_size, facts=facts)
+    return seen, stopwatch.seconds["evaluation"]
+
+
 # What is read from them
 
 
-def load_original(cell: Cell) -> tuple[nn.Module, Facts]:
+def load_original(bench: Workbench) -> tuple[nn.Module, Facts]:
     """Return the original model in eval mode, trained if it is not there yet, and its facts."""
-    state, facts = store_of(cell).get(original(cell))
-    model = workbench(cell).build_model(seed=0)
+    state, facts = bench.store.get(original(bench))
+    model = bench.build_model(seed=0)
     model.load_state_dict(state)
     return model.eval(), facts
 
 
-def load_outputs(cell: Cell, node: Artefact) -> tuple[EvalOutputs, Facts]:
+def load_outputs(bench: Workbench, node: Artefact) -> tuple[EvalOutputs, Facts]:
     """Return the outputs that `node` holds, and its facts. So another metric costs no unlearning."""
-    tensors, facts = store_of(cell).get(node)
-    return from_tensors(tensors, workbench(cell).split, {"changed_fraction": facts["changed_fraction"]}), facts
+    tensors, facts = bench.store.get(node)
+    return from_tensors(tensors, bench.split, {"changed_fraction": facts["changed_fraction"]}), facts
 
 
-def other_outputs(bench: Workbench) -> Iterator[tuple[str, EvalOutputs]]:
-    """Yield the outputs of the other models that the cell's metrics ask for, by the name of the need."""
-    cell = bench.cell
-    if "retrained" in cell.metric_needs and (node := reference(cell)) is not None:
-        yield "retrained", load_outputs(cell, node)[0]
-    if "untrained" in cell.metric_needs:
-        model = bench.build_model(derive_seed(cell.seeds["method_seed"], "untrained"), pretrained=False)
-        yield (
-            "untrained",
-            evaluate(
-                model,
-                bench.split,
-                bench.preprocessing,
-                batch_size=bench.eval_batch_size,
-                facts={},
-                splits=("forget_train",),
-            ),
+def other_outputs(bench: Workbench) -> dict[str, EvalOutputs]:
+    """Return the outputs of the other models that the cell's metrics ask for, by the name of the need."""
+    found, needs = {}, bench.cell.metric_needs
+    if "retrained" in needs and (node := reference(bench)) is not None:
+        found["retrained"], _ = load_outputs(bench, node)
+    if "untrained" in needs:
+        model = bench.build_model(derive_seed(bench.cell.seeds["method_seed"], "untrained"), pretrained=False)
+        size = bench.eval_batch_size
+        found["untrained"] = evaluate(
+            model, bench.split, bench.preprocessing, batch_size=size, facts={}, splits=("forget_train",)
         )
+    return found
 
 
-def skip(bench: Workbench) -> str | None:
-    """Return why the cell's method does not apply to its task, or None."""
-    return skip_reason(bench.method, bench.split)
-
-
-def make_record(cell: Cell) -> RunRecord:
+def make_record(bench: Workbench) -> RunRecord:
     """Measure the cell and write its record."""
-    bench = workbench(cell)
-    first, origin = load_original(cell)
-    stopwatch, skipped = Stopwatch(bench.device), skip(bench)
+    cell, split = bench.cell, bench.split
+    first, origin = load_original(bench)
     metrics: dict[str, float | None] = {}
-    seconds, made_by = {"load": bench.load_seconds, "original": origin["seconds"]}, provenance(bench.compute)
-    if skipped is None:
-        seen, facts = load_outputs(cell, outputs(cell))
-        seconds, made_by = seconds | facts["seconds"], facts["provenance"]
-        others = dict(other_outputs(bench))
+    facts: Facts = {"seconds": {}, "provenance": bench.provenance()}
+    if bench.skipped is None:
+        seen, facts = load_outputs(bench, outputs(bench))
+        complete = replace(seen, others=other_outputs(bench))
+        stopwatch = Stopwatch(bench.device)
         with stopwatch.phase("metrics"):
-            complete = replace(seen, others=others)
             metrics = {name: metric(complete) for name, metric in bench.metrics.items()}
-        seconds["evaluation"] += stopwatch.seconds["metrics"]
-    split = bench.split
+        facts["seconds"]["evaluation"] += stopwatch.seconds["metrics"]
     record = RunRecord(
         run_id=cell.run_id,
         scientific_hash=cell.scientific_hash,
@@ -338,7 +329,7 @@ def make_record(cell: Cell) -> RunRecord:
         hyperparameters=cell.scientific["method"],
         seeds=cell.seeds,
         metrics=metrics,
-        seconds=seconds,
+        seconds={"load": bench.load_seconds, "original": origin["seconds"], **facts["seconds"]},
         sizes={
             "forget_train": len(split.forget_train),
             "retain_train": len(split.retain_train),
@@ -346,11 +337,11 @@ def make_record(cell: Cell) -> RunRecord:
             "retain_test": len(split.retain_test),
             "parameters": sum(p.numel() for p in first.parameters()),
         },
-        provenance=made_by,
+        provenance=facts["provenance"],
         data_fingerprint=cell.fingerprint,
         original={name: origin[name] for name in ("test_accuracy", "kept_epoch", "epochs", "sha256")}
         | {name: origin["provenance"][name] for name in ("commit", "dirty")},
-        skipped=skipped,
+        skipped=bench.skipped,
     )
     record.write(cell.record_path.parent)
     return record

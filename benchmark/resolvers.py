@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 PARTS = ("dataset", "model", "task", "profile", "requests")  # whose names choose a row
@@ -19,7 +20,7 @@ def option(name: str, *, _root_: DictConfig) -> Any:
         raise ValueError(f"Expected switched to be one of {', '.join(map(str, rows))}, but got {switched!r}.")
     values = dict(word.partition("=")[::2] for word in str(rows[switched]).split())
     if values.get(name):
-        return values[name]
+        return yaml.safe_load(values[name])  # false is no word
     protocol = _root_.strict if name in values else _root_.protocol
     value = OmegaConf.select(protocol, name, default=option)
     if value is option:

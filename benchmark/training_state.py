@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark.device import code_hash, provenance
+from benchmark.device import code_hash
 from benchmark.files import content_hash, file_sha256, set_aside
 from datasets.files import replacing
-from methods.training import Compute
 
 log = logging.getLogger(__name__)
 CHANGES = ("finished", "cpu_count")  # parts of the provenance in which two processes may differ
@@ -103,10 +102,11 @@ class StoredTraining:
 
 
 def stored_training(
-    compute: Compute, every: float | None, folder: Path, *names: object, extra: dict[str, Any] | None = None
-) -> StoredTraining:
+    provenance: Mapping[str, Any], every: float | None, folder: Path, *names: object,
+    extra: dict[str, Any] | None = None,
+) -> StoredTraining:  # fmt: skip
     """Return what stores the training `names` below `folder`, at most every `every` seconds."""
-    origin = {name: value for name, value in provenance(compute).items() if name not in CHANGES}
+    origin = {name: value for name, value in provenance.items() if name not in CHANGES}
     if origin["dirty"]:
         origin["code"] = code_hash()  # the commit does not tell two edits apart
     return StoredTraining(folder / content_hash([*map(str, names), origin]), every, {} if extra is None else extra)

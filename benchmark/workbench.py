@@ -13,14 +13,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from benchmark.artefacts import Artefact, Store
 from benchmark.cell import Cell, content, without_about
-from benchmark.device import compute_of
+from benchmark.device import compute_of, provenance
 from benchmark.files import content_hash
 from benchmark.models import build
+from benchmark.training_state import StoredTraining, stored_training
 from datasets.base import ForgetSplit, ImageDataset, check_fingerprint
 from datasets.batches import Preprocessing, channel_statistics
 from datasets.splits import requests_split, stratified_subset
-from methods.base import UnlearningMethod
+from methods.base import UnlearningMethod, skip_reason
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
 from metrics.base import Metric
@@ -39,8 +41,11 @@ class Workbench:
         return self.cell.config
 
     def validate(self) -> None:
-        """Raise for options that are wrong, and for a folder that cannot be written, before anything long starts."""
-        _ = self.compute, self.method, self.reference_method, self.recipe
+        """Raise for a wrong option, target or data file, and for a folder that cannot be written, before any training.
+
+        The data are loaded last.
+        """
+        _ = self.compute, self.method, self.reference_method, self.recipe, self.metrics
         folder = Path(self.config.output_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +54,7 @@ class Workbench:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ValueError(f"Expected output_dir to be a writable folder, but {folder} is not ({reason}).") from error
+        _ = self.split
 
     @cached_property
     def compute(self) -> Compute:
@@ -57,6 +63,19 @@ class Workbench:
     @property
     def device(self) -> torch.device:
         return self.compute.device
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the code, the libraries and the device of this process."""
+        return provenance(self.compute)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(Path(self.config.output_dir) / "artefacts", self.provenance)
+
+    def training_state(self, node: Artefact, *names: object, extra: dict[str, Any] | None = None) -> StoredTraining:
+        """Return what stores the training `names` of an artefact while it is made."""
+        every, folder = self.config.compute.progress_seconds, self.store.training_folder(node)
+        return stored_training(self.provenance(), every, folder, *names, extra=extra)
 
     @property
     def eval_batch_size(self) -> int:
@@ -111,6 +130,11 @@ class Workbench:
         return method
 
     @cached_property
+    def skipped(self) -> str | None:
+        """Why the method does not apply to the task; None if it does."""
+        return skip_reason(self.method, self.split)
+
+    @cached_property
     def metrics(self) -> dict[str, Metric]:
         return {str(name): instantiate(without_about(node)) for name, node in self.config.metric.items()}
 
@@ -119,12 +143,6 @@ class Workbench:
         options = {} if pretrained else content(self.config.model.untrained)
         builder = instantiate(self.config.model.build, _partial_=True, **options)
         return self.compute.place(build(builder, len(self.dataset.class_names), seed))
-
-
-@lru_cache(maxsize=2)
-def workbench(cell: Cell) -> Workbench:
-    """Return the workbench of a cell; one that was used a moment ago still has its data."""
-    return Workbench(cell)
 
 
 @dataclass(frozen=True, eq=False)

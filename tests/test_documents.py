@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from benchmark.compose import CONFIGS
-from benchmark.grid import cells_of, expand
+from benchmark.compose import cells_of
 from benchmark.run import run_cell
 
 ROOT = Path(__file__).parents[1]
@@ -56,9 +54,7 @@ def commands(text: str, module: str) -> list[str]:
 def test_commands_compose(line):
     words = [word for word in shlex.split(line, comments=True) if not word.startswith("-") and word != "job"]
     overrides = [word for word in words if not word.startswith(("launcher=", "hydra."))]  # those need plug-ins
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        for job in expand(overrides)[:2]:
-            compose("run", job)
+    assert cells_of(overrides)
 
 
 SHRUNK = [
@@ -74,8 +70,7 @@ def test_sweeps_of_the_readme_run(tmp_path):
     runs = 0
     for line in sweeps:
         overrides = [word for word in shlex.split(line, comments=True) if word != "-m"]
-        with initialize_config_dir(CONFIGS, version_base="1.3"):
-            cells = cells_of([*overrides, *SHRUNK, f"output_dir={tmp_path}"])
+        cells = cells_of([*overrides, *SHRUNK, f"output_dir={tmp_path}"])
         assert len({cell.run_id for cell in cells}) == len(cells) > 1
         for cell in cells:
             runs += 1

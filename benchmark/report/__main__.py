@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.cli import run_cli
+from benchmark.cli import run_cli, with_search_path
 
 
 def main() -> None:
@@ -30,28 +30,12 @@ def main() -> None:
         print(report(with_search_path(arguments)))
 
 
-def with_search_path(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `--config-dir FOLDER`, or `--config-dir=FOLDER`, as Hydra's own override."""
-    words = list(arguments)
-    if "--config-dir" in words[:-1]:
-        at = words.index("--config-dir")
-        words[at : at + 2] = [f"--config-dir={words[at + 1]}"]
-    option = "--config-dir="
-    return [
-        f"hydra.searchpath=[file://{Path(word[len(option) :]).resolve()}]" if word.startswith(option) else word
-        for word in words
-    ]
-
-
 def report(arguments: Sequence[str]) -> str:
     """Write a table, a figure or requests; return the part that a terminal shows."""
     from benchmark.report.files import files_of
-    from benchmark.report.select import read_arguments, read_query
+    from benchmark.report.query import read_arguments, read_query
 
-    words = ["requests=requests" if word == "requests" else word for word in arguments]
-    keys = [word.partition("=")[0] for word in words]
-    kind = "requests" if "requests=requests" in words else "figure" if "figure" in keys else "table"
-    query = read_query(read_arguments(kind, words))
+    query = read_query(read_arguments(arguments))
     files = files_of(query)
     query.write(files)
     return str(files.get("table.md", files.get("saving.csv", "")))
@@ -60,7 +44,7 @@ def report(arguments: Sequence[str]) -> str:
 def report_claims(arguments: Sequence[str]) -> str:
     """Write claims.csv and claims.md; return the Markdown."""
     from benchmark.report.claims import claim_files
-    from benchmark.report.select import RESULTS, write_files
+    from benchmark.report.query import RESULTS, write_files
 
     options = {"protocol": "paper", "profile": "full", "results": str(RESULTS), "out": ""}
     for argument in arguments:

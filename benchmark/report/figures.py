@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 
 from benchmark.records import to_frame
 from benchmark.report.about import About
-from benchmark.report.select import Query
+from benchmark.report.query import Query
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def figure_files(query: Query) -> dict[str, str | bytes]:
     title = f"{query.options.config.table.title}: {names['protocol']}, {names['profile']} profile, {devices}"
     draw = instantiate(node, _partial_=True)
     figure, numbers = draw(to_frame(records), title=title, about=query.about)
-    return images(figure) | numbers
+    return {**images(figure), **numbers}
 
 
 def images(figure: "Figure") -> dict[str, str | bytes]:

@@ -22,12 +22,12 @@ landscape.png and .pdf, and best.yaml, which any run takes:
 
 import sys
 
-from benchmark.cli import run_cli
+from benchmark.cli import run_cli, with_search_path
 
 
 def main() -> None:
     """Read the command line and run one search."""
-    arguments = sys.argv[1:]
+    arguments = with_search_path(sys.argv[1:])
     if {"-h", "--help"} & set(arguments) or not arguments:
         print(__doc__)
         return

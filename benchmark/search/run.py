@@ -21,13 +21,16 @@ from benchmark.compose import cells_of
 from benchmark.files import content_hash
 from benchmark.search.report import refuse_to_replace, write_report
 from benchmark.search.study import Evaluate, NumberedTPE, n_complete, open_storage, run_trials, suggest, with_values
-from benchmark.workbench import Workbench, workbench
+from benchmark.workbench import Workbench
 from methods.base import Cache
 from methods.timing import Stopwatch
 from metrics.base import EvalOutputs
 
 log = logging.getLogger(__name__)
-NAMED = ("search", "search/objective", "dataset", "model", "task", "task.target", "case", "protocol", "profile")
+NAMED = (
+    "hydra.searchpath", "search", "search/objective",
+    "dataset", "model", "task", "task.target", "case", "protocol", "profile",
+)  # fmt: skip
 
 
 def search_cell(overrides: Sequence[str]) -> Cell:
@@ -80,9 +83,9 @@ def check_parameters(parameters: Sequence[Mapping[str, Any]], method: Mapping[st
         ) from error
 
 
-def check_options(cell: Cell) -> None:
+def check_options(bench: Workbench) -> None:
     """Raise ValueError for options that no search can have."""
-    search = cell.config.search
+    cell, search = bench.cell, bench.config.search
     check_parameters(content(search.parameters), without_about(cell.config.method))
     if search.n_trials < 1:
         raise ValueError(f"Expected search.n_trials to be at least 1, but got {search.n_trials}.")
@@ -101,9 +104,9 @@ def check_options(cell: Cell) -> None:
             f"Expected one forget request to search on, but got {len(cell.targets)}; leave requests=sequence out and "
             f"run the sequence with the values that the search finds."
         )
-    workbench(cell).validate()
-    if (reason := pipeline.skip(workbench(cell))) is not None:
-        raise ValueError(f"Expected a method that applies to the task, but it does not: {reason}.")
+    bench.validate()
+    if bench.skipped is not None:
+        raise ValueError(f"Expected a method that applies to the task, but it does not: {bench.skipped}.")
 
 
 def measure(bench: Workbench, outputs: EvalOutputs) -> dict[str, Any]:
@@ -116,7 +119,7 @@ def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
 
     Importances are loaded or computed once and stay on the device.
     """
-    original, _ = pipeline.load_original(bench.cell)
+    original, _ = pipeline.load_original(bench)
     objective = instantiate(bench.config.search.objective.value)
     cache = in_memory(pipeline.importance_cache(bench, Stopwatch(bench.device)))
     method_node = without_about(bench.config.method)
@@ -125,8 +128,8 @@ def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
     def evaluate(values: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         start = time.perf_counter()
         method = instantiate(with_values(method_node, values))
-        model, seconds = pipeline.call(bench, method, copy.deepcopy(original), cache=cache)
-        outputs, evaluation = pipeline.measured_outputs(bench, model, original)
+        model, seconds = pipeline.call(bench, method, copy.deepcopy(original), bench.split, cache=cache)
+        outputs, evaluation = pipeline.look_at(bench, model, original)
         measured = measure(bench, outputs)
         spent = {"method": seconds["method"], "evaluation": evaluation, "trial": time.perf_counter() - start}
         return objective(measured, reference), {**measured, **outputs.facts, "seconds": spent, "provenance": origin}
@@ -156,8 +159,8 @@ def run_search(cell: Cell, out: str | None) -> str:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     device.set_up(cell.config.compute)
-    check_options(cell)
-    options, bench, key = cell.config.search, workbench(cell), study_key(cell)
+    options, bench, key = cell.config.search, Workbench(cell), study_key(cell)
+    check_options(bench)
     folder = Path(out) if out else default_folder(cell)
     own = Path(cell.config.output_dir).resolve() / "searches" / key
     storage = options.storage or f"sqlite:///{own}.db"
@@ -167,8 +170,8 @@ def run_search(cell: Cell, out: str | None) -> str:
     )  # fmt: skip
     log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
     refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
-    retrained = pipeline.reference(cell) if options.objective.needs_reference else None
-    reference = {} if retrained is None else measure(bench, pipeline.load_outputs(cell, retrained)[0])
+    retrained = pipeline.reference(bench) if options.objective.needs_reference else None
+    reference = {} if retrained is None else measure(bench, pipeline.load_outputs(bench, retrained)[0])
     study.set_user_attr("retrained", reference)
     evaluate, parameters = make_evaluate(bench, reference), content(options.parameters)
     if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up

@@ -1,20 +1,26 @@
-"""Run the suite's commands inside the test process."""
+"""Run the suite's commands inside the test process, on cells that take a moment."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
-from benchmark import run, tables
+from benchmark import run
+from benchmark.cell import Cell
 from benchmark.cli import run_cli
+from benchmark.compose import CONFIGS, cells_of
+from benchmark.report.__main__ import main as report_main
 
 TINY = ["dataset.subset.train_images=60", "dataset.subset.test_images=30", "model.width=2", "recipe.epochs=1"]
 
 
-def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main=run.main) -> int:
+def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main: Callable = run.main) -> int:
     """Return the exit code of `python -m benchmark.run arguments`; what it prints goes to capsys."""
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     try:
@@ -29,9 +35,26 @@ def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main=
 
 
 def make_table(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Return the exit code of `python -m benchmark.tables arguments`."""
-    return run_command(arguments, monkeypatch, main=tables.main)
+    """Return the exit code of `python -m benchmark.report arguments`."""
+    return run_command(arguments, monkeypatch, main=report_main)
 
 
 def records_of(output_dir: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((output_dir / "records").glob("*.json"))}
+
+
+@cache
+def composed(*overrides: str) -> list[Cell]:
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        return cells_of(overrides)
+
+
+def make_cells(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> list[Cell]:
+    """Return new cells of a sweep below `folder`; composed once per sweep."""
+    own = {"output_dir": str(folder)}
+    return [Cell(OmegaConf.merge(cell.config, own), cell.overrides) for cell in composed(*base, *overrides)]
+
+
+def make_cell(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> Cell:
+    (cell,) = make_cells(folder, *overrides, base=base)
+    return cell

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmark.checkpoints import load_original, load_outputs
-from benchmark.compose import CONFIGS
-from benchmark.oldcell import OldCell as Cell
+from benchmark import pipeline
+from benchmark.compose import cells_of
 from benchmark.run import run_cell
 
 DIGITS = [
@@ -64,16 +62,14 @@ def outcome(folder: Path, overrides: list[str]) -> dict[str, object]:
         options += [f"model.weights={folder / 'vit.safetensors'}"]
     if "dataset=pins" in overrides:
         options += [f"dataset.load.folder={folder / 'faces'}", "dataset.subset.test_images=null"]
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        cell = Cell(compose("run", [*options, *overrides]))
-        metrics = dict(run_cell(cell).metrics)
-        original, _ = load_original(cell)
-        outputs, _ = load_outputs(cell, cell.method, cell.outputs_key, original)
+    (cell,) = cells_of([*options, *overrides])
+    metrics = dict(run_cell(cell).metrics)
+    outputs, _ = pipeline.load_outputs(cell, pipeline.outputs(cell))
     return metrics | {"labels": cell.labels, LOGITS: [outputs.logits[n] for n in ("forget_train", "retain_test")]}
 
 
 def test_every_ablation_has_a_case():
-    assert {path.stem for path in (Path(CONFIGS) / "ablation").glob("*.yaml")} == {"none", *CASES}
+    assert set(cells_of([])[0].config.switches) == {"none", *CASES}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +79,7 @@ def test_every_ablation_has_a_case():
 def test_a_quirk_switched_off_changes_the_outcome(ablation, overrides, what, folder):
     ours = ["protocol=paper", *overrides]
     plain = outcome(folder, ours)
-    ablated = outcome(folder, [*ours, f"ablation={ablation}"])
+    ablated = outcome(folder, [*ours, f"switched={ablation}"])
     assert (plain["labels"]["ablation"], ablated["labels"]["ablation"]) == ("none", ablation)
     if what != LOGITS:
         assert plain[what] != ablated[what]
@@ -93,9 +89,5 @@ def test_a_quirk_switched_off_changes_the_outcome(ablation, overrides, what, fol
 
 
 def test_a_quirk_leaves_the_cells_that_it_does_not_concern_alone():
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        plain, ablated = (
-            Cell(compose("run", ["protocol=paper", "method=finetune", f"ablation={name}"])).scientific_hash
-            for name in ("none", "importance_reduction")
-        )
-    assert plain == ablated
+    plain, ablated = cells_of(["protocol=paper", "method=finetune", "switched=none,importance_reduction"])
+    assert plain.scientific_hash == ablated.scientific_hash

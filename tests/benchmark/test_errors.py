@@ -1,80 +1,152 @@
-"""Bad inputs: one line that says what was expected, a non-zero exit code, no traceback, no record."""
+"""Bad inputs: one line that says what was expected, a non-zero exit code, no traceback, nothing half written."""
 
 import json
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
-from bad_arguments import BAD_ARGUMENTS
-from bad_inputs import CIFAR10, check_nothing_half_written, check_one_line
-from command_line import TINY, make_table, records_of, run_command
+import torch
+import yaml
+from command_line import TINY, make_cell, records_of, run_command
+from omegaconf import OmegaConf
 
+from benchmark.cli import describe
+from benchmark.files import file_sha256
+from benchmark.run import run_cell
 from datasets import cifar
 
-SMALL = ["case=digits_class", "method=baseline", "method_seed=0"]
+CIFAR10 = {
+    "train_images": np.zeros((20, 32, 32, 3), np.uint8),
+    "train_labels": np.arange(20) % 10,
+    "test_images": np.zeros((10, 32, 32, 3), np.uint8),
+    "test_labels": np.arange(10),
+}
+BASELINE = ["~method@reference", "method=baseline"]
 
 
-@pytest.mark.parametrize("name", BAD_ARGUMENTS)
-def test_bad_argument(name, tmp_path, monkeypatch, capsys):
-    arguments, expected = BAD_ARGUMENTS[name]
-    code = run_command([*TINY, f"output_dir={tmp_path}", *arguments], monkeypatch)
+def check_nothing_half_written(folder: Path) -> None:
+    """No record, no leftovers, and every artefact that looks finished is."""
+    assert not [path for path in folder.rglob("*") if path.suffix in (".part", ".pt")]
+    assert not list(folder.rglob("records/*.json"))
+    for facts in folder.rglob("artefacts/*/*.json"):
+        assert json.loads(facts.read_text())["sha256"] == file_sha256(facts.with_suffix(".safetensors"))
+
+
+def check_one_line(code: int, stderr: str, expected: str) -> None:
+    lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("  ")]
+    assert code != 0
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("error: ")
+    assert expected in lines[0]
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("dataset=cifar9", "but got 'cifar9'; did you mean cifar"),
+        ("method=sdd", "one of those in configs/method, but got 'sdd'; did you mean ssd"),
+        ("experiment=table99", "configs/experiment"),
+        ("method.alhpa=3", "did you mean alpha"),
+        ("ssd", "ssd"),
+        ("recipe.epochs=???", "a value for recipe.epochs"),
+        ("+method.beta=3", "beta"),
+        ("metric=[accuracy,speed]", "'metric/speed'"),
+        ("method.alpha=[1,", "'[1,'"),
+        ("task.target=${nothing}", "nothing"),
+        ("hydra/launcher=nope", "nope"),
+        ("--config-dir=/nowhere", "/nowhere"),
+        ("method_seed=one", "one"),
+        ("method=ssd,retrain", "one value per option, but got method=ssd,retrain; add -m"),
+        ("save=weights", "save to be null or model, but got 'weights'"),
+        ("stage=model", "record, original, retrained, outputs, but got 'model'"),
+    ],
+)
+def test_a_wrong_word_on_the_command_line(argument, expected, tmp_path, monkeypatch, capsys):
+    code = run_command([*TINY, f"output_dir={tmp_path}", argument], monkeypatch)
     check_one_line(code, capsys.readouterr().err, expected)
     check_nothing_half_written(tmp_path)
 
 
-def cifar10_run(data_dir: Path, tmp_path: Path, monkeypatch, capsys, *more: str) -> tuple[int, str]:
-    arguments = [*TINY, "dataset=cifar10", *more, f"data_dir={data_dir}", f"output_dir={tmp_path / 'runs'}"]
-    code = run_command([a for a in arguments if "subset" not in a], monkeypatch)
-    return code, capsys.readouterr().err
-
-
-def damaged(name: str) -> dict[str, np.ndarray]:
-    return {
-        "object array": CIFAR10 | {"train_images": np.array([None] * 20, dtype=object)},
-        "label out of range": CIFAR10 | {"test_labels": np.arange(10) + 1},
-        "wrong shape": CIFAR10 | {"train_images": np.zeros((20, 3, 32, 32), np.uint8)},
-        "wrong type": CIFAR10 | {"train_images": np.zeros((20, 32, 32, 3), np.float32)},
-        "negative label": CIFAR10 | {"train_labels": np.arange(20) - 1},
-        "labels with NaN": CIFAR10 | {"train_labels": np.full(20, np.nan)},
-        "fewer labels": CIFAR10 | {"train_labels": np.arange(10)},
-        "no images": CIFAR10 | {"train_images": CIFAR10["train_images"][:0], "train_labels": np.arange(0)},
-        "images with NaN": CIFAR10 | {"test_images": np.full((10, 32, 32, 3), np.nan)},
-        "target missing": CIFAR10 | {"train_labels": np.arange(20) % 10 // 2},
-        "one class left": CIFAR10 | {"train_labels": np.full(20, 1)},
-        "target not in the test set": CIFAR10 | {"test_labels": np.arange(10) // 2},
-        "missing array": {k: v for k, v in CIFAR10.items() if k != "test_labels"},
-    }[name]
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("object array", "to be an array file"),
-        ("label out of range", "0 … 9"),
-        ("wrong shape", "uint8 (N, H, W, 3)"),
-        ("wrong type", "uint8 (N, H, W, 3)"),
-        ("missing array", "it lacks test_labels"),
-        ("negative label", "0 … 9, but got -1 … 18"),
-        ("labels with NaN", "int64 (20,), but got float64"),
-        ("fewer labels", "int64 (20,), but got int64 (10,)"),
-        ("no images", "uint8 (N, H, W, 3)"),
-        ("images with NaN", "test_images"),
-        ("target missing", "forget_train of forget target 'dog' to hold samples"),
-        ("one class left", "retain_train of forget target 'automobile' to hold samples"),
-        ("target not in the test set", "forget_test of forget target 'dog' to hold samples"),
+VALUES = {
+    "": [
+        ("task.target=rocket", "one of 0, 1, 2"),
+        ("task.target=10", "0 … 9"),
+        ("task.target=-1", "0 … 9"),
+        ("method.alpha=ten", "alpha"),
+        ("recipe={lr: 1.0e+30, warmup_epochs: 0}", "finite logits"),
+        ("recipe.optimizer=lion", "sgd, adam or adamw"),
+        ("recipe.lr=0", "lr to be a positive number, but got 0"),
+        ("recipe.momentum=-1", "momentum to lie in [0, 1)"),
+        ("preprocessing={mean: [0, 0, 0], std: [0, 0, 0]}", "three of each"),
+        ("preprocessing={mean: [0, 0], std: [1, 1]}", "three of each"),
+        ("preprocessing.size=-1", "preprocessing.size to be at least 1 pixel"),
+        ("model.width=wide", "model.width to be a whole number from 1 on, but got 'wide'"),
+        ("dataset.load.labels=both", "fine or coarse, but got 'both'"),
+        ("dataset.subset.train_images=5", "at least one per class (10)"),
+        ("dataset.subset.train_images=-5", "at least one per class (10), but got -5"),
+        ("dataset.subset.test_images=0", "test_images to be at least one per class (10), but got 0"),
+        ("metric.mia.c=0", "c of the attack to be a number above 0, but got 0"),
     ],
-)
-def test_bad_array_file(name, expected, tmp_path, monkeypatch, capsys):
-    np.savez(tmp_path / "cifar10.npz", **damaged(name))
-    target = "task.target=1" if name == "one class left" else "task.target=dog"
-    check_one_line(*cifar10_run(tmp_path, tmp_path, monkeypatch, capsys, target), expected)
+    "task=random": [(f"task.n={n}", f"task.n to be in 1 … 59 for digits, but got {n!r}") for n in (60, 0, -5, "many")],
+    "method=retrain": [("method.recipe=null", "recipe to be a training recipe, but got None")],
+    "method=unsir": [("method.repetitions=0", "repetitions and samples_per_class")],
+    "method=fisher": [("method.tolerance=-1", "tolerance to be at least 0")],
+    "method=bad_teacher": [("method.temperature=0", "temperature to be above 0")],
+    "method=finetune": [("method.recipe.lr=1.0e+30", "lower lr (now 1e+30)")],
+    "requests=sequence": [
+        ("requests.targets=[6, 3, 6]", "but got '6' twice"),
+        ("requests.targets=[6, rocket]", "but got 'rocket'"),
+        (f"requests.targets={list(range(10))}", "retain_train"),
+        ("requests.n=10", "requests.n to be in 1 … 9"),
+        ("requests.targets=[]", "at least one target"),
+        ("method.importance=old", "kept or refreshed"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", VALUES)
+def test_a_wrong_value(group, tmp_path):
+    for value, expected in VALUES[group]:
+        cell = make_cell(tmp_path, *filter(None, [group]))
+        key, _, text = value.partition("=")
+        OmegaConf.update(cell.config, key, yaml.safe_load(text), merge=True)
+        with pytest.raises(Exception, match=r".") as error:
+            run_cell(cell)
+        line = describe(error.value)
+        assert expected in line, value
+        assert "\n" not in line, value
+        assert "HYDRA_FULL_ERROR" not in line, value  # it was foreseen
     check_nothing_half_written(tmp_path)
 
 
-def test_truncated_array_file(tmp_path, monkeypatch, capsys):
+def cifar10_run(data_dir: Path, tmp_path: Path, monkeypatch, capsys, *more: str) -> tuple[int, str]:
+    own = [] if "nowhere" in str(data_dir) else ["dataset.fingerprint=null"]  # a user's own arrays, not the official
+    arguments = [*TINY[2:], "dataset=cifar10", *own, *more]
+    code = run_command([*arguments, f"data_dir={data_dir}", f"output_dir={tmp_path / 'runs'}"], monkeypatch)
+    check_nothing_half_written(tmp_path)
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"train_labels": np.arange(20) % 10 // 2}, "forget_train of forget target 'dog' to hold samples"),
+        ({"train_labels": np.full(20, 5)}, "retain_train of forget target 'dog' to hold samples"),
+        ({"test_labels": np.arange(10) // 2}, "forget_test of forget target 'dog' to hold samples"),
+        ({"test_labels": np.arange(10) + 1}, "0 … 9"),
+        ({"train_images": np.zeros((20, 32, 32, 3), np.float32)}, "uint8 (N, H, W, 3)"),
+    ],
+)
+def test_an_array_file_with_the_wrong_content(arrays, expected, tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "cifar10.npz", **CIFAR10 | arrays)
+    check_one_line(*cifar10_run(tmp_path, tmp_path, monkeypatch, capsys, "task.target=dog"), expected)
+
+
+def test_a_truncated_array_file(tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "cifar10.npz", **CIFAR10)
     whole = (tmp_path / "cifar10.npz").read_bytes()
     (tmp_path / "cifar10.npz").write_bytes(whole[: len(whole) // 2])
@@ -89,41 +161,53 @@ def test_missing_data_without_network(tmp_path, monkeypatch, capsys):
     check_one_line(*cifar10_run(tmp_path / "nowhere", tmp_path, monkeypatch, capsys), "$UNLEARN_DATA_DIR")
 
 
-def test_subclass_task_without_superclasses(tmp_path, monkeypatch, capsys):
+def test_a_subclass_without_superclasses(tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "cifar10.npz", **CIFAR10)
-    arguments = ["dataset=cifar10", "task=subclass", "task.target=cat", "model.width=2", "recipe.epochs=1"]
-    code = run_command([*arguments, f"data_dir={tmp_path}", f"output_dir={tmp_path / 'runs'}"], monkeypatch)
-    check_one_line(code, capsys.readouterr().err, "use dataset=cifar20")
+    more = ["task=subclass", "task.target=cat"]
+    check_one_line(*cifar10_run(tmp_path, tmp_path, monkeypatch, capsys, *more), "use dataset=cifar20")
 
 
-def test_output_dir_is_a_file(tmp_path, monkeypatch, capsys):
-    (tmp_path / "runs").write_text("")
-    code = run_command([*TINY, f"output_dir={tmp_path / 'runs'}"], monkeypatch)
-    check_one_line(code, capsys.readouterr().err, "output_dir")
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
-def test_unwritable_output_dir(monkeypatch, capsys):
-    code = run_command([*TINY, "output_dir=/proc/runs"], monkeypatch)
-    check_one_line(code, capsys.readouterr().err, "output_dir")
+def test_weights_that_are_a_program_are_not_run(tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "cifar10.npz", **CIFAR10)
+    torch.save({"w": Evil(tmp_path / "executed")}, tmp_path / "w.pth")
+    vit = ["dataset=cifar10", "dataset.fingerprint=null", "model=vit", "model.timm_name=test_vit"]
+    where = [f"model.weights={tmp_path / 'w.pth'}", f"data_dir={tmp_path}", f"output_dir={tmp_path}"]
+    code = run_command([*vit, "model.image_size=32", *where], monkeypatch)
+    check_one_line(code, capsys.readouterr().err, "to hold tensors by name")
+    assert not (tmp_path / "executed").exists()
 
 
-def test_a_half_record_is_computed_again(tmp_path, monkeypatch, caplog):
-    arguments = [*TINY, f"output_dir={tmp_path}", "~method@reference", "method=baseline"]
-    assert run_command(arguments, monkeypatch) == 0
-    (name,), (record,) = records_of(tmp_path), (tmp_path / "records").glob("*.json")
-    whole = json.loads(record.read_text())
-    record.write_text(record.read_text()[:100])
-    assert run_command(arguments, monkeypatch) == 0
-    assert f"set aside the damaged {name}" in caplog.text
-    assert json.loads(record.read_text())["metrics"] == whole["metrics"]
-    assert len(list((tmp_path / "records").glob("*.damaged-*"))) == 1
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 300 kB; skips where mounting is not permitted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk(small_disk, monkeypatch, capsys):
+    code = run_command([*TINY, "model.width=8", *BASELINE, f"output_dir={small_disk}"], monkeypatch)
+    check_one_line(code, capsys.readouterr().err, "No space left on device")
+    check_nothing_half_written(small_disk)
 
 
 @pytest.mark.parametrize("place", ["records", "artefacts", "artefacts/original"])
 def test_a_file_in_place_of_a_folder(place, tmp_path, monkeypatch, capsys):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("")
-    code = run_command([*TINY, "~method@reference", "method=baseline", f"output_dir={tmp_path}"], monkeypatch)
+    code = run_command([*TINY, *BASELINE, f"output_dir={tmp_path}"], monkeypatch)
     check_one_line(code, capsys.readouterr().err, f"Expected to read and write {tmp_path / place}")
     check_nothing_half_written(tmp_path)
 
@@ -135,31 +219,22 @@ def test_data_dir_is_a_file(tmp_path, monkeypatch, capsys):
     check_one_line(code, capsys.readouterr().err, "$UNLEARN_DATA_DIR")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["profile=quick"], "table=2"),
-        (["table=99"], "Available options in 'experiment'"),
-        (["2"], "--help"),
-        (["table=demo", "out=/proc/table", *SMALL], "/proc/table"),
-        (["table=demo", "profile=slow"], "Available options in 'profile'"),
-    ],
-)
-def test_bad_table_arguments(arguments, expected, monkeypatch, capsys):
-    check_one_line(make_table(arguments, monkeypatch), capsys.readouterr().err, expected)
+def test_a_half_record_is_made_again(tmp_path, monkeypatch, caplog):
+    arguments = [*TINY, f"output_dir={tmp_path}", *BASELINE]
+    assert run_command(arguments, monkeypatch) == 0
+    (name,), (record,) = records_of(tmp_path), (tmp_path / "records").glob("*.json")
+    whole = json.loads(record.read_text())
+    record.write_text(record.read_text()[:100])
+    assert run_command(arguments, monkeypatch) == 0
+    assert f"set aside the damaged {name}" in caplog.text
+    assert json.loads(record.read_text())["metrics"] == whole["metrics"]
+    assert len(list((tmp_path / "records").glob("*.damaged-*"))) == 1
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
-    arguments = ["-m", *TINY, "~method@reference", "method=baseline", "task.target=1,99,2", f"output_dir={tmp_path}"]
+    arguments = ["-m", *TINY, *BASELINE, "task.target=1,99,2", f"output_dir={tmp_path}"]
     assert run_command(arguments, monkeypatch) != 0
     errors = capsys.readouterr().err
     assert "1 of 3 cells failed" in errors
     assert "Traceback" not in errors
     assert len(records_of(tmp_path)) == 2
-
-
-def test_started_as_a_file():
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "benchmark/run.py"], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.strip() == "error: start this from the root of the repository as `python -m benchmark.run`."

@@ -1,13 +1,16 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from benchmark.evaluate import SPLITS, evaluate, from_tensors, predict, to_tensors
 from datasets.splits import random_split
 
+FACTS = {"changed_fraction": 0.25}
+
 
 @pytest.fixture
 def outputs(cnn, split, preprocessing):
-    return evaluate(cnn, split, preprocessing, batch_size=7, changed_fraction=0.25)
+    return evaluate(cnn, split, preprocessing, batch_size=7, facts=FACTS)
 
 
 def test_predictions_are_in_the_order_of_the_data(cnn, dataset, preprocessing):
@@ -26,7 +29,7 @@ def test_logits_that_are_not_finite_are_an_error(cnn, dataset, preprocessing):
 def test_every_split_is_measured_in_eval_mode(cnn, split, preprocessing, outputs):
     cnn.train()
     before = {name: value.clone() for name, value in cnn.state_dict().items()}
-    again = evaluate(cnn, split, preprocessing, batch_size=60, changed_fraction=0.25)
+    again = evaluate(cnn, split, preprocessing, batch_size=60, facts=FACTS)
     assert not cnn.training
     assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
     for name in SPLITS:
@@ -35,34 +38,35 @@ def test_every_split_is_measured_in_eval_mode(cnn, split, preprocessing, outputs
         assert outputs.logits[name].shape == (len(data), 3)
         assert outputs.logits[name].dtype == torch.float32
         torch.testing.assert_close(outputs.logits[name], again.logits[name])
-        torch.testing.assert_close(outputs.logits[name], predict(cnn, data, preprocessing, 8))
-    assert outputs.changed_fraction == 0.25
+    assert outputs.facts == FACTS
     assert not outputs.forget_test_is_train
+    assert outputs.newest_test is None
+
+
+def test_only_the_splits_that_are_asked_for_are_looked_at(cnn, split, preprocessing, outputs):
+    some = evaluate(cnn, split, preprocessing, batch_size=7, facts={}, splits=("forget_train",))
+    assert set(some.logits) == set(some.labels) == {"forget_train"}
+    assert torch.equal(some.logits["forget_train"], outputs.logits["forget_train"])
 
 
 def test_the_forgotten_training_samples_are_looked_at_once(cnn, dataset, preprocessing):
     seen = []
     cnn.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    outputs = evaluate(cnn, random_split(dataset, n=7, seed=0), preprocessing, batch_size=16, changed_fraction=0.0)
+    outputs = evaluate(cnn, random_split(dataset, n=7, seed=0), preprocessing, batch_size=16, facts=FACTS)
     assert sum(seen) == 60 + 30
     assert outputs.forget_test_is_train
     assert outputs.logits["forget_test"] is outputs.logits["forget_train"]
 
 
-def test_taking_apart_and_putting_together(outputs, split):
+@pytest.mark.parametrize("is_random", [False, True])
+def test_taking_apart_and_putting_together(is_random, cnn, split, dataset, preprocessing, tmp_path):
+    split = random_split(dataset, n=7, seed=0) if is_random else split
+    outputs = evaluate(cnn, split, preprocessing, batch_size=16, facts=FACTS)
     tensors = to_tensors(outputs)
+    save_file(tensors, tmp_path / "x.safetensors")  # refuses tensors that share memory
     assert len(tensors) == 8
-    back = from_tensors(tensors, split, 0.25)
+    back = from_tensors(tensors, split, FACTS)
     for name in SPLITS:
         assert torch.equal(back.logits[name], outputs.logits[name])
         assert torch.equal(back.labels[name], outputs.labels[name])
-    assert (back.changed_fraction, back.forget_test_is_train) == (0.25, False)
-
-
-def test_tensors_of_a_random_split_can_be_stored(cnn, dataset, preprocessing, tmp_path):
-    from safetensors.torch import save_file
-
-    split = random_split(dataset, n=7, seed=0)
-    outputs = evaluate(cnn, split, preprocessing, batch_size=16, changed_fraction=0.0)
-    save_file(to_tensors(outputs), tmp_path / "x.safetensors")  # refuses tensors that share memory
-    assert from_tensors(to_tensors(outputs), split, 0.0).forget_test_is_train
+    assert (back.facts, back.forget_test_is_train) == (FACTS, is_random)

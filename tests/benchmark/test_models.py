@@ -46,13 +46,10 @@ def test_resnet18_equals_torchvisions_blocks_without_a_strided_1x1_convolution()
     torch.testing.assert_close(ours(images), theirs.eval()(images))
 
 
-def test_resnet18_names_its_classifier():
+def test_resnet18_names_its_classifier_and_refuses_no_width():
     model = resnet18(7, width=4)
     assert model.get_classifier() is model.fc
     assert model.fc.out_features == 7
-
-
-def test_resnet18_refuses_no_width():
     with pytest.raises(ValueError, match=r"model\.width"):
         resnet18(7, width=0)
 
@@ -78,10 +75,10 @@ def test_vit_has_a_head_for_the_classes():
     assert model.pos_embed.shape[1] == 1 + 4
 
 
-@pytest.mark.parametrize("name", ["no_such_vit", "vit_base_patch16_224.no_such_tag"])
-def test_an_unknown_name_is_answered_with_known_ones(name):
-    with pytest.raises(ValueError, match=r"model\.name .*vit_"):
-        vit(4, name=name, image_size=32, pretrained=False, weights=None)
+def test_an_unknown_name_is_answered_with_known_ones():
+    for name in ("no_such_vit", "vit_base_patch16_224.no_such_tag"):
+        with pytest.raises(ValueError, match=r"model\.name .*vit_"):
+            vit(4, name=name, image_size=32, pretrained=False, weights=None)
 
 
 @pytest.fixture(scope="module")
@@ -184,29 +181,24 @@ def no_network(*args, **kwargs):
     raise OSError("no network")
 
 
-@pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
-def test_without_file_and_network_the_option_to_set_is_named(monkeypatch, error):
-    def fail(*args, **kwargs):
-        raise error("unreachable")
+def test_without_file_and_network_the_option_to_set_is_named(monkeypatch):
+    for error in (OSError, ValueError, RuntimeError):
 
-    monkeypatch.setattr("benchmark.models.timm.create_model", fail)
-    with pytest.raises(FileNotFoundError, match=r"model\.weights=FILE .* model\.pretrained=false"):
-        pretrained(None)
+        def fail(*args, error=error, **kwargs):
+            raise error("unreachable")
+
+        monkeypatch.setattr("benchmark.models.timm.create_model", fail)
+        with pytest.raises(FileNotFoundError, match=r"model\.weights=FILE .* model\.pretrained=false"):
+            pretrained(None)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_file_that_holds_no_weights_is_one_clear_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model\.weights .*none\.pth"):
         pretrained(str(tmp_path / "none.pth"))
-
-
-@pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.pth"])
-def test_a_damaged_file_is_one_clear_error(tmp_path, name):
-    (tmp_path / name).write_bytes(b"these are no tensors")
-    with pytest.raises(ValueError, match="to hold tensors by name"):
-        read_state_dict(tmp_path / name)
-
-
-def test_an_unknown_suffix_is_refused(tmp_path):
+    for name in ("w.safetensors", "w.npz", "w.pth"):
+        (tmp_path / name).write_bytes(b"these are no tensors")
+        with pytest.raises(ValueError, match="to hold tensors by name"):
+            read_state_dict(tmp_path / name)
     (tmp_path / "w.ckpt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"to end in \.safetensors, \.npz or \.pth"):
         read_state_dict(tmp_path / "w.ckpt")

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from command_line import make_cell
 
-from benchmark.checkpoints import load_original
-from benchmark.oldcell import OldCell as Cell
-from tests.methods.helpers import compose_config
+from benchmark.pipeline import load_original
+from benchmark.workbench import Workbench
 
 OPTIONS = [
     "dataset=cifar10", "model=vit", "model.timm_name=vit_tiny_patch16_224", "model.image_size=64", "task.target=cat",
@@ -29,9 +29,9 @@ def weights():
 @pytest.mark.data
 def test_pretrained_weights_help_a_lot_after_250_steps(array_dir, weights, tmp_path):
     def accuracy(*options):
-        cell = Cell(compose_config(*OPTIONS, *options, f"data_dir={array_dir}", f"output_dir={tmp_path}"))
-        assert cell.recipe.epochs * -(-len(cell.dataset.train) // cell.recipe.batch_size) < 400
-        return load_original(cell)[1]["test_accuracy"]
+        bench = Workbench(make_cell(tmp_path, *options, f"data_dir={array_dir}", base=OPTIONS))
+        assert bench.recipe.epochs * -(-len(bench.dataset.train) // bench.recipe.batch_size) < 400
+        return load_original(bench)[1]["test_accuracy"]
 
     pretrained, random = accuracy(f"model.weights={weights}"), accuracy("model.pretrained=false")
     print(f"test accuracy: pretrained {pretrained:.3f}, random {random:.3f}")

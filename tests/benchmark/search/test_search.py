@@ -22,7 +22,7 @@ from benchmark.records import RunRecord
 from benchmark.search import run as search
 from benchmark.search.__main__ import main
 from benchmark.search.report import refuse_to_replace
-from benchmark.workbench import workbench
+from benchmark.workbench import Workbench
 
 ROOT = Path(__file__).parents[3]
 SMALL = [*TINY[1:], "dataset.subset.train_images=100", "dataset.subset.test_images=30"]
@@ -149,16 +149,16 @@ def test_running_studies_continue(overrides, key):
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """A search that differs in all else: of integers, in a journal, protocol strict, no retrained model, a failure."""
-    folder, splits, measured_outputs = tmp_path_factory.mktemp("scored"), [], pipeline.measured_outputs
+    folder, splits, look_at = tmp_path_factory.mktemp("scored"), [], pipeline.look_at
 
     def fragile(bench, *arguments):
         splits.append(bench.split)
         if len(splits) == 2:  # the first call is the configured values'
             raise FloatingPointError("Expected finite logits")
-        return measured_outputs(bench, *arguments)
+        return look_at(bench, *arguments)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(pipeline, "measured_outputs", fragile)
+        monkeypatch.setattr(pipeline, "look_at", fragile)
         parameters = "search.parameters=[{name:recipe.epochs,low:1,high:3,integer:true}]"
         words = ["search=finetune", "search/objective=score", "~method@reference", "search.n_trials=3", parameters]
         assert start([*words, f"search.storage={folder}/new/a.journal"], folder, monkeypatch) == 0
@@ -180,7 +180,7 @@ def test_one_parameter_of_any_method_and_no_retrained_model(scored):
 
 def test_strict_is_judged_on_held_out_training_images(scored):
     folder, split = scored
-    plain = workbench(search.search_cell(["search=ssd", "search.held_out=null", *SMALL])).dataset
+    plain = Workbench(search.search_cell(["search=ssd", "search.held_out=null", *SMALL])).dataset
     judged = {*split.forget_test.index.tolist(), *split.retain_test.index.tolist()}
     learnt = {*split.forget_train.index.tolist(), *split.retain_train.index.tolist()}
     assert len(judged) == 20

@@ -1,0 +1,57 @@
+"""A sweep as Hydra hands it to a launcher: overrides in, results out, told to the callbacks as they come."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from benchmark.callback import is_done
+from benchmark.cli import Failure, describe, wants_traceback
+from benchmark.composer import Composer
+from benchmark.launcher.engine import run_tasks
+from benchmark.launcher.graph import Result, Task, add_tasks
+from benchmark.records import RunRecord
+
+
+def launch(
+    context: HydraContext, config: DictConfig, options: Mapping[str, Any], overrides: Sequence[Sequence[str]]
+) -> list[JobReturn]:
+    """Run the cells that have no record yet; return every cell's result, in the order of the overrides.
+
+    Args:
+        config: of the sweep as a whole, with Hydra's own node.
+        options: of the engine, see `run_tasks`.
+        overrides: of each cell.
+    """
+    given = cast("dict[str, list[str]]", OmegaConf.to_container(config.hydra.overrides, resolve=False))
+    composer = Composer([*given["hydra"], *given["task"]], config)
+    cells = [composer.cell(words) for words in overrides]
+    results = [
+        JobReturn(words, cell.config, config, str(Path.cwd()), config.hydra.job.name)
+        for words, cell in zip(overrides, cells, strict=True)
+    ]
+    tasks: dict[str, Task] = {}
+    waiting: dict[str, list[int]] = {}
+
+    def end(i: int, outcome: Result) -> None:
+        results[i].status, results[i].return_value = JobStatus.COMPLETED, outcome
+        context.callbacks.on_job_end(config=cells[i].config, job_return=results[i])
+
+    for i, cell in enumerate(cells):
+        try:
+            if is_done(cell):
+                end(i, RunRecord.find(cell.record_path))
+            else:
+                waiting.setdefault(add_tasks(tasks, cell), []).append(i)
+        except Exception as error:
+            if wants_traceback():
+                raise
+            end(i, Failure(str(cell), describe(error)))
+    for name, outcome in run_tasks(tasks, **options) if tasks else ():
+        for i in waiting.get(name, []):
+            end(i, replace(outcome, cell=str(cells[i])) if isinstance(outcome, Failure) else outcome)
+    return results

@@ -1,0 +1,142 @@
+"""Grids under Ray: the records of a plain run, whoever is killed meanwhile."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from command_line import TINY, records_of, run_command
+
+from benchmark.cli import Failure
+from benchmark.launcher import engine
+from benchmark.launcher.graph import Task
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[3]
+GRID = ["-m", "protocol=paper", "compute.threads=1", "method=retrain,baseline,ssd", "method_seed=0,1", *TINY]
+LOCAL = {"workers": 2, "num_cpus": 1, "num_gpus": None}
+INIT = {"address": "local", "include_dashboard": False, "object_store_memory": 100_000_000}
+
+
+def numbers_of(folder: Path) -> dict[str, dict]:
+    """Return the records without what depends on when and where they were made."""
+    records = {name: json.loads(text) for name, text in records_of(folder).items()}
+    return {name: record | dict.fromkeys(("seconds", "provenance", "checksum")) for name, record in records.items()}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> dict[str, dict]:
+    """The records of a run without a launcher."""
+    folder = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patches:
+        assert run_command([*GRID, f"output_dir={folder}"], patches) == 0
+    return numbers_of(folder)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Start the grid with two workers, in a session of its own."""
+    command = [sys.executable, "-m", "benchmark.run", *GRID, "launcher=local", f"output_dir={folder}"]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def family(pid: int) -> dict[int, str]:
+    """Return the living processes that `pid` has started, and those that they have, by id: their names."""
+    listed = subprocess.run(["ps", "-A", "-o", "ppid=,pid=,stat=,args="], capture_output=True, text=True).stdout
+    rows = [line.split(None, 3) for line in listed.splitlines()]
+    found: dict[int, str] = {}
+    parents = {pid}
+    while parents:
+        new = {int(row[1]): row[3] for row in rows if int(row[0]) in parents and not row[2].startswith("Z")}
+        found |= new
+        parents = set(new)
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this takes too long"
+        time.sleep(0.05)
+
+
+def alive(pids: list[int]) -> bool:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,stat="], capture_output=True, text=True).stdout
+    states = dict(line.split() for line in listed.splitlines())
+    return any(not states.get(str(pid), "Z").startswith("Z") for pid in pids)
+
+
+def test_a_killed_worker_changes_nothing(plain, tmp_path):
+    command = start(tmp_path)
+
+    def worker() -> int | None:
+        return next((pid for pid, name in family(command.pid).items() if name.startswith("ray::original")), None)
+
+    wait_until(worker)
+    os.kill(worker(), signal.SIGKILL)
+    errors = command.communicate(timeout=600)[1]
+    assert command.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert numbers_of(tmp_path) == plain
+    assert len(list((tmp_path / "artefacts" / "original").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_that_is_stopped_takes_its_workers_along_and_continues(end, plain, tmp_path):
+    command = start(tmp_path)
+    wait_until(lambda: records_of(tmp_path))
+    workers = [pid for pid, name in family(command.pid).items() if re.match("ray::(IDLE|.*/)", name)]
+    before = records_of(tmp_path)
+    command.send_signal(end)
+    errors = command.communicate(timeout=60)[1]
+    assert workers
+    wait_until(lambda: not alive(workers), seconds=30)
+    assert end == signal.SIGKILL or errors.endswith("stopped; run the same command again to continue.\n")
+    again = start(tmp_path)
+    assert again.communicate(timeout=600)
+    assert again.returncode == 0
+    assert numbers_of(tmp_path) == plain
+    assert before.items() <= records_of(tmp_path).items()
+
+
+def act(task: Task, folder: str) -> Failure | None:
+    """Stand in for `work`: the task's configuration says how often its worker dies, or why it fails."""
+    tries = Path(task.config["tries"]) / task.name
+    with tries.open("a") as file:
+        file.write("x")
+    if tries.stat().st_size <= task.config.get("deaths", 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Failure(task.name, task.config["reason"]) if "reason" in task.config else None
+
+
+def test_a_task_is_tried_four_times_if_its_worker_dies_and_once_if_it_fails(tmp_path, monkeypatch):
+    def task(name: str, *needs: str, **config: object) -> Task:
+        return Task(name, {"tries": str(tmp_path), **config}, needs)
+
+    listed = [
+        task("dies once", deaths=1),
+        task("after it", "dies once"),
+        task("dies always", deaths=9),
+        task("after death", "dies always"),
+        task("fails", reason="no memory"),
+        task("after failure", "fails"),
+        task("last"),
+    ]
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(engine, "work", act)
+    with patch.dict(os.environ):
+        results = dict(engine.run_tasks({task.name: task for task in listed}, **LOCAL, init=INIT))
+    assert results.keys() == {task.name for task in listed}
+    assert [results[name] for name in ("dies once", "after it", "last")] == [None, None, None]
+    assert results["dies always"] == results["after death"]
+    assert results["dies always"].reason == "Expected a worker to survive dies always, but 4 of them died."
+    assert results["fails"] == results["after failure"] == Failure("fails", "no memory")
+    tries = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert tries == {"dies once": 2, "after it": 1, "dies always": 4, "fails": 1, "last": 1}

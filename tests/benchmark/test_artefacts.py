@@ -1,0 +1,248 @@
+"""Each artefact is made once, whole or not at all, and the graph says in which order."""
+
+import json
+import multiprocessing
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmark.artefacts import Artefact, Store, seconds_of
+from benchmark.files import file_sha256
+
+KEY = {"seed": 1, "lr": 0.1}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "artefacts")
+
+
+@pytest.fixture
+def node():
+    """An artefact that counts how often it is made, in `n`."""
+    calls = []
+
+    def make():
+        calls.append(None)
+        return {"w": torch.arange(6.0).view(2, 3).T, "n": torch.tensor(len(calls))}, {"seconds": 1.5}
+
+    return Artefact("kind", KEY, make)
+
+
+def unfinished(store):
+    """Facts and parts of files; an interrupted process may leave locks and tensors without facts, but none of these."""
+    return [path for path in store.folder.rglob("*") if path.suffix in (".json", ".part")]
+
+
+def test_made_once_and_loaded_the_second_time(store, node):
+    assert not store.has(node)
+    tensors, facts = store.get(node)
+    again, same_facts = store.get(replace(node, key=dict(reversed(KEY.items()))))
+    assert store.has(node)
+    assert torch.equal(again["w"], torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
+    assert torch.equal(again["w"], tensors["w"])
+    assert again["n"] == tensors["n"] == 1
+    assert same_facts == facts
+    assert (facts["kind"], facts["key"], facts["seconds"]) == ("kind", KEY, 1.5)
+    assert facts["sha256"] == file_sha256(store.path(node).with_suffix(".safetensors"))
+    assert [found["seconds"] for found in store.facts("kind")] == [1.5]
+
+
+def test_kinds_and_keys_are_apart(store, node):
+    for kind, key in (("a", {"x": 1}), ("b", {"x": 1}), ("a", {"x": 2}), ("a", {"x": 1, "y": None})):
+        tensors, _ = store.get(replace(node, kind=kind, key=key))
+    assert tensors["n"] == 4
+
+
+def test_facts_say_by_whom_they_were_made(tmp_path, node):
+    one, other = (Store(tmp_path, lambda device=device: {"device": device}) for device in ("a CPU", "a GPU"))
+    one.get(node)
+    assert other.get(node)[1]["provenance"] == {"device": "a CPU"}
+
+
+def test_what_comes_back_needs_no_gradient(store):
+    tensors, _ = store.get(Artefact("kind", KEY, lambda: ({"w": torch.ones(2, requires_grad=True)}, {})))
+    assert not tensors["w"].requires_grad
+
+
+def flip_a_byte(facts, data):
+    whole = bytearray(data.read_bytes())
+    whole[-1] ^= 1
+    data.write_bytes(whole)
+
+
+def cut_the_tensors(facts, data):
+    data.write_bytes(data.read_bytes()[:20])
+
+
+def lose_the_tensors(facts, data):
+    data.unlink()
+
+
+def cut_the_facts(facts, data):
+    facts.write_text(facts.read_text()[:30])
+
+
+def change_the_facts(facts, data):
+    facts.write_text(facts.read_text().replace("1.5", "0.5"))
+
+
+def lose_the_hash(facts, data):
+    facts.write_text(json.dumps({"kind": "kind"}))
+
+
+def garble_the_facts(facts, data):
+    facts.write_bytes(b"\xff\xfe\x00")
+
+
+DAMAGES = [flip_a_byte, cut_the_tensors, lose_the_tensors, cut_the_facts, change_the_facts, lose_the_hash]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, garble_the_facts])
+def test_a_damaged_artefact_is_set_aside_and_made_again(store, node, damage, caplog):
+    store.get(node)
+    path = store.path(node)
+    damage(path, path.with_suffix(".safetensors"))
+    assert store.get(node)[0]["n"] == 2
+    aside = {found.name.split(".damaged-")[0] for found in path.parent.glob("*.damaged-*")}
+    assert path.name in aside
+    assert (f"{path.stem}.safetensors" in aside) == (damage is not lose_the_tensors)
+    assert "damaged" in caplog.text
+
+
+def test_tensors_without_facts_do_not_count(store, node):
+    store.get(node)
+    store.path(node).unlink()
+    assert not store.has(node)
+    assert store.get(node)[0]["n"] == 2
+
+
+@pytest.mark.parametrize("facts", [RuntimeError("out of memory"), {"x": object()}], ids=["failed", "no JSON"])
+def test_what_fails_leaves_nothing_that_looks_finished(store, node, facts):
+    def make():
+        if isinstance(facts, Exception):
+            raise facts
+        return {"w": torch.ones(1)}, facts
+
+    with pytest.raises((RuntimeError, TypeError)):
+        store.get(replace(node, make=make))
+    assert unfinished(store) == []
+    assert not store.has(node)
+    assert store.get(node)[0]["n"] == 1
+
+
+def test_an_interrupted_write_leaves_nothing_that_looks_finished(store, node, monkeypatch):
+    def stop_half_way(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmark.artefacts.save_file", stop_half_way)
+        with pytest.raises(OSError, match="no space"):
+            store.get(node)
+    assert unfinished(store) == []
+    assert store.get(node)[0]["n"] == 2
+
+
+def test_the_state_of_trainings_goes_with_the_finished_artefact(store, node):
+    def make():
+        store.training_folder(node).mkdir()
+        return node.make()
+
+    store.get(replace(node, make=make))
+    assert not store.training_folder(node).exists()
+
+
+def ask(folder, log, start):
+    """Ask for one artefact; making it writes a line."""
+
+    def make():
+        with log.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.2)
+        return {"w": torch.ones(3)}, {}
+
+    start.wait(timeout=60)
+    tensors, _ = Store(folder).get(Artefact("kind", KEY, make))
+    with log.open("a") as file:
+        file.write(f"got {tensors['w'].tolist()}\n")
+
+
+def test_threads_make_once(tmp_path):
+    log, start = tmp_path / "log", threading.Barrier(3)
+    threads = [threading.Thread(target=ask, args=(tmp_path, log, start)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(log.read_text().split("\n")) == ["", *["got [1.0, 1.0, 1.0]"] * 3, "made"]
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_make_once(tmp_path):
+    processes = multiprocessing.get_context("fork")
+    log, start = tmp_path / "log", processes.Barrier(2)
+    workers = [processes.Process(target=ask, args=(tmp_path, log, start)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert sorted(log.read_text().split("\n")) == ["", *["got [1.0, 1.0, 1.0]"] * 2, "made"]
+
+
+def named(name, *needs):
+    return Artefact("kind", {"name": name}, lambda: ({}, {"name": name}), needs)
+
+
+def names(nodes):
+    return "".join(str(node.key["name"]) for node in nodes)
+
+
+@pytest.fixture
+def diamond():
+    """d needs b and c, which both need a."""
+    a = named("a")
+    return named("d", named("b", a), named("c", a))
+
+
+def test_walk_yields_what_it_rests_on_first(diamond):
+    assert names(diamond.walk()) == "abacd"
+    assert names(named("x").walk()) == "x"
+
+
+def test_what_is_missing_comes_once_in_an_order_in_which_it_can_be_made(store, diamond):
+    assert names(store.missing(diamond)) == "abcd"
+    again = named("b", named("a"))  # other objects of the same content are the same artefacts
+    assert names(store.missing(again, diamond, named("e", diamond), diamond)) == "abcde"
+    assert store.missing() == []
+
+
+def test_what_is_there_is_not_missing(store, diamond):
+    b, c = diamond.needs
+    store.get(b)
+    assert names(store.missing(diamond)) == "acd"  # c still needs a
+    store.get(c)
+    assert names(store.missing(diamond)) == "d"  # nobody needs a any more
+    assert names(store.missing(diamond, *b.needs)) == "da"
+    store.get(diamond)
+    assert store.missing(diamond) == []
+
+
+def test_a_damaged_artefact_takes_nothing_from_the_facts_of_its_kind(store, node):
+    store.get(node)
+    store.get(other := replace(node, key={"seed": 2}))
+    cut_the_facts(store.path(other), None)
+    assert [facts["key"] for facts in store.facts("kind")] == [KEY]
+    assert list(store.facts("nothing")) == []
+
+
+def test_seconds_of_every_form_of_facts():
+    assert seconds_of({"seconds": 1.5}) == 1.5
+    assert seconds_of({"seconds": {"method": 2.0, "rest": 1.0, "evaluation": 0.5}}) == 2.5
+    assert seconds_of({"seconds": {"method": 2.0}}) == 2.0
+    assert seconds_of({}) == 0.0

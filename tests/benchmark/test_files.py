@@ -1,0 +1,99 @@
+import json
+import math
+
+import pytest
+
+from benchmark.files import canonical, content_hash, file_sha256, read_json, set_aside, write_atomically, write_json
+
+
+def test_equal_content_has_one_hash():
+    pairs = [
+        (10, 10.0),
+        ({"a": [1.0, {"b": 2}]}, {"a": [1, {"b": 2.0}]}),
+        ((1, 2), [1, 2]),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (0.0, -0.0),
+    ]
+    for one, other in pairs:
+        assert canonical(one) == canonical(other)
+        assert content_hash(one) == content_hash(other)
+
+
+def test_different_content_has_different_hashes():
+    values = [1, 1.5, "1", None, [1], {"a": 1}, {"a": None}, {"b": 1}, [1, 2], [2, 1], {}, [], ""]
+    hashes = [content_hash(value) for value in values]
+    assert len(set(hashes)) == len(values)
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in hashes)
+
+
+def test_what_is_not_finite_has_no_hash():
+    for value in (math.nan, math.inf, [1.0, -math.inf]):
+        with pytest.raises(ValueError, match="JSON"):
+            content_hash(value)
+
+
+def test_golden_hash():
+    # Fixed for good: records and artefacts are found by it.
+    assert content_hash({"alpha": 10.0, "targets": ("rocket", 69), "skip": None}) == "fad910cc79785c09"
+
+
+def test_json_comes_back_without_its_checksum(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [1, 2.5], "b": None})
+    assert "checksum" in json.loads((tmp_path / "x.json").read_text())
+    assert read_json(tmp_path / "x.json") == {"a": [1, 2.5], "b": None}
+    (tmp_path / "old.json").write_text('{"a": 1}')  # files of the first version have no checksum
+    assert read_json(tmp_path / "old.json") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("2.5", "2.6"),
+        lambda text: text[:20],
+        lambda text: f"[{text}]",
+        lambda text: "",
+    ],
+    ids=["another number", "cut off", "a list", "empty"],
+)
+def test_json_that_is_not_as_written_is_an_error(tmp_path, damage):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 2.5})
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=r"."):
+        read_json(path)
+
+
+@pytest.mark.parametrize("value", [math.nan, object()])
+def test_what_is_no_json_leaves_no_file(tmp_path, value):
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "x.json", {"a": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_text_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    write_atomically(path, "old")
+
+    def fail(self, target):
+        raise OSError("no space")
+
+    monkeypatch.setattr("datasets.files.Path.replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_files_keep_their_content_under_another_name(tmp_path, caplog):
+    one, other = tmp_path / "x.json", tmp_path / "x.safetensors"
+    one.write_text("one")
+    set_aside(one, other, reason="its hash differs")
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith("x.json.damaged-")
+    assert aside.read_text() == "one"
+    assert "set aside the damaged x.json (its hash differs)" in caplog.text
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x").startswith("ba7816bf8f01cfea")

@@ -1,0 +1,156 @@
+"""End to end on the digits: sweep, second start, stages, saved models, continuation after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import TINY, records_of, run_command
+from safetensors.torch import load_file
+
+from benchmark.records import RunRecord
+
+ROOT = Path(__file__).parents[2]
+GRID = ["experiment=demo", *TINY, "case=digits_class", "method=retrain,baseline,finetune,ssd", "method_seed=0,1"]
+ONE = [*TINY, "method=baseline", "~method@reference"]
+NUMBERS = {"retain_accuracy", "forget_accuracy", "mia", "js_distance", "gap", "zrf", "changed_fraction"}
+
+
+def read_all(folder: Path) -> list[RunRecord]:
+    return [RunRecord.read(path) for path in sorted((folder / "records").glob("*.json"))]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which the whole tiny demo grid was run."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_command([*GRID, f"output_dir={folder}"], patch) == 0
+    return folder
+
+
+def test_one_record_per_cell(finished):
+    records = read_all(finished)
+    assert len(records) == 8
+    assert {(r.labels["method"], r.seeds["method_seed"]) for r in records} == {
+        (method, seed) for method in ("baseline", "retrain", "finetune", "ssd") for seed in (0, 1)
+    }
+    assert len({r.original["sha256"] for r in records}) == 1  # protocol paper: one original
+    assert len(list((finished / "artefacts" / "outputs").glob("*.json"))) == 8
+
+
+def test_a_record_says_everything(finished):
+    record = next(r for r in read_all(finished) if r.labels["method"] == "ssd")
+    assert set(record.metrics) == NUMBERS
+    parts = [record.seconds[name] for name in ("importance_full", "importance_forget", "rest")]
+    assert record.seconds["method"] == pytest.approx(sum(parts))
+    assert record.seconds["importance_full"] > 0
+    assert set(record.seconds) >= {"load", "original", "evaluation"}
+    assert record.hyperparameters["alpha"] == 8.0
+    assert record.sizes["forget_train"] + record.sizes["retain_train"] == 60
+    assert set(record.provenance) >= {"commit", "dirty", "torch", "device", "precision"}
+
+
+def test_the_retrained_model_is_at_distance_zero_from_itself(finished):
+    retrained = [r for r in read_all(finished) if r.labels["method"] == "retrain"]
+    assert len(retrained) == 2
+    for record in retrained:
+        assert record.metrics["gap"] == record.metrics["js_distance"] == 0
+
+
+def test_a_second_start_computes_nothing(finished, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.json")}
+    assert run_command([*GRID, f"output_dir={finished}"], monkeypatch) == 0
+    assert "8 cells: 8 done, 0 to run" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.json")} == before
+
+
+FINISHED = """
+import sys
+from benchmark.cli import run_cli
+from benchmark.run import main
+run_cli(main)
+assert "torch" not in sys.modules, "torch"
+"""
+
+
+def test_a_finished_cell_needs_neither_torch_nor_data(finished):
+    one = [*TINY, "case=digits_class", "protocol=paper", "method=ssd", "method_seed=1"]
+    command = [sys.executable, "-c", FINISHED, *one, f"output_dir={finished}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("digits resnet18 class 6 ssd seed 1: D_r ")
+
+
+def test_a_stage_prints_the_path_of_what_it_made(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    arguments = ["-m", *TINY, "method=baseline,finetune", "stage=original", f"output_dir={tmp_path}"]
+    assert run_command(arguments, monkeypatch) == 0
+    (path,) = tmp_path.rglob("*.safetensors")
+    assert caplog.messages[-2:] == [f"[1/2] {path}", f"[2/2] {path}"]
+    assert records_of(tmp_path) == {}
+
+
+def test_the_unlearned_model_is_kept_on_request_whether_the_record_is_there_or_not(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    arguments = [*ONE, f"output_dir={tmp_path}"]
+    assert run_command(arguments, monkeypatch) == 0
+    records = records_of(tmp_path)
+    assert len(records) == 1
+    assert not list(tmp_path.rglob("model/*"))
+    for command in (["save=model"], ["save=model", "method=baseline,finetune", "-m"]):
+        caplog.clear()
+        assert run_command([*arguments, *command], monkeypatch) == 0
+        (line, *_) = [line for line in caplog.messages if line.startswith("unlearned model: ")]
+        assert "fc.weight" in load_file(line.removeprefix("unlearned model: "))
+    assert len(list(tmp_path.rglob("model/*.safetensors"))) == 2
+    assert records_of(tmp_path).items() >= records.items()
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m"]], ids=["single", "sweep"])
+def test_paths_start_where_the_command_was_started(tmp_path, monkeypatch, multirun):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*multirun, *ONE, "output_dir=runs", "hydra.job.chdir=true"]
+    assert run_command(arguments, monkeypatch) == 0
+    assert Path.cwd() == tmp_path
+    assert len(records_of(tmp_path / "runs")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("what", ["searchpath", "defaults"])
+def test_hydra_says_what_it_knows(what):
+    command = [sys.executable, "-m", "benchmark.run", "--info", what]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"searchpath": str(ROOT / "configs"), "defaults": "| method/ssd "}[what] in done.stdout
+    assert done.stderr == ""
+
+
+def test_started_as_a_file():
+    done = subprocess.run([sys.executable, "benchmark/run.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: start this from the root of the repository as `python -m benchmark.run`."
+
+
+def without_times(output_dir: Path) -> list[dict]:
+    records = [json.loads(text) for text in records_of(output_dir).values()]
+    for record in records:
+        record["seconds"] = record["provenance"] = record["checksum"] = None  # the last covers the first two
+    return records
+
+
+@pytest.mark.slow
+def test_killed_and_continued_equals_uninterrupted(finished, tmp_path):
+    """`kill -9` a few times in mid-run; the same command then ends with the same records but for times."""
+    command = [sys.executable, "-m", "benchmark.run", *GRID, f"output_dir={tmp_path}"]
+    for seconds in (5.0, 6.0, 7.0):
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    assert without_times(tmp_path) == without_times(finished)

@@ -1,0 +1,242 @@
+"""A training that was killed and continued ends as one left alone, bit for bit."""
+
+import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import make_cell as tiny_cell
+
+from benchmark import pipeline, training_state
+from benchmark.cell import Cell
+from benchmark.files import file_sha256
+from benchmark.training_state import StoredTraining, stored_training
+from benchmark.workbench import Workbench
+
+ROOT = Path(__file__).parents[2]
+ALWAYS = "compute.progress_seconds=0"
+
+
+class Killed(BaseException):
+    """What no `except Exception` stops."""
+
+
+def make_cell(folder: Path, *overrides: str) -> Cell:
+    return tiny_cell(folder, "recipe.epochs=4", ALWAYS, *overrides)
+
+
+def train_original(cell: Cell) -> tuple[dict, dict]:
+    return pipeline.original(Workbench(cell)).make()
+
+
+def equal(one, other) -> bool:
+    """Return whether two nested values are the same, tensors bit for bit and in the same memory layout."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.stride() == other.stride() and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def stored_states(folder: Path) -> list[dict]:
+    return [torch.load(path, weights_only=True) for path in sorted(folder.rglob("*.progress/*/*.pt"))]
+
+
+def killed_in_epoch_3(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call a function whose training ends in a kill at the end of its third epoch, before its state is written."""
+    keep = StoredTraining.keep
+
+    def killed(self, epoch, *state):
+        if epoch == 3:
+            raise Killed
+        keep(self, epoch, *state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredTraining, "keep", killed)
+        with pytest.raises(Killed):
+            call()
+
+
+def broken_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cell, Path]:
+    """Return the cell of an original whose training was killed and the file it left."""
+    cell = make_cell(folder)
+    killed_in_epoch_3(lambda: train_original(cell), monkeypatch)
+    (path,) = folder.rglob("original/*.progress/*/*.pt")
+    return cell, path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, torch.Tensor]:
+    return train_original(make_cell(tmp_path_factory.mktemp("whole")))[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["original.checkpoint=last"], ["original.checkpoint=best_test", "recipe.optimizer=adamw", "recipe.lr=0.003"]],
+    ids=["last", "best_test"],
+)
+def test_a_continued_original_is_the_undisturbed_one(tmp_path, monkeypatch, overrides, caplog):
+    caplog.set_level(logging.INFO)
+    state, facts = train_original(make_cell(tmp_path / "whole", *overrides))
+    cell = make_cell(tmp_path / "broken", *overrides)
+    killed_in_epoch_3(lambda: train_original(cell), monkeypatch)
+    (stored,) = stored_states(tmp_path / "broken")
+    assert stored["epoch"] == 2
+    again, again_facts = train_original(cell)
+    assert "continuing a training after epoch 2" in caplog.text
+    assert equal(again, state)
+    for name in ("test_accuracy", "kept_epoch"):
+        assert again_facts[name] == facts[name]
+    assert again_facts["seconds"] > stored["seconds"] > 0
+    # Weights, buffers, optimiser, generator and the best epoch: all that the last epoch left, in both.
+    (whole,), (continued,) = stored_states(tmp_path / "whole"), stored_states(tmp_path / "broken")
+    assert whole["epoch"] == 4
+    assert len(whole["optimizer"]["state"]) > 10
+    assert equal(whole | {"seconds": 0}, continued | {"seconds": 0})
+
+
+def test_a_continued_training_takes_what_the_earlier_process_spent(tmp_path, monkeypatch):
+    cell, _ = broken_off(tmp_path, monkeypatch)
+    monkeypatch.setattr(torch, "load", lambda *a, load=torch.load, **k: load(*a, **k) | {"seconds": 5000.0})
+    assert 5000 < train_original(cell)[1]["seconds"] < 5060
+
+
+@pytest.mark.parametrize(
+    "method",
+    [["retrain"], ["finetune"], ["unsir", "method.repair.epochs=4", "method.noise_steps=2", "method.repetitions=2"]],
+    ids=lambda method: method[0],
+)
+def test_a_continued_method_is_the_undisturbed_one(tmp_path, monkeypatch, method):
+    names = ("whole", "broken")
+    whole, broken = (Workbench(make_cell(tmp_path / name, f"method={method[0]}", *method[1:])) for name in names)
+    pipeline.made(whole, pipeline.original(whole))  # no part of this
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    pipeline.made(whole, pipeline.outputs(whole))
+    killed_in_epoch_3(lambda: pipeline.made(broken, pipeline.outputs(broken)), monkeypatch)
+    assert max(state["epoch"] for state in stored_states(tmp_path / "broken")) == 2
+    pipeline.made(broken, pipeline.outputs(broken))
+    expected, found = (bench.store.get(pipeline.outputs(bench))[0] for bench in (whole, broken))
+    assert equal(found, expected)
+    assert not list(tmp_path.rglob("*.progress"))  # gone with the finished artefact
+
+
+def test_a_quick_training_stores_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(StoredTraining, "_write", lambda *arguments: pytest.fail("this costs time"))
+    train_original(make_cell(tmp_path, "recipe.epochs=1", "compute.progress_seconds=600"))
+    train_original(make_cell(tmp_path, "recipe.epochs=1", "compute.progress_seconds=null"))
+    assert not list(tmp_path.rglob("*.progress"))
+
+
+def test_the_time_between_two_states_is_at_least_the_chosen_one(tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 10))  # seconds; each epoch asks once, each writing once more
+    monkeypatch.setattr(training_state.time, "monotonic", lambda: next(clock))
+    training, written = StoredTraining(tmp_path, every=30), []
+    monkeypatch.setattr(training, "_write", lambda epoch, state: written.append((epoch, state["seconds"])))
+    network = torch.nn.Linear(1, 1)
+    for epoch in range(1, 9):
+        training.keep(epoch, network, torch.optim.SGD(network.parameters()), torch.Generator())
+    assert written == [(3, 30), (6, 60)]  # the writing itself, 10 s, is no training
+    assert training.seconds == -20
+
+
+def test_a_damaged_state_is_set_aside_and_the_training_starts_anew(tmp_path, monkeypatch, caplog, undisturbed):
+    cell, path = broken_off(tmp_path, monkeypatch)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    state, _ = train_original(cell)
+    assert "its hash is not its name" in caplog.text
+    assert "continuing" not in caplog.text
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+    assert equal(state, undisturbed)
+
+
+def test_the_older_of_two_states_is_taken_if_the_newer_is_damaged(tmp_path, monkeypatch, caplog, undisturbed):
+    caplog.set_level(logging.INFO)
+    cell, path = broken_off(tmp_path, monkeypatch)
+    path.with_name(f"000003-{'0' * 64}.pt").write_bytes(b"half a file")  # killed before the older one was removed
+    state, _ = train_original(cell)
+    assert "continuing a training after epoch 2" in caplog.text
+    assert equal(state, undisturbed)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_place_of_a_state_is_not_executed(tmp_path, caplog):
+    trap, forged = tmp_path / "executed", tmp_path / "forged"
+    torch.save({"epoch": Evil(trap)}, forged)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(forged, weights_only=True)
+    forged.replace(tmp_path / f"000009-{file_sha256(forged)}.pt")
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters())
+    assert StoredTraining(tmp_path, every=0).resume(network, optimizer, torch.Generator()) == 0
+    assert "set aside" in caplog.text
+    assert not trap.exists()
+
+
+def folder_if(monkeypatch: pytest.MonkeyPatch, provenance: dict, code: str = "") -> Path:
+    """Return the folder of a training of this provenance, if the code had this hash."""
+    monkeypatch.setattr(training_state, "code_hash", lambda: code)
+    return stored_training(provenance, None, Path("progress"), "train").folder
+
+
+def test_only_the_same_code_on_the_same_device_continues(tmp_path, monkeypatch):
+    own = Workbench(make_cell(tmp_path)).provenance() | {"dirty": False}
+    plain = folder_if(monkeypatch, own)
+    assert folder_if(monkeypatch, own | {"finished": "later", "cpu_count": 99}, code="another") == plain
+    for part in ("commit", "torch", "device", "precision", "channels_last", "compile"):
+        assert folder_if(monkeypatch, own | {part: "another"}) != plain, part
+    edits = {folder_if(monkeypatch, own | {"dirty": True}, code) for code in ("before", "after")}
+    assert len(edits | {plain}) == 3  # uncommitted code is named by its content
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 576 vs 534")])
+def test_a_full_disk_does_not_stop_a_training(tmp_path, monkeypatch, caplog, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(training_state.torch, "save", fail)
+    train_original(make_cell(tmp_path, "recipe.epochs=1"))
+    assert "going on without" in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("selection", ["last", "best_test"])
+def test_a_process_killed_in_mid_training_and_started_again(tmp_path, selection):
+    """`kill -9` after a few epochs; the same command then continues and ends with the same checkpoint and record."""
+    arguments = ["recipe.epochs=12", "recipe.milestones=[5,9]", ALWAYS, f"original.checkpoint={selection}"]
+    command = [sys.executable, "-m", "benchmark.run", "method=retrain", *arguments]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    process = subprocess.Popen([*command, f"output_dir={broken}"], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(broken.rglob("original/*.progress/*/00000[3-9]*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(broken.rglob("original/*.json"))
+    assert max(state["epoch"] for state in stored_states(broken)) < 12
+    done = subprocess.run([*command, f"output_dir={broken}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "continuing a training after epoch" in done.stderr
+    assert subprocess.run([*command, f"output_dir={whole}"], cwd=ROOT).returncode == 0
+    for kind in ("original", "outputs"):
+        ours, theirs = (list((folder / "artefacts" / kind).glob("*.safetensors")) for folder in (broken, whole))
+        assert [(p.name, file_sha256(p)) for p in ours] == [(p.name, file_sha256(p)) for p in theirs]
+    assert not [p for p in broken.rglob("*") if p.suffix in (".part", ".progress", ".pt")]

@@ -1,0 +1,89 @@
+"""The objects that a configuration describes, and that consecutive cells share their data."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import make_cell, make_cells
+
+from benchmark.workbench import Workbench
+from datasets.batches import channel_statistics
+
+
+def test_consecutive_cells_share_their_data(tmp_path):
+    one, other = make_cells(tmp_path, "method=baseline,ssd")
+    assert Workbench(one).dataset is Workbench(other).dataset
+    smaller = make_cell(tmp_path, "dataset.subset.train_images=50")
+    assert len(Workbench(smaller).dataset.train) == 50
+    assert len(Workbench(one).dataset.train) == 60
+    assert Workbench(one).load_seconds > 0
+
+
+def test_the_split_follows_the_task(tmp_path):
+    single, several = make_cell(tmp_path), make_cell(tmp_path, "requests=sequence", "requests.n=2")
+    assert single.targets is None
+    assert Workbench(single).split.requests == ()
+    split = Workbench(several).split
+    assert [request.forget_target for request in split.requests] == ["6", "3"]
+    assert set(split.forget_train.labels.tolist()) == {3, 6}
+    assert len(split.forget_train) + len(split.retain_train) == 60
+
+
+def test_normalisation_is_that_of_the_training_images_unless_it_is_given(tmp_path):
+    own, given = make_cells(tmp_path, "protocol=strict", "preprocessing.mean=null,[0.1,0.2,0.3]")
+    mean, _ = channel_statistics(Workbench(own).dataset.train)
+    assert Workbench(own).preprocessing.mean == pytest.approx(mean)
+    given.config.preprocessing.std = [0.5, 0.5, 0.5]
+    assert Workbench(given).preprocessing.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(("option", "expected"), [("null", 100), ("7", 7), ("3000", 3000)])
+def test_a_cpu_measures_in_small_batches_unless_told(tmp_path, option, expected):
+    cell = make_cell(tmp_path, f"compute.eval_batch_size={option}", "compute.device=cpu")
+    assert Workbench(cell).eval_batch_size == expected
+
+
+def test_a_model_belongs_to_its_seed(tmp_path):
+    bench = Workbench(make_cell(tmp_path))
+    one, same, other = (bench.build_model(seed).conv1.weight for seed in (5, 5, 6))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert bench.build_model(5, pretrained=False).fc.out_features == 10
+    assert one.is_contiguous(memory_format=torch.channels_last) == bench.compute.channels_last
+
+
+def test_only_a_pretrained_model_reads_weights(tmp_path):
+    model = ["model=vit", "model.timm_name=test_vit", "model.image_size=32", "model.weights=none.pth"]
+    cell = make_cell(tmp_path, *model, base=["dataset.subset.train_images=60"])
+    assert Workbench(cell).build_model(0, pretrained=False)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        Workbench(cell).build_model(0)
+
+
+def test_validation_reads_options_and_writes_nothing(tmp_path):
+    cell = make_cell(tmp_path / "new" / "runs", "method=finetune")
+    Workbench(cell).validate()
+    assert list((tmp_path / "new" / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("method.alpha=0", "alpha to be a finite number above 0, but got 0"),
+        ("recipe.epochs=0", "epochs and batch_size to be at least 1"),
+        ("recipe.lr=fast", "lr to be a number, but got 'fast'"),
+        ("reference.reset=tail", "all or head"),
+        ("compute.device=tpu9", r"compute\.device"),
+        ("task.target=rocket", "one of 0, 1, 2"),
+    ],
+)
+def test_validation_finds_what_is_wrong_before_anything_is_trained(tmp_path, override, expected):
+    with pytest.raises(Exception, match=expected):
+        Workbench(make_cell(tmp_path, override)).validate()
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "runs").write_text("")
+    for folder in (tmp_path / "runs", Path("/proc/runs")):
+        with pytest.raises(ValueError, match=f"output_dir to be a writable folder, but {folder} is not"):
+            Workbench(make_cell(folder)).validate()

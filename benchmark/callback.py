@@ -93,9 +93,8 @@ class GridCallback(Callback):
         from benchmark.workbench import Workbench
 
         benches = [Workbench(cell) for cell in self.waiting.values()]
-        return (
-            benches[0].store.missing(*(node for bench in benches for node in pipeline.wanted(bench))) if benches else []
-        )
+        nodes = [node for bench in benches for node in pipeline.wanted(bench)]
+        return benches[0].store.missing(*nodes) if nodes else []
 
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""
@@ -135,8 +134,10 @@ def is_done(cell: Cell) -> bool:
     if cell.config.save is None or record.skipped is not None:
         return True
     from benchmark import pipeline
+    from benchmark.workbench import Workbench
 
-    return pipeline.store_of(cell).has(pipeline.unlearned(cell))
+    bench = Workbench(cell)
+    return bench.store.has(pipeline.unlearned(bench))
 
 
 def likeness(kind: str, key: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
 def outputs(bench: Workbench) -> Artefact:
     """Return the outputs of the unlearned model on every split."""
     cell, needs = bench.cell, [original(bench)]
-    if cell.config.save == "model" or (cell.targets is not None and not cell.is_reference):
+    if not cell.is_reference and (cell.targets is not None or cell.config.save == "model"):
         needs.append(unlearned(bench))
     return Artefact("outputs", cell.outputs_key, lambda: look(bench, needs), tuple(needs))
 
@@ -68,12 +68,11 @@ def reference(bench: Workbench) -> Artefact | None:
 
 def staged(bench: Workbench) -> Artefact:
     """Return the artefact with which the cell's stage ends: the original, the retrained model's or its own outputs."""
-    stage = bench.config.stage
     stages = {"original": original(bench), "retrained": reference(bench), "outputs": outputs(bench)}
-    node = stages.get(stage)
+    node = stages.get(bench.config.stage)
     if node is None:
         known = ", ".join(["record", *(name for name, there in stages.items() if there is not None)])
-        raise ValueError(f"Expected stage to be one of {known}, but got {stage!r}.")
+        raise ValueError(f"Expected stage to be one of {known}, but got {bench.config.stage!r}.")
     return node
 
 
@@ -82,9 +81,9 @@ def wanted(bench: Workbench) -> list[Artefact]:
 
     The retrained model is among them only if a metric asks for it.
     """
-    cell = bench.cell
-    if cell.config.stage != "record":
+    if bench.config.stage != "record":
         return [staged(bench)]
+    cell = bench.cell
     retrained = reference(bench) if "retrained" in cell.metric_needs and not cell.is_reference else None
     saved = unlearned(bench) if cell.config.save == "model" else None
     return [node for node in (original(bench), retrained, saved, outputs(bench)) if node is not None]
@@ -97,9 +96,8 @@ def make(bench: Workbench, name: str) -> None:
 
 def made(bench: Workbench, node: Artefact) -> str:
     """Make an artefact of the cell if it is not there yet; return the path of its tensors, or why it is skipped."""
-    cell = bench.cell
-    if node.kind != "original" and node.key != cell.reference_key and bench.skipped is not None:
-        return f"{cell}: skipped, {bench.skipped}"
+    if node.kind != "original" and node.key != bench.cell.reference_key and bench.skipped is not None:
+        return f"{bench.cell}: skipped, {bench.skipped}"
     bench.store.get(node)
     return str(bench.store.path(node).with_suffix(".safetensors"))
 

@@ -27,7 +27,7 @@ class RayLauncher(Launcher):
         return launch(self.hydra_context, self.config, self.options, job_overrides)
 
 
-OPTIONS = {"workers": None, "num_cpus": 1, "num_gpus": None, "init": {}}
+OPTIONS: dict[str, Any] = {"workers": None, "num_cpus": 1, "num_gpus": None, "init": {}}
 ConfigStore.instance().store(
     group="hydra/launcher", name="tasks", node={"_target_": f"{__name__}.RayLauncher", **OPTIONS}
 )

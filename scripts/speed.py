@@ -46,9 +46,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmark.cli import describe, run_cli
+from benchmark.device import commit, device_name
 from benchmark.evaluate import predict
 from benchmark.models import build, resnet18
-from benchmark.device import commit, device_name
 from datasets.base import ForgetSplit, LabelledImages
 from datasets.batches import Augmentation, Batches, Preprocessing, channel_statistics
 from datasets.cifar import load_cifar100

@@ -5,7 +5,6 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from benchmark.cli import Failure, describe
@@ -18,6 +17,7 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # a cluster that does not answer is given up after a minute, not after twenty
     "RAY_task_oom_retries": str(RETRIES),
 }
 
@@ -40,6 +40,8 @@ def run_tasks(
     try:
         gpus = [machine.get("GPU", 0) for machine in machines(ray)]
         num_gpus = share(sum(gpus), workers) if num_gpus is None else num_gpus
+        if workers is not None and num_gpus > sum(gpus):
+            raise ValueError(f"Expected hydra.launcher.num_gpus to be at most {sum(gpus):g}, but got {num_gpus}.")
         once = num_gpus > 0 and max(gpus, default=0) > 1  # a process stays on the GPU of its first task
         remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES, max_calls=int(once))(work)
         waiting = dict(tasks)
@@ -63,8 +65,8 @@ def run_tasks(
         ray.shutdown()
 
 
-def started(workers: int | None, init: Mapping[str, Any]) -> ModuleType:
-    """Return Ray, started on this machine or connected to a cluster."""
+def started(workers: int | None, init: Mapping[str, Any]) -> Any:
+    """Return the module ray, started on this machine or connected to a cluster."""
     if workers is not None and not (isinstance(workers, int) and workers > 0):
         raise ValueError(f"Expected hydra.launcher.workers to be a whole number above 0, but got {workers}.")
     os.environ |= {**SETTINGS, **os.environ}
@@ -79,7 +81,7 @@ def started(workers: int | None, init: Mapping[str, Any]) -> ModuleType:
     return ray
 
 
-def machines(ray: ModuleType) -> list[dict[str, float]]:
+def machines(ray: Any) -> list[dict[str, float]]:
     """Return the resources of the machines that are there now."""
     return [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
 
@@ -103,7 +105,7 @@ def share(gpus: float, workers: int | None) -> float:
     return min(1, gpus if workers is None else int(10_000 * gpus / workers) / 10_000)
 
 
-def outcome(ray: ModuleType, name: str, reference: Any) -> Result:
+def outcome(ray: Any, name: str, reference: Any) -> Result:
     """Return the result of a task that has ended, a failure if its workers died."""
     try:
         result: Result = ray.get(reference)
@@ -111,4 +113,4 @@ def outcome(ray: ModuleType, name: str, reference: Any) -> Result:
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError):
         return Failure(name, f"Expected a worker to survive {name}, but {RETRIES + 1} of them died.")
     except ray.exceptions.RayError as error:
-        return Failure(name, describe(error))
+        return Failure(name, describe(getattr(error, "cause", None) or error))

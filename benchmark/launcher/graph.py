@@ -12,7 +12,7 @@ from benchmark.cell import Cell, content
 from benchmark.cli import Failure, describe, show_log, wants_traceback
 from benchmark.records import RunRecord
 from benchmark.run import run_cell
-from benchmark.workbench import workbench
+from benchmark.workbench import Workbench
 
 log = logging.getLogger(__name__)
 Result = RunRecord | str | Failure | None  # of a cell, see `run_cell`; None: the artefact is there
@@ -39,8 +39,8 @@ class Task:
 
 def add_tasks(tasks: dict[str, Task], cell: Cell) -> str:
     """Add what is missing for the cell, each artefact once and after what it rests on; return its last task's name."""
-    roots = pipeline.wanted(cell) if cell.config.stage == "record" else [pipeline.original(cell)]
-    config, missing = content(cell.config), pipeline.store_of(cell).missing(*roots)
+    bench = Workbench(cell)
+    config, missing = content(cell.config), bench.store.missing(*pipeline.wanted(bench))
     for node in missing:
         needs = {str(need): None for need in node.walk() if str(need) in tasks and need is not node}
         tasks.setdefault(str(node), Task(str(node), config, tuple(needs)))
@@ -57,9 +57,10 @@ def work(task: Task, folder: str) -> Result:
         cell = Cell(OmegaConf.create(task.config))
         if task.is_cell:
             return run_cell(cell)
+        bench = Workbench(cell)
         device.set_up(cell.config.compute)
-        workbench(cell).validate()
-        pipeline.make(cell, task.name)
+        bench.validate()
+        pipeline.make(bench, task.name)
     except Exception as error:
         if wants_traceback():
             log.exception("%s", task.name)

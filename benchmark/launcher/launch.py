@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from benchmark.cell import content
 from benchmark.cli import Failure, describe, wants_traceback
-from benchmark.compose import Composer
+from benchmark.composer import Composer
 from benchmark.launcher.engine import run_tasks
-from benchmark.launcher.graph import Task, add_tasks
+from benchmark.launcher.graph import Result, Task, add_tasks
 from benchmark.records import RunRecord
 
 
@@ -36,7 +36,7 @@ def launch(
     tasks: dict[str, Task] = {}
     waiting: dict[str, list[int]] = {}
 
-    def end(i: int, outcome: RunRecord | str | Failure) -> None:
+    def end(i: int, outcome: Result) -> None:
         results[i].status, results[i].return_value = JobStatus.COMPLETED, outcome
         context.callbacks.on_job_end(config=cells[i].config, job_return=results[i])
 

@@ -35,10 +35,7 @@ def report(arguments: Sequence[str]) -> str:
     from benchmark.report.files import files_of
     from benchmark.report.select import read_arguments, read_query
 
-    words = ["requests=requests" if word == "requests" else word for word in arguments]
-    keys = [word.partition("=")[0] for word in words]
-    kind = "requests" if "requests=requests" in words else "figure" if "figure" in keys else "table"
-    query = read_query(read_arguments(kind, words))
+    query = read_query(read_arguments(arguments))
     files = files_of(query)
     query.write(files)
     return str(files.get("table.md", files.get("saving.csv", "")))

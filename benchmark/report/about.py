@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.compose import CONFIGS
@@ -57,22 +57,27 @@ class About:
 
 def read_about(cells: Sequence[Cell] = ()) -> About:
     """Return how the cells present their methods and metrics, and how the repository's YAML files present the rest."""
-    methods, metrics = read_nodes("method"), {}
-    for nodes in read_nodes("metric").values():
-        metrics |= nodes
-    abouts = {name: node.get("about") for name, node in methods.items()}
-    abouts |= {cell.labels["method"]: cell.method_about for cell in {c.labels["method"]: c for c in cells}.values()}
-    of_metrics = {name: node.get("about") for name, node in metrics.items() if isinstance(node, dict)}
-    of_metrics |= cells[0].metric_about if cells else {}
+    methods = {name: node.get("about") for name, node in read_nodes("method").items()}
+    metrics = {
+        name: node.get("about")
+        for nodes in read_nodes("metric").values()
+        for name, node in nodes.items()
+        if isinstance(node, dict)
+    }
+    for name, cell in {cell.labels["method"]: cell for cell in cells}.items():
+        methods[name] = cell.method_about
+    for cell in cells[:1]:
+        metrics |= cell.metric_about
     return About(
-        {name: make(MethodAbout, name, node) for name, node in abouts.items()},
-        {name: make(MetricAbout, name, node) for name, node in of_metrics.items()},
+        {name: make(MethodAbout, name, node) for name, node in methods.items()},
+        {name: make(MetricAbout, name, node) for name, node in metrics.items()},
     )
 
 
 def read_nodes(group: str) -> dict[str, dict[str, Any]]:
     """Return the YAML files of a configuration group as they stand, by name."""
-    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path(CONFIGS).glob(f"{group}/*.yaml"))}
+    paths = sorted(Path(CONFIGS).glob(f"{group}/*.yaml"))
+    return {path.stem: dict(OmegaConf.to_container(OmegaConf.load(path))) for path in paths}  # type: ignore[arg-type]
 
 
 def make(kind: Any, name: str, node: Mapping[str, Any] | None) -> Any:

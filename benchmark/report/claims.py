@@ -44,10 +44,9 @@ def make_claims(results: Path, protocol: str, profile: str, about: About) -> pd.
         read(folders[name] / "table.csv", *PAPER_KEY, "mean").assign(table=name) for name in (*COMPARISON, "table1")
     ]
     ours = pd.concat([table for table in tables if len(table)] or tables[:1])
-    in_tables, in_table1 = (
-        [values[values["table"].isin(chosen)] for values in (ours, paper)] for chosen in (COMPARISON, ["table1"])
-    )
-    rows = [*gap_claims(*in_tables, about), *time_claims(*in_table1), *single_claims(folders)]
+    compared, theirs = (values[values["table"].isin(COMPARISON)] for values in (ours, paper))
+    timed, their_times = (values[values["table"] == "table1"] for values in (ours, paper))
+    rows = [*gap_claims(compared, theirs, about), *time_claims(timed, their_times), *single_claims(folders)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -90,9 +89,11 @@ def time_claims(ours: pd.DataFrame, paper: pd.DataFrame) -> list[list[object]]:
     theirs, found = time_ratios(paper), time_ratios(ours)
     claim = "time of Fisher forgetting over SSD's, Table 1"
     rows: list[list[object]] = []
-    for block, ratio in theirs.items():
+    for block, ratio in zip(theirs.index.to_list(), theirs, strict=True):
         here = block in found.index
-        rows.append([claim, " ".join(block), "times", ratio, ratio if here else None, found.get(block), int(here)])
+        rows.append(
+            [claim, " ".join(map(str, block)), "times", ratio, ratio if here else None, found.get(block), int(here)]
+        )
     return rows
 
 

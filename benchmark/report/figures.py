@@ -41,7 +41,7 @@ def figure_files(query: Query) -> dict[str, str | bytes]:
     title = f"{query.options.config.table.title}: {names['protocol']}, {names['profile']} profile, {devices}"
     draw = instantiate(node, _partial_=True)
     figure, numbers = draw(to_frame(records), title=title, about=query.about)
-    return images(figure) | numbers
+    return {**images(figure), **numbers}
 
 
 def images(figure: "Figure") -> dict[str, str | bytes]:

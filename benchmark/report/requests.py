@@ -1,8 +1,7 @@
 """Forget requests one after the other: curves, a table, and the request at which a model breaks."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -10,7 +9,7 @@ from benchmark.report.about import About
 from benchmark.report.figures import images
 from benchmark.report.select import Query
 from benchmark.report.table import COMPARED, Table, make_table
-from benchmark.report.typeset import PLUS_MINUS, Grid, escape, label_of, number
+from benchmark.report.typeset import PLUS_MINUS, Grid, by, escape, label_of, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,10 +90,10 @@ def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
         method = place.cell.scientific["method"] if place.cell is not None else place.known.hyperparameters
         title, source = query.about.method(place.labels["method"]).label, method.get("importance")
         curve[place.labels["ablation"], place.labels["method"]] = title if source is None else f"{title}, I_D {source}"
-    targets = values["target"].str.split("+")
+    targets = [target.split("+") for target in values["target"]]
     named = values.assign(
-        request=targets.str.len(),
-        newest=targets.str[-1],
+        request=list(map(len, targets)),
+        newest=[names[-1] for names in targets],
         curve=[curve[key] for key in zip(values["ablation"], values["method"], strict=True)],
     )
     return named.drop_duplicates(["curve", "request", "metric"]).sort_values(
@@ -134,7 +133,7 @@ def to_grid(curves: Curves, about: About, *, latex: bool = False) -> Grid:
     columns = columns_of(curves, about)
     rows = []
     for request, lines in curves.values.groupby("request"):
-        by_column: dict[Any, Mapping[str, Any]] = {(r["curve"], r["metric"]): r for r in lines.to_dict("records")}
+        by_column = by(lines, "curve", "metric")
         newest = str(lines["newest"].iloc[0])
         row = [str(request), escape(newest) if latex else newest]
         for curve, metric in columns:

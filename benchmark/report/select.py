@@ -1,13 +1,12 @@
 """Which records belong to which cell: the command line's cells, the folder's own, new and committed records."""
 
+import json
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from benchmark.cell import Cell
 from benchmark.compose import cells_of, first_cell
@@ -17,8 +16,9 @@ from datasets.files import replacing
 
 log = logging.getLogger(__name__)
 RESULTS = Path("results")
-RECORDS, MEMORY = "records.jsonl", "report.yaml"
-OPTIONS = ("out", "drop", "fresh")
+RECORDS, MEMORY = "records.jsonl", "report.json"
+KINDS = ("table", "figure", "requests")
+OPTIONS = ("table", "figure", "out", "drop", "fresh")
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "compute", "launcher", "hydra")
 SEEDS = ("train_seed", "split_seed", "method_seed", "task.seed")
 
@@ -71,15 +71,14 @@ class Query:
         return list(dict.fromkeys(c for place in self.places if (c := fill_command(place)) is not None))
 
     def memory(self) -> str:
-        """Return report.yaml."""
+        """Return report.json: what composes the cells of the folder."""
         values: dict[str, Any] = {
             "kind": self.asked.kind,
             "experiment": self.asked.name,
             "overrides": [list(line) for line in self.lines],
         }
         values |= {"caption": self.caption} if self.caption else {}
-        body = yaml.safe_dump(values, default_flow_style=None, sort_keys=False, allow_unicode=True, width=1000)
-        return f"# What composes the cells of this folder; drop=RUN_ID,… and fresh=true take rows away\n{body}"
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     def write(self, files: Mapping[str, str | bytes]) -> None:
         """Write the files of a table or a figure, with the records and the overrides behind them."""
@@ -114,25 +113,31 @@ class Arguments:
         return f"experiment={self.name}"
 
 
-def read_arguments(kind: str, arguments: Sequence[str]) -> Arguments:
-    """Return the parts of `<kind>=NAME [out=FOLDER] [drop=RUN_ID,…] [fresh=true] [override …]`; `2` is `<kind>2`."""
+def read_arguments(arguments: Sequence[str]) -> Arguments:
+    """Return the parts of `table=NAME|figure=NAME|requests [out=FOLDER] [drop=RUN_ID,…] [fresh=true] [override …]`."""
     options: dict[str, str] = {}
     overrides: list[str] = []
     for argument in arguments:
         name, separator, value = argument.partition("=")
-        if not separator and not argument.startswith("~"):
+        if argument == "requests":
+            options["requests"] = "requests"
+        elif not separator and not argument.startswith("~"):
             raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
-        if name in (kind, *OPTIONS):
+        elif name in OPTIONS:
             options[name] = value
         else:
             overrides.append(argument)
-    if not options.get(kind):
-        raise ValueError(f"Expected {kind}=…, for example {kind}=2, but got none.")
+    kinds = [kind for kind in KINDS if options.get(kind)]
+    if len(kinds) != 1:
+        raise ValueError(
+            f"Expected table=…, figure=… or requests, but got {' and '.join(kinds) or 'none'}; try --help."
+        )
     if options.get("fresh", "false") not in ("true", "false"):
         raise ValueError(f"Expected fresh=true or fresh=false, but got {options['fresh']!r}.")
+    kind, name = kinds[0], options[kinds[0]]
     return Arguments(
         kind=kind,
-        name=f"{kind}{options[kind]}" if options[kind].isdigit() else options[kind],
+        name=f"{kind}{name}" if name.isdigit() else name,
         out=Path(options["out"]) if options.get("out") else None,
         drop=frozenset(options.get("drop", "").split(",")) - {""},
         fresh=options.get("fresh") == "true",
@@ -207,7 +212,7 @@ def distinct(cell: Cell) -> tuple[str, ...]:
 def read_memory(folder: Path) -> dict[str, Any]:
     """Return what the folder remembers: the overrides that compose its cells, and a caption."""
     path = folder / MEMORY
-    return dict(yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def key_of(override: str) -> str:
@@ -237,7 +242,7 @@ def places_of(cells: Sequence[Cell], committed: Sequence[RunRecord], new: Sequen
     """
     by_name = {naming(cell): cell.scientific_hash for cell in reversed(cells)}
     by_hash: dict[str, list[RunRecord | None]] = {cell.scientific_hash: [] for cell in cells}
-    homeless = []
+    homeless: list[RunRecord] = []
     for record in committed:
         found = record.scientific_hash if record.scientific_hash in by_hash else by_name.get(naming(record))
         (homeless if found is None else by_hash[found]).append(record)

@@ -62,13 +62,18 @@ def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = Fals
         opens.add(len(rows))
         names = [text(str(block[name].iloc[0])) for name in shown]
         for metric in about.sorted_metrics(block["metric"]):
-            of_metric = block[block["metric"] == metric].to_dict("records")
-            by_method = {str(row["method"]): row for row in of_metric}
+            by_method = by(block[block["metric"] == metric], "method")
             cells = [cell(by_method[name]) if name in by_method else "" for name in methods]
             rows.append([*names, label_of(about, metric, latex=latex), *cells])
             names = [""] * len(shown)
     head = [*(HEADS[name] for name in shown), "Metric", *(text(about.method(name).label) for name in methods)]
     return Grid(head, rows, "l" * (len(shown) + 1) + "r" * len(methods), frozenset(opens))
+
+
+def by(values: pd.DataFrame, *names: str) -> dict[Any, Mapping[str, Any]]:
+    """Return the rows of `values` by one or several of their columns."""
+    rows: list[Any] = values.to_dict("records")
+    return {row[names[0]] if len(names) == 1 else tuple(row[name] for name in names): row for row in rows}
 
 
 def label_of(about: About, metric: str, *, latex: bool = False) -> str:

@@ -15,6 +15,7 @@ from benchmark import run
 from benchmark.cell import Cell
 from benchmark.cli import run_cli
 from benchmark.compose import CONFIGS, cells_of
+from benchmark.report.__main__ import main as report_main
 
 TINY = ["dataset.subset.train_images=60", "dataset.subset.test_images=30", "model.width=2", "recipe.epochs=1"]
 
@@ -31,6 +32,11 @@ def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main:
             return 1
         return end.code or 0
     return 0
+
+
+def make_table(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return the exit code of `python -m benchmark.report arguments`."""
+    return run_command(arguments, monkeypatch, main=report_main)
 
 
 def records_of(output_dir: Path) -> dict[str, bytes]:

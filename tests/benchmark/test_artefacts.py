@@ -57,6 +57,12 @@ def test_kinds_and_keys_are_apart(store, node):
     assert tensors["n"] == 4
 
 
+def test_facts_say_by_whom_they_were_made(tmp_path, node):
+    one, other = (Store(tmp_path, lambda device=device: {"device": device}) for device in ("a CPU", "a GPU"))
+    one.get(node)
+    assert other.get(node)[1]["provenance"] == {"device": "a CPU"}
+
+
 def test_what_comes_back_needs_no_gradient(store):
     tensors, _ = store.get(Artefact("kind", KEY, lambda: ({"w": torch.ones(2, requires_grad=True)}, {})))
     assert not tensors["w"].requires_grad

@@ -16,6 +16,7 @@ from benchmark.cell import Cell
 from benchmark.cli import Failure
 from benchmark.compose import CONFIGS
 from benchmark.records import RunRecord
+from benchmark.workbench import Workbench
 
 GRID = ["method=baseline,finetune", "method_seed=0,1", "protocol=paper"]
 
@@ -72,7 +73,8 @@ def test_the_plan_counts_what_is_to_be_made_by_kind(tmp_path, caplog):
 def test_what_is_there_is_not_planned(tmp_path, caplog, monkeypatch):
     baseline, *others = make_cells(tmp_path, *GRID)
     record_of(baseline)
-    pipeline.store_of(baseline).get(pipeline.original(baseline))
+    bench = Workbench(baseline)
+    bench.store.get(pipeline.original(bench))
     grid = started_with(monkeypatch, [baseline, *others])
     assert caplog.messages == ["4 cells: 1 done, 3 to run; to make: 5 sets of outputs"]
     assert baseline.run_id not in grid.waiting
@@ -144,16 +146,16 @@ def test_a_skipped_cell_says_why(tmp_path):
 def test_the_time_left_follows_from_finished_artefacts_of_the_same_kind(tmp_path, caplog, monkeypatch):
     cells = make_cells(tmp_path, *GRID, "~method@reference")
     grid = started_with(monkeypatch, cells)
-    store = pipeline.store_of(cells[0])
+    benches = [Workbench(cell) for cell in cells]
 
     def put(node: Artefact, seconds: object) -> None:
-        store.get(Artefact(node.kind, node.key, lambda: ({"w": torch.ones(1)}, {"seconds": seconds})))
+        benches[0].store.get(Artefact(node.kind, node.key, lambda: ({"w": torch.ones(1)}, {"seconds": seconds})))
 
-    put(pipeline.original(cells[0]), 100.0)
+    put(pipeline.original(benches[0]), 100.0)
     end_job(grid, record_of(cells[0]))
     assert "left" not in caplog.messages[-1]  # nobody knows how long outputs take
-    for cell, seconds in ((cells[0], 10.0), (cells[2], 60.0)):
-        put(pipeline.outputs(cell), {"method": seconds - 1.0, "evaluation": 1.0})
+    for bench, seconds in ((benches[0], 10.0), (benches[2], 60.0)):
+        put(pipeline.outputs(bench), {"method": seconds - 1.0, "evaluation": 1.0})
     end_job(grid, record_of(cells[2]))
     assert caplog.messages[-1].endswith("  about 1 min 10 s left")  # each method as long as with the other seed
     end_job(grid, record_of(cells[1]))
@@ -210,7 +212,8 @@ def test_a_cell_whose_model_is_to_be_saved_is_done_with_the_model(tmp_path):
     assert not is_done(cell)
     record_of(cell)
     assert not is_done(cell)
-    pipeline.store_of(cell).get(pipeline.unlearned(cell))
+    bench = Workbench(cell)
+    bench.store.get(pipeline.unlearned(bench))
     assert is_done(cell)
     skipped = make_cell(tmp_path, "save=model", "method_seed=1")
     record_of(skipped, skipped="no superclasses")

@@ -137,9 +137,6 @@ PINS = ["dataset=pins", "recipe.epochs=1"]
         (PINS, {"alpha": 50, "lam": 0.1}),
         ([*PINS, "model=vit"], {"alpha": 50}),
         (["model=vit"], {"alpha": 8}),
-        (["method=fisher"], {"forget_rows": True}),
-        (["method=fisher", "task=random"], {"forget_rows": False}),
-        (["method=unsir", "task=subclass"], {"noise_steps": 250}),
     ],
 )
 def test_values_per_model_data_set_and_task(overrides, values):
@@ -172,11 +169,6 @@ def test_a_missing_recipe_says_what_to_set():
         _ = cell("dataset=pins", "model=vit", "profile=quick", 'dataset.fingerprint="0"').run_id
     recipe = cell("dataset=pins", "model=vit", "recipe.epochs=3").scientific["original"]["recipe"]
     assert (recipe["epochs"], recipe["milestones"], recipe["augmentation"]["padding"]) == (3, [], 4)
-
-
-def test_unsir_is_measured_in_its_own_batches():
-    metric = cell("method=unsir").scientific["metric"]
-    assert [metric[name]["batch_size"] for name in ("retain_accuracy", "forget_accuracy")] == [32, 64]
 
 
 def test_a_second_file_on_a_class_is_a_method_of_its_own(tmp_path):

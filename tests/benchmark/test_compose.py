@@ -81,11 +81,12 @@ def test_a_config_dir_is_a_search_path(own_configs, tmp_path):
         cells_of([], config_dir=tmp_path / "nowhere")
 
 
-def test_all_cells_share_the_time_of_the_first(monkeypatch):
-    cells = cells_of(["method=ssd,retrain", "method_seed=0,1", "output_dir=${now:%H-%M-%S-%f}"])
+def test_all_cells_share_the_time_of_the_first():
+    sweep = OmegaConf.create()
+    words = ["method=ssd,retrain", "method_seed=0,1", "output_dir=${now:%H-%M-%S-%f}"]
+    cells = [*cells_of(words, like=sweep), *cells_of(words, like=sweep)]
     assert len({cell.config.output_dir for cell in cells}) == 1
-    later = cells_of(["method=ssd", "output_dir=${now:%H-%M-%S-%f}"], like=cells[0].config)
-    assert later[0].config.output_dir != "" != cells[0].config.output_dir
+    assert cells_of(words)[0].config.output_dir != cells[0].config.output_dir
 
 
 def composed(job: tuple[str, ...]) -> object:
@@ -100,12 +101,10 @@ def without_name(cell: Cell) -> object:
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
-@pytest.mark.parametrize(
-    "more", [[], ["~method@reference", "++a.b=1", "+dataset.subset.held_out=0.1", "table.metrics=[mia]"]]
-)
-def test_a_quick_composition_is_what_hydra_composes(experiment, more):
+def test_a_quick_composition_is_what_hydra_composes(experiment):
+    more = ["~method@reference", "++a.b=1", "+dataset.subset.held_out=0.1"] if experiment == "demo" else []
     cells = cells_of([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
-    for cell in cells[:: max(1, len(cells) // 4)]:
+    for cell in (cells[len(cells) // 2], cells[-1]):
         assert without_name(cell) == composed(cell.overrides)
         assert OmegaConf.is_struct(cell.config)
 
@@ -146,8 +145,8 @@ def test_an_experiment_brings_its_sweep_and_the_command_line_overrides_it():
 
 
 def test_the_overrides_of_a_cell_compose_it_again():
-    cells = cells_of(["experiment=requests", "profile=quick", "output_dir=a b"])
-    for cell in cells[::9]:
+    cells = cells_of(["experiment=table6", "profile=quick", "output_dir=a b"])
+    for cell in cells[::4]:
         (again,) = cells_of(shlex.split(shlex.join(cell.overrides)))
         assert again.config == cell.config
 

@@ -9,10 +9,18 @@ from command_line import make_cell, make_cells
 
 from benchmark import pipeline
 from benchmark.evaluate import SPLITS
-from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, store_of, unlearned, wanted
-from benchmark.workbench import workbench
+from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, unlearned, wanted
+from benchmark.workbench import Workbench
 
 REQUESTS = ["requests=sequence", "method=finetune", "method.recipe.epochs=1"]
+
+
+def benches_of(folder: Path, *overrides: str) -> list[Workbench]:
+    return [Workbench(cell) for cell in make_cells(folder, *overrides)]
+
+
+def bench_of(folder: Path, *overrides: str) -> Workbench:
+    return Workbench(make_cell(folder, *overrides))
 
 
 def kinds(nodes) -> list[str]:
@@ -34,41 +42,45 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_a_record_rests_on_the_original_the_retrained_model_and_the_outputs(tmp_path):
-    cell = make_cell(tmp_path, "method=ssd")
-    first, retrained, own = wanted(cell)
+    bench = bench_of(tmp_path, "method=ssd")
+    cell, (first, retrained, own) = bench.cell, wanted(bench)
     assert kinds((first, retrained, own)) == ["original", "outputs", "outputs"]
     assert list(map(str, retrained.needs)) == list(map(str, own.needs)) == [str(first)]
-    assert (first.key, retrained.key, own.key) == (cell.original_key, cell.reference_key, cell.outputs_key)
+    assert (first.key, retrained.key, own.key) == (
+        bench.cell.original_key,
+        bench.cell.reference_key,
+        bench.cell.outputs_key,
+    )
     assert len({str(node) for node in (first, retrained, own)}) == 3
 
 
 def test_a_retrained_model_is_its_own_reference(tmp_path):
-    cell = make_cell(tmp_path, "method=retrain")
-    assert kinds(wanted(cell)) == ["original", "outputs"]
-    assert outputs(cell).hash == reference(cell).hash
+    bench = bench_of(tmp_path, "method=retrain")
+    assert kinds(wanted(bench)) == ["original", "outputs"]
+    assert outputs(bench).hash == reference(bench).hash
 
 
 @pytest.mark.parametrize(("protocol", "n_originals"), [("paper", 1), ("strict", 2)])
 def test_what_cells_share_is_listed_once(tmp_path, protocol, n_originals):
-    cells = make_cells(tmp_path, "method=baseline,finetune,retrain", "method_seed=0,1", f"protocol={protocol}")
-    missing = store_of(cells[0]).missing(*(node for cell in cells for node in wanted(cell)))
+    benches = benches_of(tmp_path, "method=baseline,finetune,retrain", "method_seed=0,1", f"protocol={protocol}")
+    missing = benches[0].store.missing(*(node for bench in benches for node in wanted(bench)))
     assert Counter(kinds(missing)) == {"original": n_originals, "outputs": 6}
     assert missing[0].kind == "original"
 
 
 def test_no_retrained_model_is_trained_if_no_metric_needs_it(tmp_path):
-    cell = make_cell(tmp_path, "method=baseline", "metric=[accuracy]")
-    assert kinds(wanted(cell)) == ["original", "outputs"]
-    record = pipeline.make_record(cell)
+    bench = bench_of(tmp_path, "method=baseline", "metric=[accuracy]")
+    assert kinds(wanted(bench)) == ["original", "outputs"]
+    record = pipeline.make_record(bench)
     assert set(record.metrics) == {"retain_accuracy", "forget_accuracy"}
     assert files_in(tmp_path) == {"original": 1, "outputs": 1}
-    assert kinds(wanted(make_cell(tmp_path, "method=baseline"))) == ["original", "outputs", "outputs"]
+    assert kinds(wanted(bench_of(tmp_path, "method=baseline"))) == ["original", "outputs", "outputs"]
 
 
 def test_without_a_reference_there_is_none(tmp_path):
-    cell = make_cell(tmp_path, "method=baseline", "~method@reference")
-    assert reference(cell) is None
-    assert kinds(wanted(cell)) == ["original", "outputs"]
+    bench = bench_of(tmp_path, "method=baseline", "~method@reference")
+    assert reference(bench) is None
+    assert kinds(wanted(bench)) == ["original", "outputs"]
 
 
 # How each is made
@@ -77,18 +89,18 @@ def test_without_a_reference_there_is_none(tmp_path):
 def test_an_original_that_cells_share_is_trained_once(folder, monkeypatch):
     trained, train = [], pipeline.train_original
     monkeypatch.setattr(pipeline, "train_original", lambda *a: trained.append(None) or train(*a))
-    for cell in make_cells(folder, "method=baseline,finetune", "metric=[accuracy]"):
-        pipeline.make_record(cell)
+    for bench in benches_of(folder, "method=baseline,finetune", "metric=[accuracy]"):
+        pipeline.make_record(bench)
     assert len(trained) <= 1
 
 
 def test_the_original_comes_back_with_the_accuracy_it_was_stored_with(folder):
-    cell = make_cell(folder, "method=baseline")
-    model, facts = load_original(cell)
+    bench = bench_of(folder, "method=baseline")
+    model, facts = load_original(bench)
     assert not model.training
     assert (facts["epochs"], facts["kept_epoch"]) == (1, 1)
-    seen, _ = load_outputs(cell, outputs(cell))  # the baseline is the original
-    data, bench = workbench(cell).split.retain_test, workbench(cell)
+    seen, _ = load_outputs(bench, outputs(bench))  # the baseline is the original
+    data = bench.split.retain_test
     torch.testing.assert_close(
         seen.logits["retain_test"], pipeline.predict(model, data, bench.preprocessing, bench.eval_batch_size)
     )
@@ -96,19 +108,19 @@ def test_the_original_comes_back_with_the_accuracy_it_was_stored_with(folder):
 
 
 def test_the_best_epoch_by_test_accuracy_is_kept_on_request(tmp_path):
-    cell = make_cell(tmp_path, "original.checkpoint=best_test", "recipe.epochs=3", "~method@reference")
-    _, facts = load_original(cell)
+    bench = bench_of(tmp_path, "original.checkpoint=best_test", "recipe.epochs=3", "~method@reference")
+    _, facts = load_original(bench)
     assert 1 <= facts["kept_epoch"] <= facts["epochs"] == 3
 
 
 def test_an_unknown_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="last or best_test, but got 'first'"):
-        load_original(make_cell(tmp_path, "original.checkpoint=first"))
+        load_original(bench_of(tmp_path, "original.checkpoint=first"))
 
 
 def test_importances_are_measured_once_and_booked_as_first_measured(folder):
-    cells = make_cells(folder, "method=ssd", "method.alpha=8,9", "method.lam=1")
-    first, second = (store_of(cell).get(outputs(cell))[1]["seconds"] for cell in cells)
+    benches = benches_of(folder, "method=ssd", "method.alpha=8,9", "method.lam=1")
+    first, second = (bench.store.get(outputs(bench))[1]["seconds"] for bench in benches)
     found = files_in(folder)
     assert (found["importance_full"], found["importance_forget"]) == (1, 1)
     for seconds in (first, second):
@@ -118,13 +130,13 @@ def test_importances_are_measured_once_and_booked_as_first_measured(folder):
 
 
 def test_an_artefact_is_made_by_its_name(tmp_path):
-    cell = make_cell(tmp_path, "method=baseline")
-    first, retrained, _ = wanted(cell)
-    pipeline.make(cell, str(first))
+    bench = bench_of(tmp_path, "method=baseline")
+    first, retrained, _ = wanted(bench)
+    pipeline.make(bench, str(first))
     assert files_in(tmp_path) == {"original": 1}
-    pipeline.make(cell, str(retrained))
-    assert store_of(cell).has(retrained)
-    assert not store_of(cell).has(outputs(cell))
+    pipeline.make(bench, str(retrained))
+    assert bench.store.has(retrained)
+    assert not bench.store.has(outputs(bench))
 
 
 @pytest.mark.parametrize(
@@ -132,9 +144,9 @@ def test_an_artefact_is_made_by_its_name(tmp_path):
     [("original", {"original": 1}), ("retrained", {"original": 1, "outputs": 1})],
 )
 def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path, stage, expected):
-    cell = make_cell(tmp_path, "method=ssd", f"stage={stage}")
-    assert list(map(str, wanted(cell))) == [str(pipeline.staged(cell))]
-    path = Path(pipeline.made(cell, pipeline.staged(cell)))
+    bench = bench_of(tmp_path, "method=ssd", f"stage={stage}")
+    assert list(map(str, wanted(bench))) == [str(pipeline.staged(bench))]
+    path = Path(pipeline.made(bench, pipeline.staged(bench)))
     assert path.is_file()
     assert path.suffix == ".safetensors"
     assert files_in(tmp_path) == expected
@@ -142,13 +154,13 @@ def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path, stage, expected)
 
 def test_an_unknown_stage_is_answered_with_those_there_are(tmp_path):
     with pytest.raises(ValueError, match="record, original, retrained, outputs, but got 'model'"):
-        wanted(make_cell(tmp_path, "stage=model"))
+        wanted(bench_of(tmp_path, "stage=model"))
     with pytest.raises(ValueError, match="record, original, outputs, but got 'retrained'"):
-        wanted(make_cell(tmp_path, "stage=retrained", "~method@reference"))
+        wanted(bench_of(tmp_path, "stage=retrained", "~method@reference"))
 
 
 def test_a_saved_model_gives_the_outputs_that_are_had_without_saving(folder, tmp_path):
-    plain, saving = (make_cell(where, "method=finetune", *more) for where, more in ((folder, []), (tmp_path, SAVE)))
+    plain, saving = (bench_of(where, "method=finetune", *more) for where, more in ((folder, []), (tmp_path, SAVE)))
     assert kinds(wanted(saving)) == ["original", "outputs", "model", "outputs"]
     assert outputs(plain).hash == outputs(saving).hash
     expected, _ = load_outputs(plain, outputs(plain))
@@ -156,11 +168,11 @@ def test_a_saved_model_gives_the_outputs_that_are_had_without_saving(folder, tmp
     for name in SPLITS:
         assert torch.equal(found.logits[name], expected.logits[name])
     assert found.facts == expected.facts
-    state, made = store_of(saving).get(unlearned(saving))
+    state, made = saving.store.get(unlearned(saving))
     assert facts["seconds"].items() >= made["seconds"].items()
-    model, bench = workbench(saving).build_model(seed=5), workbench(saving)
+    model = saving.build_model(seed=5)
     model.load_state_dict(state)
-    seen, _ = pipeline.measured_outputs(bench, model, load_original(saving)[0])
+    seen, _ = pipeline.look_at(saving, model, load_original(saving)[0])
     assert torch.equal(seen.logits["forget_train"], expected.logits["forget_train"])
     assert files_in(tmp_path) == {"original": 1, "model": 1, "outputs": 1}
 
@@ -169,11 +181,11 @@ SAVE = ["save=model"]
 
 
 def test_a_method_that_does_not_apply_makes_nothing(tmp_path):
-    cell = make_cell(tmp_path, "method=unsir", "task=random", "task.n=5", "metric=[accuracy]")
-    pipeline.make(cell, str(outputs(cell)))
-    assert "skipped, " in pipeline.made(cell, pipeline.outputs(cell))
+    bench = bench_of(tmp_path, "method=unsir", "task=random", "task.n=5", "metric=[accuracy]")
+    pipeline.make(bench, str(outputs(bench)))
+    assert "skipped, " in pipeline.made(bench, pipeline.outputs(bench))
     assert files_in(tmp_path) == {}
-    record = pipeline.make_record(cell)
+    record = pipeline.make_record(bench)
     assert record.skipped
     assert record.metrics == {}
     assert files_in(tmp_path) == {"original": 1}
@@ -183,24 +195,24 @@ def test_a_method_that_does_not_apply_makes_nothing(tmp_path):
 
 
 def test_each_request_rests_on_the_one_before(tmp_path):
-    cell = make_cell(tmp_path, *REQUESTS, "requests.n=3")
-    last, second, first = unlearned(cell), unlearned(cell, 2), unlearned(cell, 1)
-    assert unlearned(cell, 3).hash == last.hash
-    assert [str(need) for need in last.needs] == [str(original(cell)), str(second)]
-    assert [str(need) for need in first.needs] == [str(original(cell))]
-    missing = store_of(cell).missing(outputs(cell))
-    assert list(map(str, missing)) == list(map(str, (original(cell), first, second, last, outputs(cell))))
-    shorter = make_cell(tmp_path, *REQUESTS, "requests.n=2")
+    bench = bench_of(tmp_path, *REQUESTS, "requests.n=3")
+    last, second, first = unlearned(bench), unlearned(bench, 2), unlearned(bench, 1)
+    assert unlearned(bench, 3).hash == last.hash
+    assert [str(need) for need in last.needs] == [str(original(bench)), str(second)]
+    assert [str(need) for need in first.needs] == [str(original(bench))]
+    missing = bench.store.missing(outputs(bench))
+    assert list(map(str, missing)) == list(map(str, (original(bench), first, second, last, outputs(bench))))
+    shorter = bench_of(tmp_path, *REQUESTS, "requests.n=2")
     assert unlearned(shorter).hash == second.hash  # the grid of prefixes shares every model
 
 
 def test_the_retrained_model_of_several_requests_is_one_call(tmp_path):
-    cell = make_cell(tmp_path, "requests=sequence", "requests.n=3", "method=retrain", "save=model")
-    assert kinds(unlearned(cell).needs) == ["original"]
-    assert unlearned(cell).hash == outputs(cell).hash == reference(cell).hash
-    assert kinds(wanted(cell)) == ["original", "model", "outputs"]
-    other = make_cell(tmp_path, *REQUESTS, "requests.n=3")
-    assert reference(other).hash == reference(cell).hash
+    bench = bench_of(tmp_path, "requests=sequence", "requests.n=3", "method=retrain", "save=model")
+    assert kinds(unlearned(bench).needs) == ["original"]
+    assert unlearned(bench).hash == outputs(bench).hash == reference(bench).hash
+    assert kinds(wanted(bench)) == ["original", "model", "outputs"]
+    other = bench_of(tmp_path, *REQUESTS, "requests.n=3")
+    assert reference(other).hash == reference(bench).hash
     assert kinds(reference(other).needs) == ["original"]
 
 
@@ -214,8 +226,8 @@ def test_the_next_request_costs_one_call_and_starts_from_the_model_before(tmp_pa
 
     answer_request = pipeline.answer
     monkeypatch.setattr(pipeline, "answer", answer)
-    two, three = (make_cell(tmp_path, *REQUESTS, f"requests.n={n}") for n in (2, 3))
-    store = store_of(two)
+    two, three = (bench_of(tmp_path, *REQUESTS, f"requests.n={n}") for n in (2, 3))
+    store = two.store
     store.get(outputs(two))
     assert [targets for targets, _ in calls] == [["6"], ["6", "3"]]
     (_, first), (_, second) = calls
@@ -225,7 +237,7 @@ def test_the_next_request_costs_one_call_and_starts_from_the_model_before(tmp_pa
     seen, facts = load_outputs(three, outputs(three))
     assert [targets for targets, _ in calls[2:]] == [["6", "3", "8"]]
     assert files_in(tmp_path) == {"original": 1, "model": 3, "outputs": 2}
-    newest = workbench(three).split.requests[-1].forget_test
+    newest = three.split.requests[-1].forget_test
     assert seen.newest_test == len(newest)
     assert facts["seconds"].items() >= store.get(unlearned(three))[1]["seconds"].items()
 

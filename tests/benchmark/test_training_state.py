@@ -18,7 +18,7 @@ from benchmark import pipeline, training_state
 from benchmark.cell import Cell
 from benchmark.files import file_sha256
 from benchmark.training_state import StoredTraining, stored_training
-from benchmark.workbench import workbench
+from benchmark.workbench import Workbench
 
 ROOT = Path(__file__).parents[2]
 ALWAYS = "compute.progress_seconds=0"
@@ -33,7 +33,7 @@ def make_cell(folder: Path, *overrides: str) -> Cell:
 
 
 def train_original(cell: Cell) -> tuple[dict, dict]:
-    return pipeline.original(cell).make()
+    return pipeline.original(Workbench(cell)).make()
 
 
 def equal(one, other) -> bool:
@@ -70,7 +70,7 @@ def broken_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cell, Pat
     """Return the cell of an original whose training was killed and the file it left."""
     cell = make_cell(folder)
     killed_in_epoch_3(lambda: train_original(cell), monkeypatch)
-    (path,) = pipeline.store_of(cell).training_folder(pipeline.original(cell)).rglob("*.pt")
+    (path,) = folder.rglob("original/*.progress/*/*.pt")
     return cell, path
 
 
@@ -116,14 +116,15 @@ def test_a_continued_training_takes_what_the_earlier_process_spent(tmp_path, mon
     ids=lambda method: method[0],
 )
 def test_a_continued_method_is_the_undisturbed_one(tmp_path, monkeypatch, method):
-    whole, broken = (make_cell(tmp_path / name, f"method={method[0]}", *method[1:]) for name in ("whole", "broken"))
+    names = ("whole", "broken")
+    whole, broken = (Workbench(make_cell(tmp_path / name, f"method={method[0]}", *method[1:])) for name in names)
     pipeline.made(whole, pipeline.original(whole))  # no part of this
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     pipeline.made(whole, pipeline.outputs(whole))
     killed_in_epoch_3(lambda: pipeline.made(broken, pipeline.outputs(broken)), monkeypatch)
     assert max(state["epoch"] for state in stored_states(tmp_path / "broken")) == 2
     pipeline.made(broken, pipeline.outputs(broken))
-    expected, found = (pipeline.store_of(cell).get(pipeline.outputs(cell))[0] for cell in (whole, broken))
+    expected, found = (bench.store.get(pipeline.outputs(bench))[0] for bench in (whole, broken))
     assert equal(found, expected)
     assert not list(tmp_path.rglob("*.progress"))  # gone with the finished artefact
 
@@ -189,20 +190,19 @@ def test_a_pickle_in_place_of_a_state_is_not_executed(tmp_path, caplog):
     assert not trap.exists()
 
 
-def folder_if(monkeypatch: pytest.MonkeyPatch, own: dict, *, code: str = "", **changes: object) -> Path:
-    """Return the folder of a training, if the provenance of this process had these changes."""
-    monkeypatch.setattr(training_state, "provenance", lambda compute: own | changes)
+def folder_if(monkeypatch: pytest.MonkeyPatch, provenance: dict, code: str = "") -> Path:
+    """Return the folder of a training of this provenance, if the code had this hash."""
     monkeypatch.setattr(training_state, "code_hash", lambda: code)
-    return stored_training(None, None, Path("progress"), "train").folder
+    return stored_training(provenance, None, Path("progress"), "train").folder
 
 
 def test_only_the_same_code_on_the_same_device_continues(tmp_path, monkeypatch):
-    own = training_state.provenance(workbench(make_cell(tmp_path)).compute) | {"dirty": False}
+    own = Workbench(make_cell(tmp_path)).provenance() | {"dirty": False}
     plain = folder_if(monkeypatch, own)
-    assert folder_if(monkeypatch, own, finished="later", cpu_count=99, code="another") == plain
+    assert folder_if(monkeypatch, own | {"finished": "later", "cpu_count": 99}, code="another") == plain
     for part in ("commit", "torch", "device", "precision", "channels_last", "compile"):
-        assert folder_if(monkeypatch, own, **{part: "another"}) != plain, part
-    edits = {folder_if(monkeypatch, own, dirty=True, code=code) for code in ("before", "after")}
+        assert folder_if(monkeypatch, own | {part: "another"}) != plain, part
+    edits = {folder_if(monkeypatch, own | {"dirty": True}, code) for code in ("before", "after")}
     assert len(edits | {plain}) == 3  # uncommitted code is named by its content
 
 

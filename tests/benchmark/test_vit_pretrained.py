@@ -7,7 +7,7 @@ import pytest
 from command_line import make_cell
 
 from benchmark.pipeline import load_original
-from benchmark.workbench import workbench
+from benchmark.workbench import Workbench
 
 OPTIONS = [
     "dataset=cifar10", "model=vit", "model.timm_name=vit_tiny_patch16_224", "model.image_size=64", "task.target=cat",
@@ -29,10 +29,9 @@ def weights():
 @pytest.mark.data
 def test_pretrained_weights_help_a_lot_after_250_steps(array_dir, weights, tmp_path):
     def accuracy(*options):
-        cell = make_cell(tmp_path, *options, f"data_dir={array_dir}", base=OPTIONS)
-        bench = workbench(cell)
+        bench = Workbench(make_cell(tmp_path, *options, f"data_dir={array_dir}", base=OPTIONS))
         assert bench.recipe.epochs * -(-len(bench.dataset.train) // bench.recipe.batch_size) < 400
-        return load_original(cell)[1]["test_accuracy"]
+        return load_original(bench)[1]["test_accuracy"]
 
     pretrained, random = accuracy(f"model.weights={weights}"), accuracy("model.pretrained=false")
     print(f"test accuracy: pretrained {pretrained:.3f}, random {random:.3f}")

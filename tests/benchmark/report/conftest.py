@@ -6,10 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report_cases import GRID, ROOT, compose, record_of
+from report_cases import GRID, ROOT, compose, first, record_of
 
 from benchmark.cli import run_cli
 from benchmark.report.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def composed_once(monkeypatch) -> None:
+    """The same overrides give the same cells; composing them takes most of a test's time."""
+    monkeypatch.setattr("benchmark.report.select.cells_of", lambda overrides: list(compose(*overrides)))
+    monkeypatch.setattr("benchmark.report.select.first_cell", lambda overrides: first(*overrides))
 
 
 @pytest.fixture

@@ -4,18 +4,23 @@ from functools import cache
 from pathlib import Path
 
 from benchmark.cell import Cell
-from benchmark.compose import cells_of
+from benchmark.compose import cells_of, first_cell
 from benchmark.files import content_hash
 from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[3]
 GRID = ("profile=quick", "case=digits_class", "method=retrain,baseline,ssd", "method_seed=0,1")
-VALUES = {"retrain": 0.5, "baseline": 0.9, "ssd": 0.6, "finetune": 0.55}
+VALUES = {"retrain": 0.5, "baseline": 0.9, "ssd": 0.6, "finetune": 0.55, "mild": 0.52}
 
 
 @cache
 def compose(*overrides: str) -> tuple[Cell, ...]:
     return tuple(cells_of(overrides))
+
+
+@cache
+def first(*overrides: str) -> Cell:
+    return first_cell(overrides)
 
 
 def record_of(cell: Cell, fingerprint: str = "d" * 64, **metrics: float | None) -> RunRecord:
@@ -27,7 +32,7 @@ def record_of(cell: Cell, fingerprint: str = "d" * 64, **metrics: float | None) 
         labels=cell.labels,
         hyperparameters=cell.scientific["method"],
         seeds=cell.seeds,
-        metrics={name: value for name in cell.config.metric} | {"js_distance": 0.25, "zrf": 0.75} | metrics,
+        metrics=dict.fromkeys(cell.config.metric, value) | {"js_distance": 0.25, "zrf": 0.75} | metrics,
         seconds={"load": 1.0, "importance_full": 3.0, "importance_forget": 0.5, "rest": 0.5, "method": 4.0,
                  "evaluation": 2.0},
         sizes={"forget_train": 83, "retain_train": 900, "forget_test": 20, "retain_test": 180, "parameters": 700_000},

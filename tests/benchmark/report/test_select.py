@@ -1,5 +1,6 @@
 """Which records belong to which cell; rows stay unless an option takes them away."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -29,28 +30,35 @@ def table_of(folder: Path = FOLDER) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [(["table=2"], "table2"), (["table=demo", "out=x"], "demo"), (["profile=quick", "table=ablation"], "ablation")],
+    [
+        (["table=2"], "table2"),
+        (["table=demo", "out=x"], "demo"),
+        (["profile=quick", "table=ablation"], "ablation"),
+        (["figure=2"], "figure2"),
+        (["requests", "requests=sequence"], "requests"),
+    ],
 )
 def test_a_table_is_named_by_number_or_experiment(arguments, name):
-    assert read_arguments("table", arguments).name == name
+    assert read_arguments(arguments).name == name
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["profile=quick"], "Expected table=…, for example table=2"),
+        (["profile=quick"], "Expected table=…, figure=… or requests, but got none"),
         (["table="], "Expected table=…"),
+        (["table=2", "requests"], "but got table and requests"),
         (["table=2", "quick"], "Expected key=value, but got 'quick'"),
         (["table=2", "fresh=yes"], "Expected fresh=true or fresh=false, but got 'yes'"),
     ],
 )
 def test_bad_arguments(arguments, expected):
     with pytest.raises(ValueError, match=expected):
-        read_arguments("table", arguments)
+        read_arguments(arguments)
 
 
 def test_options_and_overrides_are_told_apart():
-    asked = read_arguments("table", ["table=2", "drop=a,b", "fresh=true", "~method@reference", "table.title=x"])
+    asked = read_arguments(["table=2", "drop=a,b", "fresh=true", "~method@reference", "table.title=x"])
     assert (asked.drop, asked.fresh) == ({"a", "b"}, True)
     assert asked.overrides == ["~method@reference", "table.title=x"]
 
@@ -154,7 +162,7 @@ def test_a_table_is_complete_and_writing_it_again_changes_nothing(finished, repo
     code, printed = report("table=demo", *GRID)
     assert code == 0
     assert "| D_r | 90.50 ± 0.71 | 50.50 ± 0.71 | **60.50 ± 0.71** |" in printed
-    assert set(content_of(FOLDER)) == {"table.csv", "table.md", "table.tex", "records.jsonl", "report.yaml"}
+    assert set(content_of(FOLDER)) == {"table.csv", "table.md", "table.tex", "records.jsonl", "report.json"}
     before = content_of(FOLDER)
     assert report("table=demo", *GRID)[0] == 0
     assert content_of(FOLDER) == before
@@ -260,8 +268,8 @@ def test_a_folder_holds_one_experiment(finished, report):
 
 def test_a_caption_by_hand_holds_until_the_records_change(finished, report):
     report("table=demo", *GRID)
-    memory = FOLDER / "report.yaml"
-    memory.write_text(memory.read_text() + "caption: By hand.\n")
+    memory = FOLDER / "report.json"
+    memory.write_text(json.dumps({**read_memory(FOLDER), "caption": "By hand."}))
     report("table=demo", *GRID)
     assert (FOLDER / "table.md").read_text().startswith("**Digits, every task.** By hand.\n")
     for cell in compose("experiment=demo", *GRID[:-1], "method_seed=2"):

@@ -23,7 +23,7 @@ from benchmark.records import RunRecord
 from benchmark.search import run as search
 from benchmark.search.__main__ import main
 from benchmark.search.report import refuse_to_replace
-from benchmark.workbench import workbench
+from benchmark.workbench import Workbench
 
 ROOT = Path(__file__).parents[3]
 SMALL = [*TINY[1:], "dataset.subset.train_images=100", "dataset.subset.test_images=30"]
@@ -151,7 +151,7 @@ def test_strict_is_judged_on_held_out_training_images(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "evaluate", lambda m, s, *a, **o: seen.append(s) or evaluate(m, s, *a, **o))
     assert start(["search=ssd", "search.n_trials=2"], tmp_path, monkeypatch) == 0
     plain = search.search_cell(["search=ssd", "search.held_out=null", *SMALL, f"output_dir={tmp_path}/runs"])
-    train, test = workbench(plain).dataset.train, workbench(plain).dataset.test
+    train, test = Workbench(plain).dataset.train, Workbench(plain).dataset.test
     for split in seen:
         judged = {*split.forget_test.index.tolist(), *split.retain_test.index.tolist()}
         learnt = {*split.forget_train.index.tolist(), *split.retain_train.index.tolist()}

@@ -1,0 +1,239 @@
+"""Sweeps expanded as Hydra expands them, and composed without composing each job anew."""
+
+import copy
+import itertools
+import pickle
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmark.cell import Cell
+
+NAME = "run"  # of the primary configuration
+SEARCH_PATH = "hydra.searchpath"
+OF_THIS_PROCESS = re.compile(r"\$\{(hydra|now):")  # resolved at once: a cell means the same in any process, at any time
+BESIDE = "methods_beside"  # where the methods of a sweep stand for a moment, all in one composition
+
+
+@dataclass(frozen=True)
+class Base:
+    """What Hydra composes, for cells to copy.
+
+    Attributes:
+        config: without Hydra's own node.
+        hydra: that node.
+        choices: the names of the files that other groups than `method` choose.
+        settled: whether a value needed Hydra's node or the time.
+    """
+
+    config: DictConfig
+    hydra: Any
+    choices: tuple[str, ...]
+    settled: bool
+
+    @cached_property
+    def pickled(self) -> bytes:
+        return pickle.dumps(self.config)  # copies six times as fast as copy.deepcopy
+
+    def copy(self) -> DictConfig:
+        config: DictConfig = pickle.loads(self.pickled)
+        return config
+
+
+class Composer:
+    """Composes the jobs of one sweep.
+
+    Hydra needs 0.1 s to compose. So it composes once per distinct set of group choices; plain values are set on a
+    copy, in Hydra's order, and jobs that differ in the method alone share all but its node. Hydra does the unusual.
+    """
+
+    def __init__(self, overrides: Sequence[str], like: DictConfig | None = None) -> None:
+        self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        self.parsed: dict[str, Override] = {}
+        self.groups: dict[str, list[str]] = {}
+        self.by_hydra: dict[tuple[str, ...], Base] = {}
+        self.bases: dict[tuple[str, ...], Base] = {}
+        self.first: dict[
+            tuple[str, ...], tuple[str, tuple[str, ...]]
+        ] = {}  # choices without method -> of the first job
+        self.clock = OmegaConf.create() if like is None else like
+        parsed = self.parser.parse_overrides(list(overrides))
+        self.own = [str(o.input_line) for o in parsed if o.is_hydra_override()]  # of Hydra itself: alike in all jobs
+        self.sweep = [o for o in parsed if not o.is_hydra_override()]
+        self.search_path = [word for word in self.own if word.startswith(f"{SEARCH_PATH}=")]
+        self.single = [str(o.input_line) for o in self.sweep if not o.is_sweep_override()]
+        self.master = compose(NAME, [*self.own, *self.single], return_hydra_config=True)
+        self.values = self._values()
+
+    def _values(self) -> dict[str, list[str]]:
+        """Return the overrides of each key: an experiment's own, replaced by those of the command line."""
+        own = [f"{name}={value}" for name, value in (self.master.hydra.sweeper.params or {}).items()]
+        values: dict[str, list[str]] = {}
+        for override in [*self.parser.parse_overrides(own), *self.sweep]:
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                values[key] = [f"{key}={override.get_value_element_as_str()}"]
+            elif override.is_discrete_sweep():
+                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            else:
+                raise ValueError(f"Expected a list, range or glob of values to sweep, but got {override.input_line}.")
+        return values
+
+    def jobs(self) -> list[tuple[str, ...]]:
+        """Return the overrides of each job, in Hydra's order."""
+        return list(itertools.product(*self.values.values()))
+
+    def cell(self, job: Sequence[str]) -> Cell:
+        """Return the composed cell of one job."""
+        overrides = [self.parse(word) for word in job]
+        values = [o for o in overrides if isinstance(o.value(), dict) or not self.is_group(o)]
+        groups = tuple(str(o.input_line) for o in overrides if o not in values)
+        unsettled = any(OF_THIS_PROCESS.search(str(o.value())) for o in values)
+        try:
+            base = self.composed(groups) if unsettled else self.base(groups)
+            config = base.copy()
+            for override in values:
+                set_value(config, override)
+            if unsettled:
+                self.settle(config, base.hydra)
+        except (UnusualError, OmegaConfBaseException):
+            config = self.composed(tuple(job)).copy()  # with Hydra's own words if it is wrong
+        return Cell(config, (*self.search_path, *job))
+
+    def base(self, groups: tuple[str, ...]) -> Base:
+        """Return the configuration of these group choices."""
+        if groups not in self.bases:
+            self.bases[groups] = self._by_another_method(groups) or self.composed(groups)
+        return self.bases[groups]
+
+    def _by_another_method(self, groups: tuple[str, ...]) -> Base | None:
+        """Return the first job's configuration with this job's method in it; None if that may not be the same."""
+        words = [word for word in groups if word in self.methods]
+        if len(words) != 1:
+            return None
+        rest = tuple(word for word in groups if word not in words)
+        first, job = self.first.setdefault(rest, (words[0], groups))
+        if job == groups:
+            return None
+        base = self.composed(job)
+        method = with_name(self.methods[first], first)
+        alone = not any(
+            method.about.name in choice for choice in base.choices
+        )  # no file is chosen by the method's name
+        if base.settled or not alone or raw_without(base.config.method) != raw_without(method):
+            return None
+        config = base.copy()
+        with open_dict(config):
+            config.method = with_name(self.methods[words[0]], words[0])
+        return replace(base, config=config)
+
+    @cached_property
+    def methods(self) -> dict[str, DictConfig]:
+        """The node of each method of the sweep, by its override; none if a method's file reaches beyond its node."""
+        found = {word: word.removeprefix("method=") for word in self.values.get("method", [])}
+        if len(found) < 3 or not all(map(str.isidentifier, found.values())):
+            return {}
+        beside = [f"+method@{BESIDE}.{name}={name}" for name in found.values()]
+        try:
+            config = compose(NAME, [*self.own, *self.single, *beside], return_hydra_config=True)
+        except HydraException:
+            return {}
+        with open_dict(config):
+            nodes = config.pop(BESIDE)
+        choices = config.hydra.runtime.choices
+        same = all(choices[name] == choice for name, choice in self.master.hydra.runtime.choices.items())
+        if not same or raw_without(config, "hydra") != raw_without(self.master, "hydra"):
+            return {}
+        return {word: nodes[name] for word, name in found.items() if "_target_" in nodes[name]}
+
+    def composed(self, words: tuple[str, ...]) -> Base:
+        """Return what Hydra composes."""
+        if words not in self.by_hydra:
+            config = compose(NAME, [*self.own, *words], return_hydra_config=True)
+            instance = HydraConfig.instance()
+            before = instance.cfg
+            instance.set_config(config)
+            hydra, instance.cfg = instance.cfg, before
+            choices = dict(config.hydra.runtime.choices)
+            with open_dict(config):
+                config.method = with_name(config.method, choices["method"])
+                del config["hydra"]
+            others = tuple(str(name) for group, name in choices.items() if group.partition("@")[0] != "method")
+            self.by_hydra[words] = Base(config, hydra, others, self.settle(config, hydra))
+        return self.by_hydra[words]
+
+    def settle(self, config: DictConfig, hydra: Any) -> bool:
+        """Resolve what only this process knows: Hydra's own values and the time, which is one for all cells."""
+        instance = HydraConfig.instance()
+        before, instance.cfg = instance.cfg, hydra
+        OmegaConf.copy_cache(self.clock, config)
+        try:
+            settled = settle(OmegaConf.to_container(config), config)
+        finally:
+            instance.cfg = before
+        OmegaConf.copy_cache(config, self.clock)
+        return settled
+
+    def parse(self, word: str) -> Override:
+        if word not in self.parsed:
+            self.parsed[word] = self.parser.parse_override(word)
+        return self.parsed[word]
+
+    def is_group(self, override: Override) -> bool:
+        parent, _, name = override.key_or_group.rpartition("/")
+        if parent not in self.groups:
+            loader = GlobalHydra.instance().config_loader()
+            self.groups[parent] = loader.get_group_options(parent, ObjectType.GROUP, NAME, self.search_path)
+        return name in self.groups[parent]
+
+
+class UnusualError(Exception):
+    """An override that is left to Hydra."""
+
+
+def set_value(config: DictConfig, override: Override) -> None:
+    """Set one value as Hydra does after it has merged all files; `UnusualError` for the rare forms."""
+    key, value = override.key_or_group, override.value()
+    if override.package is not None or override.is_delete():
+        raise UnusualError
+    adds = override.is_add() or override.is_force_add()
+    if override.is_add() and OmegaConf.select(config, key, throw_on_missing=False) is not None:
+        raise UnusualError
+    OmegaConf.update(config, key, value, merge=True, force_add=adds)
+
+
+def with_name(method: DictConfig, choice: str) -> DictConfig:
+    """Return a method's node with the name of its file in it; `choice` may be an override."""
+    node = copy.deepcopy(method)
+    OmegaConf.update(node, "about.name", choice.removeprefix("method="), force_add=True)
+    return node
+
+
+def raw_without(node: DictConfig, *names: str) -> dict[Any, Any]:
+    """Return the node as plain values, interpolations as they stand, without some of its keys."""
+    raw: Any = OmegaConf.to_container(node)
+    return {name: value for name, value in raw.items() if name not in names}
+
+
+def settle(raw: Any, node: Any) -> bool:
+    """Replace the values of `node` that need this process and return whether there are any; `raw`: as they stand."""
+    found = False
+    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw):
+        if isinstance(value, dict | list):
+            found |= settle(value, node[key])
+        elif isinstance(value, str) and OF_THIS_PROCESS.search(value):
+            node[key] = node[key]
+            found = True
+    return found

@@ -1,0 +1,71 @@
+"""Curves of forget requests: which point is which, where a curve breaks, and what is written."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_cases import compose, content_of, record_of
+
+from benchmark.report.requests import breaking_points
+
+GRID = ("dataset=digits", "profile=quick", "requests.n=1,2,3", "method=baseline,ssd,finetune")
+FOLDER = Path("results/requests-paper-quick")
+
+
+@pytest.fixture
+def measured(tmp_path) -> Path:
+    """The folder runs/ with records of three requests; SSD loses what it retains after the second."""
+    for cell in compose("experiment=requests", *GRID):
+        number = len(cell.targets or ())
+        lost = 0.2 if cell.labels["method"] == "ssd" and number > 1 else 0.01 * number
+        record_of(cell, retain_accuracy=0.9 - lost).write(tmp_path / "runs" / "records")
+    return tmp_path / "runs"
+
+
+def test_table_and_figure(measured, report):
+    code, printed = report("requests", *GRID)
+    assert code == 0, printed
+    table = pd.read_csv(FOLDER / "table.csv")
+    assert set(table["curve"]) == {"Baseline", "Finetune", "SSD, I_D kept", "SSD, I_D refreshed"}
+    assert not table.duplicated(["curve", "request", "metric"]).any()
+    assert table["newest"].astype(str).unique().tolist() == ["6", "3", "8"]
+    assert "SSD, I_D kept: request 2 (3)" in printed
+    assert "Finetune: not within 3 requests" in printed
+    assert "**70.00**" in printed
+    first = table[table["request"] == 1].set_index(["curve", "metric"])["mean"]
+    pd.testing.assert_series_equal(first["SSD, I_D kept"], first["SSD, I_D refreshed"])
+    assert (FOLDER / "table.tex").read_text().count(r"\multicolumn{5}{c}{SSD, I\_D kept}") == 1
+    assert (FOLDER / "figure.png").stat().st_size > 10_000
+    before = content_of(FOLDER)
+    assert before["figure.pdf"].startswith(b"%PDF")
+    assert report("requests", "dataset=digits", "profile=quick")[0] == 0
+    assert content_of(FOLDER) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["method=ssd"], "add method=baseline"),
+        (["requests=single", "table.metrics=[mia]"], "use requests=sequence"),
+    ],
+)
+def test_what_is_no_curve_is_refused(arguments, expected, report, tmp_path):
+    grid = [word for word in GRID if word.partition("=")[0] not in {word.partition("=")[0] for word in arguments}]
+    grid = [word for word in grid if "requests=single" not in arguments or not word.startswith("requests.n")]
+    for cell in compose("experiment=requests", *grid, *arguments):
+        record_of(cell).write(tmp_path / "runs" / "records")
+    code, printed = report("requests", *grid, *arguments)
+    assert code == 1
+    assert expected in printed
+    assert not FOLDER.exists()
+
+
+def test_breaking_point():
+    values = pd.DataFrame(
+        [(n, "original", 90.0) for n in (1, 2, 3)]
+        + [(1, "a", 89.0), (2, "a", 85.0), (3, "a", 84.9)]
+        + [(1, "b", 95.0), (2, "b", 10.0), (3, "b", 90.0)]
+        + [(n, "c", 90.0) for n in (1, 2, 3)],
+        columns=["request", "curve", "mean"],
+    ).assign(metric="retain_accuracy")
+    assert breaking_points(values, "original", 5.0) == {"a": 3, "b": 2, "c": None}

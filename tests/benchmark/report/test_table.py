@@ -1,0 +1,215 @@
+"""Numbers, bold, ranks and captions; typesetting, on values made by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+from report_cases import GRID, compose, record_of
+
+from benchmark.report.about import About, MethodAbout, MetricAbout, read_about
+from benchmark.report.select import Place
+from benchmark.report.table import aggregate, mark_best, measured, span, with_ranks
+from benchmark.report.typeset import KEY, Grid, escape, label_of, to_latex, to_markdown
+
+NAN = math.nan
+ABOUT = read_about()
+DIGITS = ("experiment=demo", *GRID)
+
+
+def values(rows: list[tuple]) -> pd.DataFrame:
+    """rows: (method, metric, mean, std, n, skipped, command, best)."""
+    block = ("none", "class", "cifar100", "resnet18", "rocket")
+    return pd.DataFrame([block + row for row in rows], columns=[*KEY, "mean", "std", "n", "skipped", "command", "best"])
+
+
+EXAMPLE = values(
+    [
+        ("ssd", "retain_accuracy", 74.54, 0.0, 3, None, None, True),
+        ("retrain", "retain_accuracy", 72.834, 0.424, 3, None, None, False),
+        ("unsir", "retain_accuracy", NAN, NAN, 0, "the random task has no class", None, False),
+        ("finetune", "retain_accuracy", NAN, NAN, 0, None, "python -m benchmark.run method=finetune", False),
+        ("ssd", "mia", 2.2, NAN, 1, None, None, False),
+    ]
+)
+
+
+def test_golden_latex():
+    assert to_latex(EXAMPLE, "CIFAR-100 & more", "5 % of it.", ABOUT) == "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            r"\caption{CIFAR-100 \& more. 5 \% of it.}",
+            r"\small",
+            r"\begin{tabular}{lllrrrr}",
+            r"\toprule",
+            r"Model & Target & Metric & Retrain & Finetune & UNSIR & SSD \\",
+            r"\midrule",
+            r"resnet18 & rocket & $\mathcal{D}_r$ & $72.83{\scriptstyle\pm}0.42$ & -- & n/a & "
+            r"$\mathbf{74.54{\scriptstyle\pm}0.00}$ \\",
+            r" &  & MIA &  &  &  & $2.20$ \\",
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def test_markdown_names_what_is_missing():
+    text = to_markdown(EXAMPLE, "Title", "Caption.", ABOUT)
+    assert "| resnet18 | rocket | D_r | 72.83 ± 0.42 | missing | n/a | **74.54 ± 0.00** |" in text
+    assert "n/a: UNSIR: the random task has no class." in text
+    assert "```\npython -m benchmark.run method=finetune\n```" in text
+
+
+def test_a_block_opens_with_a_rule_and_its_names():
+    two = pd.concat([EXAMPLE, EXAMPLE.assign(target="mushroom_2")])
+    lines = to_latex(two, "T", "C", ABOUT).splitlines()
+    rules = [number for number, line in enumerate(lines) if line == r"\midrule"]
+    assert len(rules) == 2
+    assert lines[rules[1] + 1].startswith(r"resnet18 & mushroom\_2 & ")
+    assert to_markdown(two, "T", "C", ABOUT).count("| resnet18 |") == 2
+
+
+def test_columns_that_do_not_vary_are_left_out_and_others_are_not():
+    two = pd.concat([EXAMPLE, EXAMPLE.assign(ablation="accuracy", dataset="cifar10")])
+    assert "| Switched | Data set | Model | Target | Metric |" in to_markdown(two, "T", "C", ABOUT)
+
+
+def test_the_order_of_columns_and_rows_is_that_of_the_yaml_files():
+    about = About({"a": MethodAbout("A", 2), "b": MethodAbout("B", 1)}, {"m": MetricAbout("M", order=3)})
+    assert about.sorted_methods(["z", "a", "y", "b", "a"]) == ["b", "a", "y", "z"]
+    assert about.sorted_metrics(["x", "m"]) == ["m", "x"]
+    assert ABOUT.sorted_methods(ABOUT.methods)[:3] == ["baseline", "retrain", "finetune"]
+    assert not ABOUT.method("baseline").ranked
+    assert ABOUT.method("new") == MethodAbout("new")
+
+
+def test_what_a_plug_in_says_of_itself_is_printed():
+    about = About({"ssd": MethodAbout("My SSD & co")}, {"mia": MetricAbout("attack_1", unit="bits", decimals=1)})
+    rows = EXAMPLE[(EXAMPLE["metric"] == "mia")]
+    assert "| resnet18 | rocket | attack_1 | 2.2 |" in to_markdown(rows, "T", "C", about)
+    assert r"My SSD \& co" in to_latex(rows, "T", "C", about)
+    assert label_of(about, "mia", latex=True) == r"attack\_1"
+
+
+def test_a_grid_in_markdown_and_latex():
+    grid = Grid(["a", "b"], [["x", "1"], ["y", "2"]], "lr", frozenset({0, 1}))
+    assert grid.markdown() == "| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n"
+    tabular = grid.latex("C", above="over \\\\\n").split("\\begin{tabular}")[1].split("\\end{tabular}")[0]
+    assert tabular.split("\n")[1:-1] == [
+        r"\toprule", r"over \\", r"a & b \\", r"\midrule", r"x & 1 \\", r"\midrule", r"y & 2 \\", r"\bottomrule"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a_b", r"a\_b"),
+        ("5 % & $1", r"5 \% \& \$1"),
+        ("±", r"$\pm$"),
+        ("#{}", r"\#\{\}"),
+        ("a\\b", r"a\textbackslash b"),
+    ],
+)
+def test_latex_is_escaped(text, expected):
+    assert escape(text) == expected
+
+
+def best_of(means: dict[str, float]) -> set[str]:
+    rows = [(name, "mia", mean, 0.0, 3, None, None) for name, mean in means.items()]
+    block = ("none", "class", "cifar100", "resnet18", "rocket")
+    frame = pd.DataFrame([block + row for row in rows], columns=[*KEY, "mean", "std", "n", "skipped", "command"])
+    marked = mark_best(frame, set(means) - {"baseline", "retrain"}, {"retrain"})
+    return set(marked.loc[marked["best"], "method"])
+
+
+@pytest.mark.parametrize(
+    ("means", "best"),
+    [
+        ({"retrain": 10.0, "baseline": 10.0, "ssd": 12.0, "finetune": 7.0}, {"ssd"}),
+        ({"retrain": 10.0, "ssd": 12.0, "finetune": 8.0}, {"ssd", "finetune"}),
+        ({"ssd": 12.0, "finetune": 8.0}, set()),
+        ({"retrain": NAN, "ssd": 12.0}, set()),
+        ({"retrain": 10.0, "ssd": NAN}, set()),
+    ],
+)
+def test_bold_is_closest_to_the_retrained_model(means, best):
+    assert best_of(means) == best
+
+
+def test_rank_1_is_the_smallest_gap_within_a_block():
+    gaps = {"retrain": 0.0, "baseline": 0.5, "ssd": 2.0, "finetune": 3.0, "unsir": NAN, "amnesiac": 1.0}
+    rows = [
+        (ablation, "class", "cifar20", "resnet18", "veg", method, metric, value, NAN, 1, None, None)
+        for ablation, sign in (("none", 1), ("accuracy", -1))
+        for method, gap in gaps.items()
+        for metric, value in (("gap", 5 + sign * gap), ("rank", NAN))
+    ]
+    frame = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command"])
+    ranked = with_ranks(frame, set(gaps) - {"baseline", "retrain"})
+    ranks = ranked[ranked["metric"] == "rank"].set_index(["ablation", "method"])["mean"]
+    assert ranks["none"].dropna().to_dict() == {"amnesiac": 1, "ssd": 2, "finetune": 3}
+    assert ranks["accuracy"].dropna().to_dict() == {"finetune": 1, "ssd": 2, "amnesiac": 3}
+
+
+def test_time_is_loading_method_and_evaluation():
+    cell = compose(*DIGITS)[0]
+    assert measured(record_of(cell), "seconds", 1) == 7.0
+    assert measured(record_of(cell), "mia", 100) == pytest.approx(50.0)
+    assert measured(record_of(cell, mia=None), "mia", 100) is None
+
+
+def test_mean_sample_deviation_and_commands():
+    cells = [cell for cell in compose(*DIGITS) if cell.labels["method"] == "ssd"]
+    places = [Place(cell, record_of(cell, mia=value)) for cell, value in zip(cells, (0.1, 0.3), strict=True)]
+    mean, std, n, skipped, command = aggregate("mia", places, ABOUT)
+    assert (mean, std, n, skipped, command) == (pytest.approx(20), pytest.approx(200**0.5), 2, None, None)
+    mean, std, n, _, command = aggregate("mia", [places[0], Place(cells[1], None)], ABOUT)
+    assert (mean, n, math.isnan(std)) == (pytest.approx(10), 1, True)
+    assert command is not None
+    assert command.startswith("python -m benchmark.run ")
+    assert "method_seed=1" in command
+
+
+def test_metrics_that_are_no_percentages_are_printed_as_they_are(finished, report):
+    code, printed = report("table=demo", *GRID, "table.metrics=[retain_accuracy,js_distance,zrf]")
+    assert code == 0
+    assert "| JS | 0.2500 ± 0.0000 |" in printed.replace("|  |  |", "|")
+    assert "| ZRF | 0.7500 ± 0.0000 |" in printed.replace("|  |  |", "|")
+    assert "Percent but for JS, ZRF, mean ± sample standard deviation over 2 method seeds (n = 2)." in printed
+
+
+def test_a_table_of_numbers_without_a_unit_says_so(finished, report):
+    _, printed = report("table=demo", *GRID, "table.metrics=[zrf]")
+    assert "No percent: ZRF, mean ±" in printed
+
+
+@pytest.mark.parametrize("metrics", ["[accuracy]", "[mia,Rank]"])
+def test_an_unknown_metric_is_an_error(metrics, finished, report):
+    code, printed = report("table=demo", *GRID, f"table.metrics={metrics}")
+    assert code == 1
+    assert "Expected table.metrics from retain_accuracy, " in printed
+
+
+def test_the_caption_says_all_that_the_numbers_need(finished, report):
+    caption = report("table=demo", *GRID)[1].splitlines()[0]
+    assert caption == (
+        "**Digits, every task.** Protocol paper, profile quick. digits: 983 training images, resnet18 of 0.70 M "
+        "parameters, originals trained for 4 epochs with augmentation (test accuracy 90.0 %). D_f is over 20 images, "
+        "MIA over 83. Percent, mean ± sample standard deviation over 2 method seeds (n = 2). Device and training "
+        "precision: A CPU, 2 threads, float32. Bold: closest to the retrained model."
+    )
+
+
+def test_accuracies_on_training_images_are_called_so(results):
+    faces = (results / "table4-paper-quick" / "table.md").read_text()
+    assert "(training accuracy 100.0 %)" in faces
+    (cell,) = compose("experiment=table4", "method=ssd", "method_seed=0", "task.target=1")
+    (split,) = compose("experiment=table4", "method=ssd", "method_seed=0", "task.target=1", "switched=pins_split")
+    assert (cell.config.dataset.judged, split.config.dataset.judged) == ("training", "test")
+
+
+def test_a_span_of_numbers():
+    assert span([33.1, 33.2]) == "33.1 to 33.2"
+    assert span([33.11, 33.12]) == "33.1"

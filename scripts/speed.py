@@ -51,7 +51,7 @@ from benchmark.evaluate import predict
 from benchmark.models import build, resnet18
 from datasets.base import ForgetSplit, LabelledImages
 from datasets.batches import Augmentation, Batches, Preprocessing, channel_statistics
-from datasets.cifar import load_cifar100
+from datasets.cifar import load_cifar10, load_cifar100
 from datasets.digits import load_digits
 from datasets.seeding import generator
 from datasets.splits import class_split, stratified_subset
@@ -78,7 +78,7 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 CAPTION = "Median [least, largest] seconds; ratio: the other way's time over ours; the difference is relative."
 SECONDS = ("seconds", "other_seconds")
-CHOICES = {"dataset": ("digits", "cifar100"), "compute": ("default", "fast")}
+CHOICES = {"dataset": ("digits", "cifar10", "cifar100"), "compute": ("default", "fast")}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,11 @@ def set_up(options: SimpleNamespace) -> Setup:
     torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     compute = Compute(device, "bfloat16" if fast else "float32", channels_last=fast)
-    whole = load_digits("fine") if options.dataset == "digits" else load_cifar100(options.data_dir, "fine")
+    whole = {
+        "digits": lambda: load_digits("fine"),
+        "cifar10": lambda: load_cifar10(options.data_dir),
+        "cifar100": lambda: load_cifar100(options.data_dir, "fine"),
+    }[options.dataset]()
     subset = stratified_subset(whole, train_images=options.images, test_images=options.test_images, seed=0)
     data = subset.to(device)
     preprocessing = Preprocessing(*channel_statistics(data.train))

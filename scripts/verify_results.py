@@ -10,7 +10,7 @@ from benchmark.cli import run_cli
 from benchmark.records import RunRecord
 from benchmark.report.claims import claim_files
 from benchmark.report.files import files_of
-from benchmark.report.select import MEMORY, RECORDS, stored_query
+from benchmark.report.query import MEMORY, RECORDS, stored_query
 
 RESULTS = Path(__file__).parent.parent / "results"
 

@@ -33,7 +33,7 @@ def main() -> None:
 def report(arguments: Sequence[str]) -> str:
     """Write a table, a figure or requests; return the part that a terminal shows."""
     from benchmark.report.files import files_of
-    from benchmark.report.select import read_arguments, read_query
+    from benchmark.report.query import read_arguments, read_query
 
     query = read_query(read_arguments(arguments))
     files = files_of(query)
@@ -44,7 +44,7 @@ def report(arguments: Sequence[str]) -> str:
 def report_claims(arguments: Sequence[str]) -> str:
     """Write claims.csv and claims.md; return the Markdown."""
     from benchmark.report.claims import claim_files
-    from benchmark.report.select import RESULTS, write_files
+    from benchmark.report.query import RESULTS, write_files
 
     options = {"protocol": "paper", "profile": "full", "results": str(RESULTS), "out": ""}
     for argument in arguments:

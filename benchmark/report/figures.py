@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 
 from benchmark.records import to_frame
 from benchmark.report.about import About
-from benchmark.report.select import Query
+from benchmark.report.query import Query
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

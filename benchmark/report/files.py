@@ -1,6 +1,6 @@
 """All files of a table, a figure or requests; each kind imports only the libraries that it needs."""
 
-from benchmark.report.select import Query
+from benchmark.report.query import Query
 
 
 def files_of(query: Query) -> dict[str, str | bytes]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmark.report.about import About
 from benchmark.report.figures import images
-from benchmark.report.select import Query
+from benchmark.report.query import Query
 from benchmark.report.table import COMPARED, Table, make_table
 from benchmark.report.typeset import PLUS_MINUS, Grid, by, escape, label_of, number
 

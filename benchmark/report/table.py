@@ -8,7 +8,8 @@ import pandas as pd
 
 from benchmark.records import RunRecord
 from benchmark.report.about import About
-from benchmark.report.select import Place, Query, check_column, fill_command
+from benchmark.report.query import Query
+from benchmark.report.select import Place, check_column, fill_command
 from benchmark.report.typeset import KEY, to_latex, to_markdown
 from benchmark.report.verdict import published, verdict_markdown, verdicts
 

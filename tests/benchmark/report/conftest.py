@@ -15,8 +15,8 @@ from benchmark.report.__main__ import main
 @pytest.fixture(autouse=True)
 def composed_once(monkeypatch) -> None:
     """The same overrides give the same cells; composing them takes most of a test's time."""
-    monkeypatch.setattr("benchmark.report.select.cells_of", lambda overrides: list(compose(*overrides)))
-    monkeypatch.setattr("benchmark.report.select.first_cell", lambda overrides: first(*overrides))
+    monkeypatch.setattr("benchmark.report.query.cells_of", lambda overrides: list(compose(*overrides)))
+    monkeypatch.setattr("benchmark.report.query.first_cell", lambda overrides: first(*overrides))
 
 
 @pytest.fixture

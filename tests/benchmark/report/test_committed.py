@@ -6,7 +6,7 @@ from importlib.metadata import version
 import pytest
 from report_cases import ROOT, content_of
 
-from benchmark.report.select import read_memory
+from benchmark.report.query import read_memory
 from scripts import verify_results
 from scripts.verify_results import differences, problems_of
 

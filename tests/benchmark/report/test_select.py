@@ -10,16 +10,8 @@ import pytest
 from report_cases import GRID, compose, content_of, record_of
 
 from benchmark.records import read_lines
-from benchmark.report.select import (
-    Place,
-    check_column,
-    fill_command,
-    is_key,
-    merge,
-    places_of,
-    read_arguments,
-    read_memory,
-)
+from benchmark.report.query import is_key, merge, read_arguments, read_memory
+from benchmark.report.select import Place, check_column, fill_command, places_of
 
 FOLDER = Path("results/demo-paper-quick")
 

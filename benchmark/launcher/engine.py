@@ -67,7 +67,7 @@ def run_tasks(
 
 def started(workers: int | None, init: Mapping[str, Any]) -> Any:
     """Return the module ray, started on this machine or connected to a cluster."""
-    if workers is not None and not (isinstance(workers, int) and workers > 0):
+    if workers is not None and not (type(workers) is int and workers > 0):
         raise ValueError(f"Expected hydra.launcher.workers to be a whole number above 0, but got {workers}.")
     os.environ |= {**SETTINGS, **os.environ}
     if workers is not None:

@@ -12,7 +12,11 @@ from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
 from datasets.targets import first_targets
 
-FORMER = {"datasets.batches.Augmentation": "datasets.loading.Augmentation"}
+FORMER = {
+    "benchmark.search.objective.gap_objective": "benchmark.objective.mean_absolute_gap",
+    "benchmark.search.objective.score_objective": "benchmark.objective.weighted_score",
+    "datasets.batches.Augmentation": "datasets.loading.Augmentation",
+}
 PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint identifies it
 ABSENT = "absent"  # the value of an option that the run does not have
 SEEDS = ("train_seed", "split_seed", "method_seed")

@@ -52,7 +52,7 @@ def made(command: str) -> list[str]:
     words = shlex.split(command, comments=True)
     done = subprocess.run([*words, "--dry-run", "PY=python"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [line for line in done.stdout.splitlines() if line.startswith("python -m")]
+    return [line for line in done.stdout.splitlines() if line.startswith(("python -m benchmark", "python -m scripts"))]
 
 
 SHORT = in_blocks("sh")

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -88,16 +88,8 @@ class RunRecord:
 
     def row(self) -> dict[str, Any]:
         """Return the record as one flat row; columns are named `part.key`, labels by their bare names."""
-        row: dict[str, Any] = dict(self.labels)
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if part.name == "labels":
-                continue
-            if isinstance(value, Mapping):
-                row |= {f"{part.name}.{name}": x for name, x in flatten(value).items()}
-            else:
-                row[part.name] = value
-        return row
+        values = asdict(self)
+        return {**values.pop("labels"), **flatten(values)}
 
 
 def flatten(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from benchmark.cli import run_cli
 from benchmark.records import RunRecord
 from benchmark.report.claims import claim_files
-from benchmark.report.files import files_of
 from benchmark.report.query import MEMORY, RECORDS, stored_query
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -24,7 +23,7 @@ def problems_of(folder: Path) -> Iterator[str]:
         yield f"{folder.name}: no {MEMORY} or no {RECORDS}"
     else:
         query = stored_query(folder)
-        yield from differences(folder, {**files_of(query), MEMORY: query.memory()})
+        yield from differences(folder, query.files())
         yield from (f"{folder.name}: {problem}" for record in query.records for problem in origin(record))
 
 

@@ -1,6 +1,7 @@
 """Forget requests one after the other: curves, a table, and the request at which a model breaks."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -8,13 +9,14 @@ import pandas as pd
 from benchmark.report.about import About
 from benchmark.report.figures import images
 from benchmark.report.query import Query
-from benchmark.report.table import COMPARED, Table, make_table
-from benchmark.report.typeset import PLUS_MINUS, Grid, by, escape, label_of, number
+from benchmark.report.table import COMPARED, Table, make_table, to_csv
+from benchmark.report.typeset import Grid, by, escape, label_of, printed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NOTHING = {"metric": "", "mean": math.nan, "skipped": None}  # of a request that nobody measured
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee")
 PANELS = {
     "retain_accuracy": "accuracy on what is retained, D_r [%]",
@@ -59,7 +61,7 @@ def request_files(query: Query) -> dict[str, str | bytes]:
     device = ", ".join(sorted({record.provenance["device"] for record in records}))
     setting = f"{names['model']}, protocol {names['protocol']}, profile {names['profile']}; {device}; n = {n}"
     return {
-        "table.csv": replace(table, values=curves.values).to_csv(about),
+        "table.csv": to_csv(curves.values, about),
         "table.md": f"**{table.title}.** {caption}\n\n{to_grid(curves, about).markdown()}",
         "table.tex": to_latex(curves, f"{table.title}. {caption}", about),
         **images(draw(curves, f"{table.title}\n{setting}")),
@@ -85,9 +87,9 @@ def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
     """Add `request`, `newest` and `curve`; a curve that an ablation does not concern stands there once."""
     curve = {}
     for place in query.places:
-        if place.cell is not None and place.cell.targets is None:
+        if place.cell and place.cell.targets is None:
             raise ValueError(f"Expected several requests, but {place.cell} has one; use requests=sequence.")
-        method = place.cell.scientific["method"] if place.cell is not None else place.known.hyperparameters
+        method = place.cell.scientific["method"] if place.cell else place.record.hyperparameters if place.record else {}
         title, source = query.about.method(place.labels["method"]).label, method.get("importance")
         curve[place.labels["ablation"], place.labels["method"]] = title if source is None else f"{title}, I_D {source}"
     targets = [target.split("+") for target in values["target"]]
@@ -133,26 +135,15 @@ def to_grid(curves: Curves, about: About, *, latex: bool = False) -> Grid:
     columns = columns_of(curves, about)
     rows = []
     for request, lines in curves.values.groupby("request"):
-        by_column = by(lines, "curve", "metric")
+        found = by(lines, "curve", "metric")
         newest = str(lines["newest"].iloc[0])
         row = [str(request), escape(newest) if latex else newest]
         for curve, metric in columns:
             breaks = metric == "retain_accuracy" and curves.breaks.get(curve) == request
-            found = by_column.get((curve, metric))
-            text = None if found is None else number(found, about, PLUS_MINUS if latex else " ± ")
-            row.append(shown(text, breaks, latex=latex))
+            row.append(printed(found.get((curve, metric), NOTHING), about, bold=breaks, latex=latex))
         rows.append(row)
     labels = [label_of(about, m, latex=latex) if latex else f"{c}: {label_of(about, m)}" for c, m in columns]
     return Grid(["Request", "Newest", *labels], rows, "rl" + "r" * len(columns))
-
-
-def shown(text: str | None, breaks: bool, *, latex: bool) -> str:
-    """Return a number as it is printed, bold where the curve breaks."""
-    if not text:
-        return "--" if latex else "missing"
-    if latex:
-        return rf"$\mathbf{{{text}}}$" if breaks else f"${text}$"
-    return f"**{text}**" if breaks else text
 
 
 def to_latex(curves: Curves, caption: str, about: About) -> str:

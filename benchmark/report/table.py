@@ -9,7 +9,7 @@ import pandas as pd
 from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
-from benchmark.report.select import Place, check_column, fill_command
+from benchmark.report.select import Place, check_column
 from benchmark.report.typeset import KEY, to_latex, to_markdown
 from benchmark.report.verdict import published, verdict_markdown, verdicts
 
@@ -29,14 +29,15 @@ class Table:
     caption: str
     values: pd.DataFrame
 
-    def to_csv(self, about: About) -> str:
-        """Return `values` as CSV, numbers with the decimals of their metric."""
 
-        def shown(row: pd.Series, part: str) -> str | None:
-            return None if math.isnan(row[part]) else f"{row[part]:.{about.metric(row['metric']).decimals}f}"
-
-        parts = {part: self.values.apply(shown, axis=1, part=part) for part in ("mean", "std")}
-        return self.values.assign(**parts).to_csv(index=False)
+def to_csv(values: pd.DataFrame, about: About) -> str:
+    """Return the values of a table as CSV, numbers with the decimals of their metric."""
+    decimals = [about.metric(name).decimals for name in values["metric"]]
+    shown = {
+        part: [None if math.isnan(x) else f"{x:.{n}f}" for x, n in zip(values[part], decimals, strict=True)]
+        for part in ("mean", "std")
+    }
+    return values.assign(**shown).to_csv(index=False)
 
 
 def make_table(query: Query) -> Table:
@@ -48,13 +49,9 @@ def make_table(query: Query) -> Table:
     rows = []
     for key, places in columns_of(query).items():
         check_column(" ".join(key), places, pooled=options.pool_targets)
-        records = [place.record for place in places if place.record is not None]
-        for metric in options.metrics:
-            run_ids = " ".join(record.run_id for record in records)
-            rows.append([*key, metric, *aggregate(metric, places, query.about), run_ids])
+        rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in options.metrics]
     values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
-    one_of = {cell.labels["method"]: cell for place in query.places if (cell := place.cell) is not None}
-    reference = {name for name, cell in one_of.items() if cell.is_reference}
+    reference = {cell.labels["method"] for place in query.places if (cell := place.cell) and cell.is_reference}
     ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
     values = mark_best(with_ranks(values, ranked), ranked, reference)
     return Table(str(options.title), query.caption or caption(query, bool(reference)), values)
@@ -81,18 +78,15 @@ def measured(record: RunRecord, metric: str, scale: float) -> float | None:
     return None if value is None else scale * value
 
 
-def aggregate(
-    metric: str, places: Sequence[Place], about: About
-) -> tuple[float, float, int, str | None, str | None]:  # fmt: skip
-    """Return (mean, sample std, n), why the cell is empty, and the commands that fill it, one per line."""
-    command = "\n".join(line for place in places if (line := fill_command(place)) is not None) or None
+def aggregate(metric: str, places: Sequence[Place], about: About) -> list[object]:
+    """Return mean, sample std, n, why the cell is empty, the commands that fill it, one per line, and the run ids."""
+    command = "\n".join(place.command for place in places if place.command is not None) or None
     records = [place.record for place in places if place.record is not None]
+    run_ids = " ".join(record.run_id for record in records)
     numbers = (measured(record, metric, about.metric(metric).scale) for record in records)
     series = pd.Series([x for x in numbers if x is not None], dtype=float)
-    if len(series):
-        return float(series.mean()), float(series.std(ddof=1)), len(series), None, command
-    skipped = next((record.skipped for record in records if record.skipped is not None), None)
-    return math.nan, math.nan, 0, skipped, command
+    skipped = None if len(series) else next((record.skipped for record in records if record.skipped), None)
+    return [float(series.mean()), float(series.std(ddof=1)), len(series), skipped, command, run_ids]
 
 
 def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
@@ -175,15 +169,15 @@ def span(values: Sequence[float], decimals: int = 1) -> str:
 
 def table_files(query: Query) -> dict[str, str]:
     """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
-    table, names = make_table(query), query.options.labels
+    table, about, names = make_table(query), query.about, query.options.labels
     files = {
-        "table.csv": table.to_csv(query.about),
-        "table.tex": to_latex(table.values, table.title, table.caption, query.about),
-        "table.md": to_markdown(table.values, table.title, table.caption, query.about),
+        "table.csv": to_csv(table.values, about),
+        "table.tex": to_latex(table.values, table.title, table.caption, about),
+        "table.md": to_markdown(table.values, table.title, table.caption, about),
     }
     paper = published()
-    if query.asked.name in set(paper["table"]):
-        verdict = verdicts(query.asked.name, table.values, paper, protocol=names["protocol"], profile=names["profile"])
+    if query.name in set(paper["table"]):
+        verdict = verdicts(query.name, table.values, paper, protocol=names["protocol"], profile=names["profile"])
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
-        files["verdict.md"] = verdict_markdown(verdict, table.title, query.about)
+        files["verdict.md"] = verdict_markdown(verdict, table.title, about)
     return files

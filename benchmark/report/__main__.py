@@ -32,11 +32,9 @@ def report(arguments: Sequence[str]) -> str:
     out = Path(options["out"]) if options.get("out") else None
     drop = set(options.get("drop", "").split(",")) - {""}
     if kind == "claims":
-        if drop:
-            raise ValueError("Expected drop=… with a table, a figure or requests, but got it with claims.")
         from benchmark.report.claims import write_claims
 
-        return write_claims(overrides, out)
+        return write_claims([*overrides, *(f"drop={run_id}" for run_id in drop)], out)
     from benchmark.report.query import read_query
 
     files = read_query(kind, name, overrides, out=out, drop=drop).write()

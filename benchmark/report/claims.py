@@ -20,12 +20,15 @@ CHANGED, SAVING = 1.7, 84.32  # percent: in the text; in Figure 2
 
 def write_claims(overrides: Sequence[str], out: Path | None = None) -> str:
     """Write claims.csv and claims.md of `[protocol=…] [profile=…]`; return the Markdown."""
-    names = {"protocol": "paper", "profile": "full"} | dict(word.split("=", 1) for word in overrides)
+    names = {"protocol": "paper", "profile": "full"}
+    for word in overrides:
+        kind, _, name = word.partition("=")
+        if kind not in names:
+            raise ValueError(f"Expected claims with protocol=…, profile=… and out=… alone, but got {word!r}.")
+        names[kind] = name
     for kind, name in names.items():
-        known = choices(kind) if kind in ("protocol", "profile") else []
-        if name not in known:
-            expected = f"{kind}={' or '.join(known)}" if known else "protocol=… and profile=… alone with claims"
-            raise ValueError(f"Expected {expected}, but got {name if known else kind!r}.")
+        if name not in (known := choices(kind)):
+            raise ValueError(f"Expected {kind}={' or '.join(known)}, but got {name!r}.")
     files = claim_files(RESULTS, names["protocol"], names["profile"])
     write_files(out or RESULTS / f"claims-{names['protocol']}-{names['profile']}", files)
     return files["claims.md"]

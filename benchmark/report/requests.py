@@ -1,6 +1,8 @@
 """Forget requests one after the other: curves, a table, and the request at which a model breaks."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ import pandas as pd
 from benchmark.report.about import About
 from benchmark.report.figures import images
 from benchmark.report.query import Query
-from benchmark.report.table import COMPARED, Table, make_table, to_csv
+from benchmark.report.table import COMPARED, make_table, to_csv
 from benchmark.report.typeset import Grid, by, escape, label_of, printed
 
 if TYPE_CHECKING:
@@ -35,8 +37,7 @@ class Curves:
             request) and `curve` (a name for people).
         names: of the curves, in the order of methods.
         original: the curve of the original model, measured on the same images.
-        breaks: of every other curve the first request after which retained accuracy lies more than `points` below the
-            original's; None if there is no such request.
+        breaks: of every other curve the first request after which D_r lies more than `points` below the original's.
     """
 
     values: pd.DataFrame
@@ -53,34 +54,38 @@ class Curves:
 def request_files(query: Query) -> dict[str, str | bytes]:
     """Return table.csv, table.md, table.tex, figure.png and figure.pdf."""
     table, about = make_table(query), query.about
-    curves = make_curves(table, query)
+    curves = make_curves(table.values, query)
     caption = table.caption if query.caption else f"{table.caption} {finding(curves)}"
     caption = f"{caption} Bold: where a curve breaks."
-    names, records = query.options.labels, query.records
-    n = len({record.seeds["method_seed"] for record in records})
-    device = ", ".join(sorted({record.provenance["device"] for record in records}))
+    names, n = query.options.labels, len({record.seeds["method_seed"] for record in query.records})
+    device = ", ".join(sorted({record.provenance["device"] for record in query.records}))
     setting = f"{names['model']}, protocol {names['protocol']}, profile {names['profile']}; {device}; n = {n}"
+    columns = columns_of(curves, about)
+    grid, latex = (to_grid(curves, columns, about, latex=latex) for latex in (False, True))
+    widths = Counter(curve for curve, _ in columns)
+    over = ["", "", *(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name, width in widths.items())]
+    above = " & ".join(over) + " \\\\\n"
     return {
         "table.csv": to_csv(curves.values, about),
-        "table.md": f"**{table.title}.** {caption}\n\n{to_grid(curves, about).markdown()}",
-        "table.tex": to_latex(curves, f"{table.title}. {caption}", about),
+        "table.md": f"**{table.title}.** {caption}\n\n{grid.markdown()}",
+        "table.tex": latex.latex(f"{table.title}. {caption}", size="footnotesize", above=above),
         **images(draw(curves, f"{table.title}\n{setting}")),
     }
 
 
-def make_curves(table: Table, query: Query) -> Curves:
+def make_curves(values: pd.DataFrame, query: Query) -> Curves:
     """Return the curves of a table over the requests of one data set, model and task."""
-    values = with_requests(table.values, query)
+    values, about = with_requests(values, query), query.about
     for part in ("dataset", "model", "task"):
         if values[part].nunique() != 1:
             raise ValueError(f"Expected one {part} for requests, but got {', '.join(values[part].unique())}.")
-    unranked = values.loc[~values["method"].map(lambda name: query.about.method(name).ranked), "curve"].unique()
+    by_method = values.groupby("method", sort=False)["curve"].unique()
+    unranked = [curve for method in by_method.index if not about.method(method).ranked for curve in by_method[method]]
     if len(unranked) != 1:
         raise ValueError("Expected the original model's cells to compare requests with; add method=baseline,….")
-    by_method = values.groupby("method", sort=False)["curve"].unique()
-    names = [str(name) for method in query.about.sorted_methods(values["method"]) for name in by_method[method]]
+    names = [str(name) for method in about.sorted_methods(by_method.index) for name in by_method[method]]
     points = float(query.options.config.table.breaks_below)
-    return Curves(values, names, str(unranked[0]), points, breaking_points(values, str(unranked[0]), points))
+    return Curves(values, names, unranked[0], points, breaking_points(values, unranked[0], points))
 
 
 def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
@@ -92,15 +97,14 @@ def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
         method = place.cell.scientific["method"] if place.cell else place.record.hyperparameters if place.record else {}
         title, source = query.about.method(place.labels["method"]).label, method.get("importance")
         curve[place.labels["ablation"], place.labels["method"]] = title if source is None else f"{title}, I_D {source}"
-    targets = [target.split("+") for target in values["target"]]
+    targets = values["target"].str.split("+")
     named = values.assign(
-        request=list(map(len, targets)),
-        newest=[names[-1] for names in targets],
+        request=targets.str.len(),
+        newest=targets.str[-1],
         curve=[curve[key] for key in zip(values["ablation"], values["method"], strict=True)],
     )
-    return named.drop_duplicates(["curve", "request", "metric"]).sort_values(
-        "request", kind="stable", ignore_index=True
-    )
+    once = named.drop_duplicates(["curve", "request", "metric"])
+    return once.sort_values("request", kind="stable", ignore_index=True)
 
 
 def breaking_points(values: pd.DataFrame, original: str, points: float) -> dict[str, int | None]:
@@ -130,13 +134,11 @@ def columns_of(curves: Curves, about: About) -> list[tuple[str, str]]:
     return [(c, m) for c in curves.names for m in metrics if c != curves.original or m in COMPARED]
 
 
-def to_grid(curves: Curves, about: About, *, latex: bool = False) -> Grid:
+def to_grid(curves: Curves, columns: Sequence[tuple[str, str]], about: About, *, latex: bool) -> Grid:
     """Return one row per request; bold where a curve breaks."""
-    columns = columns_of(curves, about)
     rows = []
     for request, lines in curves.values.groupby("request"):
-        found = by(lines, "curve", "metric")
-        newest = str(lines["newest"].iloc[0])
+        found, newest = by(lines, "curve", "metric"), str(lines["newest"].iloc[0])
         row = [str(request), escape(newest) if latex else newest]
         for curve, metric in columns:
             breaks = metric == "retain_accuracy" and curves.breaks.get(curve) == request
@@ -144,13 +146,6 @@ def to_grid(curves: Curves, about: About, *, latex: bool = False) -> Grid:
         rows.append(row)
     labels = [label_of(about, m, latex=latex) if latex else f"{c}: {label_of(about, m)}" for c, m in columns]
     return Grid(["Request", "Newest", *labels], rows, "rl" + "r" * len(columns))
-
-
-def to_latex(curves: Curves, caption: str, about: About) -> str:
-    """Return the table in LaTeX, with a row of curves above the head."""
-    widths = pd.Series([curve for curve, _ in columns_of(curves, about)]).value_counts(sort=False)
-    over = ["", "", *(rf"\multicolumn{{{width}}}{{c}}{{{escape(str(name))}}}" for name, width in widths.items())]
-    return to_grid(curves, about, latex=True).latex(caption, size="footnotesize", above=" & ".join(over) + " \\\\\n")
 
 
 def draw(curves: Curves, title: str) -> "Figure":

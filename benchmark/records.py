@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from benchmark.files import checked, content_hash, read_json, set_aside, write_atomically, write_json
+from benchmark.files import checked, content_hash, read_json, set_aside, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,15 +114,15 @@ def load_records(folder: Path) -> list[RunRecord]:
     return records
 
 
-def write_lines(path: Path, records: Sequence[RunRecord]) -> None:
-    """Write one record per line, each with its checksum."""
+def to_lines(records: Sequence[RunRecord]) -> str:
+    """Return one record per line, each with its checksum."""
     values = [asdict(record) for record in records]
     lines = [json.dumps(value | {"checksum": content_hash(value)}, allow_nan=False) for value in values]
-    write_atomically(path, "".join(line + "\n" for line in lines))
+    return "".join(line + "\n" for line in lines)
 
 
 def read_lines(path: Path) -> list[RunRecord]:
-    """Return the records that `write_lines` wrote, none if there is no such file; ValueError for a damaged line."""
+    """Return the records that `to_lines` wrote, none if there is no such file; ValueError for a damaged line."""
     records = []
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         try:

@@ -11,12 +11,14 @@ claims take protocol and profile. Records in the folder are part of the input: a
 goes only by drop.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.cli import run_cli, with_search_path
 
+log = logging.getLogger(__name__)
 KINDS = ("table", "figure", "requests", "claims")
 
 
@@ -35,9 +37,12 @@ def report(arguments: Sequence[str]) -> str:
         from benchmark.report.claims import write_claims
 
         return write_claims([*overrides, *(f"drop={run_id}" for run_id in drop)], out)
-    from benchmark.report.query import read_query
+    from benchmark.report.query import read_query, write_files
 
-    files = read_query(kind, name, overrides, out=out, drop=drop).write()
+    query = read_query(kind, name, overrides, out=out, drop=drop)
+    files = query.files()
+    write_files(query.folder, files)
+    log.info("%d cells missing", len({place.command for place in query.places} - {None}))
     return str(files.get("table.md", files.get("saving.csv", "")))
 
 

@@ -38,7 +38,7 @@ def figure_files(query: Query) -> dict[str, str | bytes]:
         raise ValueError(f"Expected a figure in experiment={query.name}, but got none; add figure._target_.")
     names, records = query.options.labels, query.records
     devices = ", ".join(sorted({record.provenance["device"] for record in records}))
-    title = f"{query.options.config.table.title}: {names['protocol']}, {names['profile']} profile, {devices}"
+    title = f"{query.title}: {names['protocol']}, {names['profile']} profile, {devices}"
     draw = instantiate(node, _partial_=True)
     figure, numbers = draw(to_frame(records), title=title, about=query.about)
     return {**images(figure), **numbers}

@@ -13,7 +13,7 @@ from hydra.utils import get_method
 
 from benchmark.cell import Cell
 from benchmark.compose import cells_of
-from benchmark.records import RunRecord, load_records, read_lines, write_lines
+from benchmark.records import RunRecord, load_records, read_lines, to_lines
 from benchmark.report.about import About, read_about
 from benchmark.report.select import Place, places_of
 from datasets.files import replacing
@@ -51,9 +51,17 @@ class Query:
     lines: Sequence[Sequence[str]]
     caption: str | None
 
+    @property
+    def title(self) -> str:
+        return str(self.options.config.table.title)
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return [place.cell for place in self.places if place.cell is not None]
+
     @cached_property
     def about(self) -> About:
-        return read_about([place.cell for place in self.places if place.cell is not None])
+        return read_about(self.cells)
 
     @cached_property
     def records(self) -> list[RunRecord]:
@@ -61,19 +69,14 @@ class Query:
         return unique(self.places)
 
     def files(self) -> dict[str, str | bytes]:
-        """Return the content of every file of the folder but the records, by name."""
+        """Return the content of every file of the folder, by name; the records, which all follows from, first."""
         memory = {"kind": self.kind, "experiment": self.name, "overrides": self.lines}
         memory |= {"caption": self.caption} if self.caption else {}
-        return {**get_method(KINDS[self.kind])(self), MEMORY: json.dumps(memory, indent=1, ensure_ascii=False) + "\n"}
-
-    def write(self) -> dict[str, str | bytes]:
-        """Write the files of the folder, with the records behind them; return them."""
-        files = self.files()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_lines(self.folder / RECORDS, self.records)
-        write_files(self.folder, files)
-        log.info("%d cells missing", len({place.command for place in self.places} - {None}))
-        return files
+        return {
+            RECORDS: to_lines(self.records),
+            MEMORY: json.dumps(memory, indent=1, ensure_ascii=False) + "\n",
+            **get_method(KINDS[self.kind])(self),
+        }
 
 
 def unique(places: Sequence[Place]) -> list[RunRecord]:
@@ -141,15 +144,6 @@ def read_query(
         )
     caption = memory.get("caption") if {record.run_id for record in records} == run_ids else None
     return Query(kind, name, folder, places, cells[0], lines, caption)
-
-
-def stored_query(folder: Path) -> Query:
-    """Return the query that a folder answers from itself alone."""
-    memory = read_memory(folder)
-    if not memory:
-        raise ValueError(f"Expected {folder / MEMORY}, but there is none; it says what the folder holds.")
-    first, nowhere = memory["overrides"][0], f"output_dir={folder / 'none'}"
-    return read_query(memory["kind"], memory["experiment"], [*first, nowhere], out=folder)
 
 
 def distinct(cell: Cell) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmark.report.about import About
 from benchmark.report.figures import images
 from benchmark.report.query import Query
-from benchmark.report.table import COMPARED, make_table, to_csv
+from benchmark.report.table import COMPARED, caption, make_values, to_csv
 from benchmark.report.typeset import Grid, by, escape, label_of, printed
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Curves:
     """All that is measured after each request.
 
     Attributes:
-        values: the long form of `Table` with three more columns: `request` (1, 2, …), `newest` (the target of that
+        values: those of `make_values` with three more columns: `request` (1, 2, …), `newest` (the target of that
             request) and `curve` (a name for people).
         names: of the curves, in the order of methods.
         original: the curve of the original model, measured on the same images.
@@ -53,10 +53,9 @@ class Curves:
 
 def request_files(query: Query) -> dict[str, str | bytes]:
     """Return table.csv, table.md, table.tex, figure.png and figure.pdf."""
-    table, about = make_table(query), query.about
-    curves = make_curves(table.values, query)
-    caption = table.caption if query.caption else f"{table.caption} {finding(curves)}"
-    caption = f"{caption} Bold: where a curve breaks."
+    curves, about = make_curves(make_values(query), query), query.about
+    text = caption(query) if query.caption else f"{caption(query)} {finding(curves)}"
+    text = f"{text} Bold: where a curve breaks."
     names, n = query.options.labels, len({record.seeds["method_seed"] for record in query.records})
     device = ", ".join(sorted({record.provenance["device"] for record in query.records}))
     setting = f"{names['model']}, protocol {names['protocol']}, profile {names['profile']}; {device}; n = {n}"
@@ -67,9 +66,9 @@ def request_files(query: Query) -> dict[str, str | bytes]:
     above = " & ".join(over) + " \\\\\n"
     return {
         "table.csv": to_csv(curves.values, about),
-        "table.md": f"**{table.title}.** {caption}\n\n{grid.markdown()}",
-        "table.tex": latex.latex(f"{table.title}. {caption}", size="footnotesize", above=above),
-        **images(draw(curves, f"{table.title}\n{setting}")),
+        "table.md": f"**{query.title}.** {text}\n\n{grid.markdown()}",
+        "table.tex": latex.latex(f"{query.title}. {text}", size="footnotesize", above=above),
+        **images(draw(curves, f"{query.title}\n{setting}")),
     }
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
@@ -16,20 +15,6 @@ from benchmark.report.verdict import published, verdict_markdown, verdicts
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table: long form, one row per (block, metric, method), with title and caption.
-
-    Columns of `values`: the key columns, `mean` and `std` (in the metric's unit; NaN if missing), `n`, `skipped`,
-    `command` (fills a missing cell, one line per run), `records` (run ids) and `best` (closest to the retrained
-    model).
-    """
-
-    title: str
-    caption: str
-    values: pd.DataFrame
-
-
 def to_csv(values: pd.DataFrame, about: About) -> str:
     """Return the values of a table as CSV, numbers with the decimals of their metric."""
     decimals = [about.metric(name).decimals for name in values["metric"]]
@@ -40,8 +25,15 @@ def to_csv(values: pd.DataFrame, about: About) -> str:
     return values.assign(**shown).to_csv(index=False)
 
 
-def make_table(query: Query) -> Table:
-    """Return the table; ValueError for a metric that is none, or a column of more than seeds."""
+def make_values(query: Query) -> pd.DataFrame:
+    """Return the table in long form, one row per (block, metric, method).
+
+    Columns: the key columns, `mean` and `std` (in the metric's unit; NaN if missing), `n`, `skipped`, `command` (fills
+    a missing cell, one line per run), `records` (run ids) and `best` (closest to the retrained model).
+
+    Raises:
+        ValueError: for a metric that is none, or a column of more than seeds.
+    """
     options = query.options.config.table
     known = [*query.options.config.metric, "rank", "seconds"]
     if unknown := [name for name in options.metrics if name not in known]:
@@ -51,19 +43,18 @@ def make_table(query: Query) -> Table:
         check_column(" ".join(key), places, pooled=options.pool_targets)
         rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in options.metrics]
     values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
-    reference = {cell.labels["method"] for place in query.places if (cell := place.cell) and cell.is_reference}
+    reference = {cell.labels["method"] for cell in query.cells if cell.is_reference}
     ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
-    values = mark_best(with_ranks(values, ranked), ranked, reference)
-    return Table(str(options.title), query.caption or caption(query, bool(reference)), values)
+    return mark_best(with_ranks(values, ranked), ranked, reference)
 
 
 def columns_of(query: Query) -> dict[tuple[str, ...], list[Place]]:
     """Return the places of each column of each block, by key without the metric; pooled targets are joined by `+`."""
-    pooled = "+".join(dict.fromkeys(place.labels["target"] for place in query.places))
+    targets = "+".join(dict.fromkeys(place.labels["target"] for place in query.places))
+    pooled = {"target": targets} if query.options.config.table.pool_targets else {}
     groups: dict[tuple[str, ...], list[Place]] = {}
     for place in query.places:
-        labels = {**place.labels, **({"target": pooled} if query.options.config.table.pool_targets else {})}
-        groups.setdefault(tuple(labels[part] for part in KEY[:-1]), []).append(place)
+        groups.setdefault(tuple({**place.labels, **pooled}[part] for part in KEY[:-1]), []).append(place)
     return groups
 
 
@@ -114,15 +105,15 @@ def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd
     return values
 
 
-def caption(query: Query, has_reference: bool) -> str:
+def caption(query: Query) -> str:
     """Return all that a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
+    if query.caption:
+        return query.caption
     names, records = query.options.labels, query.records
-    cells = {(c.labels["dataset"], c.labels["model"]): c for place in query.places if (c := place.cell) is not None}
+    cells = {(cell.labels["dataset"], cell.labels["model"]): cell for cell in query.cells}
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
-    groups: dict[tuple[str, str], list[RunRecord]] = {}
-    for record in records:
-        groups.setdefault((record.labels["dataset"], record.labels["model"]), []).append(record)
-    for (dataset, model), members in groups.items():
+    for dataset, model in dict.fromkeys((record.labels["dataset"], record.labels["model"]) for record in records):
+        members = [x for x in records if (x.labels["dataset"], x.labels["model"]) == (dataset, model)]
         sizes, cell = members[0].sizes, cells.get((dataset, model), query.options)
         epochs = " and ".join(map(str, sorted({record.original["epochs"] for record in members})))
         accuracy = span([100 * record.original["test_accuracy"] for record in members])
@@ -138,7 +129,7 @@ def caption(query: Query, has_reference: bool) -> str:
     parts.append(counts(query))
     ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
-    if has_reference:
+    if any(cell.is_reference for cell in query.cells):
         parts.append("Bold: closest to the retrained model.")
     return " ".join(parts)
 
@@ -169,15 +160,16 @@ def span(values: Sequence[float], decimals: int = 1) -> str:
 
 def table_files(query: Query) -> dict[str, str]:
     """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
-    table, about, names = make_table(query), query.about, query.options.labels
+    values, title, about, names = make_values(query), query.title, query.about, query.options.labels
+    text = caption(query)
     files = {
-        "table.csv": to_csv(table.values, about),
-        "table.tex": to_latex(table.values, table.title, table.caption, about),
-        "table.md": to_markdown(table.values, table.title, table.caption, about),
+        "table.csv": to_csv(values, about),
+        "table.tex": to_latex(values, title, text, about),
+        "table.md": to_markdown(values, title, text, about),
     }
     paper = published()
     if query.name in set(paper["table"]):
-        verdict = verdicts(query.name, table.values, paper, protocol=names["protocol"], profile=names["profile"])
+        verdict = verdicts(query.name, values, paper, protocol=names["protocol"], profile=names["profile"])
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
-        files["verdict.md"] = verdict_markdown(verdict, table.title, about)
+        files["verdict.md"] = verdict_markdown(verdict, title, about)
     return files

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_cases import GRID, compose, content_of, record_of
+from report_cases import compose, content_of, demo_cells, record_of
 
 from benchmark.report.about import About
-from benchmark.report.figures import precomputing_saves, time_shares
+from benchmark.report.figures import figure_files, precomputing_saves, time_shares
+from benchmark.report.query import Query
+from benchmark.report.select import Place
 
 ABOUT = About()
 
@@ -53,7 +55,7 @@ def test_a_figure_is_drawn_from_the_records(report):
     assert content_of(folder) == before
 
 
-def test_a_table_is_no_figure(finished, report):
-    code, printed = report("figure=demo", *GRID)
-    assert code == 1
-    assert "Expected a figure in experiment=demo, but got none; add figure._target_" in printed
+def test_a_table_is_no_figure():
+    cell = demo_cells()[0]
+    with pytest.raises(ValueError, match=r"a figure in experiment=demo, but got none; add figure\._target_"):
+        figure_files(Query("figure", "demo", Path(), [Place(cell.labels, cell, record_of(cell))], cell, [], None))

@@ -1,14 +1,18 @@
 """Numbers, bold, ranks and captions; typesetting, on values made by hand."""
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_cases import GRID, compose, demo_cells, record_of
+from omegaconf import OmegaConf
+from report_cases import compose, demo_cells, record_of
 
+from benchmark.cell import Cell
 from benchmark.report.about import About, Shown
+from benchmark.report.query import Query
 from benchmark.report.select import Place
-from benchmark.report.table import aggregate, mark_best, measured, with_ranks
+from benchmark.report.table import aggregate, caption, make_values, mark_best, measured, with_ranks
 from benchmark.report.typeset import KEY, Grid, escape, label_of, to_latex, to_markdown
 
 NAN = math.nan
@@ -159,28 +163,30 @@ def test_mean_sample_deviation_and_commands():
     assert "method_seed=1" in command
 
 
-def test_metrics_that_are_no_percentages_are_printed_as_they_are(finished, report):
-    printed = report("table=demo", *GRID, "table.metrics=[retain_accuracy,js_distance,zrf]")[1].replace("|  |  |", "|")
-    assert "| JS | 0.2500 ± 0.0000 |" in printed
-    assert "| ZRF | 0.7500 ± 0.0000 |" in printed
-    assert "Percent but for JS, ZRF, mean ± sample standard deviation over 2 method seeds (n = 2)." in printed
+def query_of(*metrics: str) -> Query:
+    """Return the question for the table of GRID with these metrics."""
+    cells = demo_cells()
+    options = Cell(OmegaConf.merge(cells[0].config, {"table": {"metrics": list(metrics)}}))
+    return Query("table", "demo", Path(), [Place(x.labels, x, record_of(x)) for x in cells], options, [], None)
 
 
-def test_a_table_of_numbers_without_a_unit_says_so(finished, report):
-    _, printed = report("table=demo", *GRID, "table.metrics=[zrf]")
-    assert "No percent: ZRF, mean ±" in printed
+def test_metrics_that_are_no_percentages_are_printed_as_they_are():
+    query = query_of("retain_accuracy", "js_distance", "zrf")
+    text = to_markdown(make_values(query), "T", caption(query), query.about)
+    assert "| JS | 0.2500 ± 0.0000 |" in text.replace("|  |  |", "|")
+    assert "| ZRF | 0.7500 ± 0.0000 |" in text.replace("|  |  |", "|")
+    assert "Percent but for JS, ZRF, mean ± sample standard deviation over 2 method seeds (n = 2)." in text
+    assert "No percent: ZRF, mean ±" in caption(query_of("zrf"))
 
 
-def test_an_unknown_metric_is_an_error(finished, report):
-    code, printed = report("table=demo", *GRID, "table.metrics=[mia,Rank]")
-    assert code == 1
-    assert "Expected table.metrics from retain_accuracy, " in printed
-    assert "but got Rank." in printed
+def test_an_unknown_metric_is_an_error():
+    with pytest.raises(ValueError, match=r"Expected table\.metrics from retain_accuracy, .*, but got Rank\."):
+        make_values(query_of("mia", "Rank"))
 
 
 def test_the_caption_says_all_that_the_numbers_need(committed):
-    caption = (committed / "table.md").read_text().splitlines()[0]
-    assert caption == (
+    text = (committed / "table.md").read_text().splitlines()[0]
+    assert text == (
         "**Digits, every task.** Protocol paper, profile quick. digits: 983 training images, resnet18 of 0.70 M "
         "parameters, originals trained for 4 epochs with augmentation (test accuracy 90.0 %). D_f is over 20 images, "
         "MIA over 83. Percent, mean ± sample standard deviation over 2 method seeds (n = 2). Device and training "

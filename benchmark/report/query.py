@@ -4,7 +4,7 @@ import json
 import logging
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Query:
     @cached_property
     def records(self) -> list[RunRecord]:
         """Every record of the table, each once."""
-        return unique(self.places)
+        return list({place.record.run_id: place.record for place in self.places if place.record is not None}.values())
 
     def files(self) -> dict[str, str | bytes]:
         """Return the content of every file of the folder, by name; the records, which all follows from, first."""
@@ -77,11 +77,6 @@ class Query:
             MEMORY: json.dumps(memory, indent=1, ensure_ascii=False) + "\n",
             **get_method(KINDS[self.kind])(self),
         }
-
-
-def unique(places: Sequence[Place]) -> list[RunRecord]:
-    """Return the records of the places, each once."""
-    return list({place.record.run_id: place.record for place in places if place.record is not None}.values())
 
 
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
@@ -136,14 +131,14 @@ def read_query(
         [record for record in committed if record.run_id not in drop],
         [record for record in load_records(output) if record.run_id not in run_ids],
     )
-    records = unique(places)
-    if not records:
+    query = Query(kind, name, folder, places, cells[0], lines, memory.get("caption"))
+    if not query.records:
         raise ValueError(
             f"Expected records of {base}, but there are none in {folder / RECORDS} and {output}; "
             f"run python -m benchmark.run {shlex.join([base, *merged, *here])} first."
         )
-    caption = memory.get("caption") if {record.run_id for record in records} == run_ids else None
-    return Query(kind, name, folder, places, cells[0], lines, caption)
+    unchanged = {record.run_id for record in query.records} == run_ids
+    return query if unchanged else replace(query, caption=None)
 
 
 def distinct(cell: Cell) -> tuple[str, ...]:

@@ -96,10 +96,10 @@ def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
         method = place.cell.scientific["method"] if place.cell else place.record.hyperparameters if place.record else {}
         title, source = query.about.method(place.labels["method"]).label, method.get("importance")
         curve[place.labels["ablation"], place.labels["method"]] = title if source is None else f"{title}, I_D {source}"
-    targets = values["target"].str.split("+")
+    targets = [target.split("+") for target in values["target"]]
     named = values.assign(
-        request=targets.str.len(),
-        newest=targets.str[-1],
+        request=list(map(len, targets)),
+        newest=[names[-1] for names in targets],
         curve=[curve[key] for key in zip(values["ablation"], values["method"], strict=True)],
     )
     once = named.drop_duplicates(["curve", "request", "metric"])
@@ -172,9 +172,13 @@ def draw(curves: Curves, title: str) -> "Figure":
     grid[0, 0].plot(limit["request"], limit["mean"] - curves.points, color="#777777", linestyle=":", linewidth=1)
     for axes in grid[1]:
         axes.set_xlabel("number of forget requests")
+    ends = {
+        name: "does not break" if n is None else f"breaks at request {n} (vertical line)"
+        for name, n in curves.breaks.items()
+    } | {curves.original: "the original model, nothing forgotten"}
     handles = [
         *(Line2D([], [], color=c, linestyle="--" if name == curves.original else "-", marker="o", markersize=3,
-                 label=legend_of(curves, name)) for name, c in colours.items()),
+                 label=f"{name}: {ends[name]}") for name, c in colours.items()),
         Line2D([], [], color="black", linestyle=":", marker="x", markersize=4, label="the newest request alone"),
         Line2D([], [], color="#777777", linestyle=":", linewidth=1,
                label=f"original − {curves.points:g} points: broken below"),
@@ -190,11 +194,3 @@ def plot(axes: "Axes", rows: pd.DataFrame, colour: str, style: str, *, marker: s
     if rows["std"].notna().any():
         low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
         axes.fill_between(rows["request"], low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def legend_of(curves: Curves, name: str) -> str:
-    """Return the curve's name and where it breaks."""
-    if name == curves.original:
-        return f"{name}: the original model, nothing forgotten"
-    broken = curves.breaks[name]
-    return f"{name}: " + ("does not break" if broken is None else f"breaks at request {broken} (vertical line)")

@@ -17,12 +17,11 @@ COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained m
 
 def to_csv(values: pd.DataFrame, about: About) -> str:
     """Return the values of a table as CSV, numbers with the decimals of their metric."""
-    decimals = [about.metric(name).decimals for name in values["metric"]]
-    shown = {
-        part: [None if math.isnan(x) else f"{x:.{n}f}" for x, n in zip(values[part], decimals, strict=True)]
-        for part in ("mean", "std")
-    }
-    return values.assign(**shown).to_csv(index=False)
+    text = values.copy()
+    for part in ("mean", "std"):
+        numbers = zip(values[part], values["metric"], strict=True)
+        text[part] = [None if math.isnan(x) else f"{x:.{about.metric(name).decimals}f}" for x, name in numbers]
+    return text.to_csv(index=False)
 
 
 def make_values(query: Query) -> pd.DataFrame:

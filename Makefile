@@ -60,7 +60,7 @@ data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 verify: $(READY)  ## check that every committed table follows from its committed records
 	$(PY) -m scripts.verify_results
 
-speed: $(READY)  ## seconds of each step beside other methods of computing it, e.g. speed ARGS='width=64 dataset=cifar100'
+speed: $(READY)  ## seconds of each step beside other implementations, e.g. speed ARGS='width=64 dataset=cifar100'
 	$(PY) -m scripts.speed $(ARGS)
 
 test: $(READY)  ## the fast tests, no network

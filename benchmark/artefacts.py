@@ -1,4 +1,4 @@
-"""The graph of artefacts: what is made once and then loaded, each named by all that decides it."""
+"""The graph of artefacts: each is made once and then loaded, and named by all that decides it."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ class Artefact:
     Attributes:
         kind: the folder it lies in: original, importance_full, importance_forget, outputs or model.
         key: all that decides its content; hashed, it is the file's name.
-        make: returns the tensors and the facts; what it needs, it asks the store for.
+        make: returns the tensors and the facts; it asks the store for the artefacts that it needs.
         needs: the artefacts that `make` asks for, as far as they are known beforehand.
     """
 
@@ -56,7 +56,7 @@ class Store:
     that the artefact is whole. A damaged artefact is set aside as `*.damaged-<time>` and made again.
 
     Args:
-        provenance: code, libraries and device, for the facts of what is made here.
+        provenance: code, libraries and device, for the facts of artefacts that are made here.
     """
 
     def __init__(self, folder: Path, provenance: Callable[[], Facts] = dict) -> None:
@@ -74,7 +74,7 @@ class Store:
         return self.path(node).exists()
 
     def missing(self, *nodes: Artefact) -> list[Artefact]:
-        """Return what has to be made for `nodes`, each once, in an order in which it can be made."""
+        """Return the artefacts to make for `nodes`, each once, in an order in which they can be made."""
         found: dict[str, Artefact] = {}
 
         def visit(node: Artefact) -> None:

@@ -34,7 +34,7 @@ class GridCallback(Callback):
         self.finished = 0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say how many cells there are, and what has to be made for those without a record."""
+        """Say how many cells there are, and how many artefacts those without a record still need."""
         try:
             overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # each cell resolves its own
             self.cells = cells_of(cast("list[str]", overrides), like=config)

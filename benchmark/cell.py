@@ -1,4 +1,4 @@
-"""One cell of a grid: a composed configuration, its names and what decides its numbers; needs no torch and no data."""
+"""One cell of a grid: a composed configuration, its names and all that decides its numbers; no torch, no data."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +12,12 @@ from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
 from datasets.targets import first_targets
 
-FORMER = {"datasets.batches.Augmentation": "datasets.loading.Augmentation"}
-PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint says what it is
+FORMER = {
+    "benchmark.search.objective.gap_objective": "benchmark.objective.mean_absolute_gap",
+    "benchmark.search.objective.score_objective": "benchmark.objective.weighted_score",
+    "datasets.batches.Augmentation": "datasets.loading.Augmentation",
+}
+PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint identifies it
 ABSENT = "absent"  # the value of an option that the run does not have
 SEEDS = ("train_seed", "split_seed", "method_seed")
 
@@ -23,7 +27,7 @@ class Cell:
     """A composed configuration; everything else follows from it, on first use.
 
     Attributes:
-        overrides: what composes it, if it comes from a sweep.
+        overrides: those that compose it, if it comes from a sweep.
 
     Raises:
         ValueError: a value is missing.
@@ -53,7 +57,7 @@ class Cell:
 
     @cached_property
     def target(self) -> str | int:
-        """What is forgotten: a class by its name (`rocket`, not 69), or a whole number if the data set has no names."""
+        """The forgotten class by its name (`rocket`, not 69), or a whole number if the data set has no names."""
         return self._named(content(self.config.task.target))
 
     @cached_property
@@ -103,7 +107,7 @@ class Cell:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the data are: as the data set's YAML declares it, else as its `fingerprint_of` finds it in the files."""
+        """The hash of the data: declared in the data set's YAML, else found in the files by its `fingerprint_of`."""
         dataset = self.config.dataset
         if dataset.get("fingerprint") is not None:
             return str(dataset.fingerprint)
@@ -127,7 +131,7 @@ class Cell:
 
     @cached_property
     def original_key(self) -> dict[str, Any]:
-        """What the original model depends on."""
+        """All that the original model depends on."""
         scientific = self.scientific
         return {name: scientific[name] for name in ("dataset", "model", "preprocessing", "original", "train_seed")} | {
             "data_fingerprint": self.fingerprint
@@ -135,7 +139,7 @@ class Cell:
 
     @property
     def outputs_key(self) -> dict[str, Any]:
-        """What the outputs of the unlearned model depend on."""
+        """All that the outputs of the unlearned model depend on."""
         return {
             "original": content_hash(self.original_key),
             "task": self.scientific["task"],
@@ -145,7 +149,7 @@ class Cell:
 
     @property
     def reference_key(self) -> dict[str, Any]:
-        """What the outputs of the retrained model depend on."""
+        """All that the outputs of the retrained model depend on."""
         return self.outputs_key | {"method": self.scientific["reference"]}
 
     @property

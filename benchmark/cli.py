@@ -1,4 +1,4 @@
-"""What every command line of the suite shares: plain log lines, and one line for an error."""
+"""Common parts of all command lines: plain log lines, and one line for an error."""
 
 import difflib
 import logging
@@ -80,7 +80,7 @@ def wants_traceback() -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return one line that says what went wrong; the cause where Hydra wrapped it."""
+    """Return one line about an error; of one that Hydra wrapped, the cause."""
     while isinstance(error, HydraException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, MissingConfigException) and error.options:

@@ -48,7 +48,7 @@ def first_cell(overrides: Sequence[str]) -> Cell:
 
 
 def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
-    """Return what a configuration group offers, sorted by name."""
+    """Return the choices of a configuration group, sorted by name."""
     with initialised():
         loader = GlobalHydra.instance().config_loader()
         return sorted(loader.get_group_options(group, ObjectType.CONFIG, NAME, with_config_dir([], config_dir)))

@@ -29,7 +29,7 @@ BESIDE = "methods_beside"  # where the methods of a sweep stand for a moment, al
 
 @dataclass(frozen=True)
 class Base:
-    """What Hydra composes, for cells to copy.
+    """A composition of Hydra's, for cells to copy.
 
     Attributes:
         config: without Hydra's own node.
@@ -109,7 +109,7 @@ class Composer:
             if unsettled:
                 self.settle(config, base.hydra)
         except (UnusualError, OmegaConfBaseException):
-            config = self.composed(tuple(job)).copy()  # with Hydra's own words if it is wrong
+            config = self.composed(tuple(job)).copy()  # with Hydra's own message if it is wrong
         return Cell(config, (*self.search_path, *job))
 
     def base(self, groups: tuple[str, ...]) -> Base:
@@ -159,7 +159,7 @@ class Composer:
         return {word: nodes[name] for word, name in found.items() if "_target_" in nodes[name]}
 
     def composed(self, words: tuple[str, ...]) -> Base:
-        """Return what Hydra composes."""
+        """Return Hydra's composition."""
         if words not in self.by_hydra:
             config = compose(NAME, [*self.own, *words], return_hydra_config=True)
             instance = HydraConfig.instance()
@@ -175,7 +175,7 @@ class Composer:
         return self.by_hydra[words]
 
     def settle(self, config: DictConfig, hydra: Any) -> bool:
-        """Resolve what only this process knows: Hydra's own values and the time, which is one for all cells."""
+        """Resolve values that only this process knows: Hydra's own, and the time, which is one for all cells."""
         instance = HydraConfig.instance()
         before, instance.cfg = instance.cfg, hydra
         OmegaConf.copy_cache(self.clock, config)

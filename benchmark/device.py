@@ -1,4 +1,4 @@
-"""The device: set up once per process, and what a record says of code, libraries and device."""
+"""The device: set up once per process, and the facts of a record about code, libraries and device."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from benchmark.files import content_hash, file_sha256
 from methods.training import Compute, Precision
 
 TRACKED = ("--", ":/", ":(top,exclude)results")
-FOLDERS = ("benchmark", "configs", "datasets", "methods", "metrics")  # what a run executes and reads
+FOLDERS = ("benchmark", "configs", "datasets", "methods", "metrics")  # code and files that a run reads
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core")
 
 
@@ -38,7 +38,7 @@ def set_up(config: DictConfig) -> Compute:
 
 
 def compute_of(config: DictConfig) -> Compute:
-    """Return where and how to compute; `device: auto` takes a GPU if there is one. ValueError for a wrong option."""
+    """Return device, precision and memory layout; `auto` takes a GPU if there is one. ValueError for a wrong option."""
     device = find_device(str(config.device))
     for option in ("threads", "eval_batch_size"):
         number = config[option]
@@ -121,7 +121,7 @@ def device_name(device: torch.device) -> str:
 
 
 def provenance(compute: Compute) -> dict[str, Any]:
-    """Return commit, dirty flag, versions, device and the resolved way of computing."""
+    """Return commit, dirty flag, versions, device, and precision and memory layout as resolved."""
     revision, dirty = commit()
     return {
         "commit": revision,

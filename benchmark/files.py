@@ -47,7 +47,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what `write_json` wrote; ValueError if the file holds something else or its checksum does not fit.
+    """Return the values that `write_json` wrote; ValueError if the file holds others or its checksum does not fit.
 
     Files of the first version have no checksum.
     """
@@ -66,7 +66,7 @@ def checked(text: str) -> dict[str, Any]:
 
 
 def set_aside(*paths: Path, reason: object) -> None:
-    """Rename damaged files to `*.damaged-<time>` and say so in one line: what they held is made again."""
+    """Rename damaged files to `*.damaged-<time>` and say so in one line: their content is made again."""
     log.warning("set aside the damaged %s (%s); making it again", paths[0].name, reason)
     for path in paths:
         if path.exists():

@@ -61,7 +61,7 @@ def vit(num_classes: int, *, name: str, image_size: int, pretrained: bool, weigh
     """Return timm's model `name` for square images of `image_size` pixels with a new linear head.
 
     Args:
-        pretrained: start from pretrained weights: `weights` where given, else timm's own download.
+        pretrained: start from pretrained weights: `weights` if given, else timm's own download.
         weights: a local `.safetensors`, `.npz` or `.pth` file; its position embeddings are fitted to `image_size`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What depends on what: the artefacts that a cell's record rests on, and how each of them is made."""
+"""The artefacts that a cell's record rests on, how they depend on each other and how each is made."""
 
 import copy
 import logging
@@ -77,7 +77,7 @@ def staged(bench: Workbench) -> Artefact:
 
 
 def wanted(bench: Workbench) -> list[Artefact]:
-    """Return what a run of the cell makes: what its record reads, and what it saves; or the artefact of its stage.
+    """Return the artefacts of a run: those that its record reads and those that it saves; or the one of its stage.
 
     The retrained model is among them only if a metric asks for it.
     """
@@ -278,7 +278,7 @@ def look_at(bench: Workbench, model: nn.Module, first: nn.Module) -> tuple[EvalO
     return seen, stopwatch.seconds["evaluation"]
 
 
-# What is read from them
+# Reading them
 
 
 def load_original(bench: Workbench) -> tuple[nn.Module, Facts]:

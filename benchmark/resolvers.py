@@ -1,4 +1,4 @@
-"""What `${name:…}` means in the configuration files; a process that reads a configuration needs them."""
+"""The resolvers `${name:…}` of the configuration files; a process that reads a configuration needs them."""
 
 from collections.abc import Mapping
 from typing import Any

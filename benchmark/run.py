@@ -52,7 +52,7 @@ def run_cell(cell: Cell) -> RunRecord | str:
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")
 def main(config: DictConfig) -> RunRecord | str | Failure:
-    """Run one cell; Hydra calls this once for each cell of a sweep, where a failure must not stop the others."""
+    """Run one cell; Hydra calls this once per cell of a sweep; a failure must not stop the others."""
     name = "run"
     try:
         cell = Cell(config)

@@ -23,16 +23,16 @@ CHANGES = ("finished", "cpu_count")  # parts of the provenance in which two proc
 class StoredTraining:
     """The `methods.training.TrainingState` of one training, in files `<epoch>-<SHA-256>.pt` of a folder of its own.
 
-    A file is complete, or not there; one whose hash is not its name is set aside and the next older one taken. What
-    is read is tensors, numbers and text (`weights_only`): nothing in it is executed. Where the disk is full the
-    training goes on without.
+    A file is complete, or not there; one whose hash is not its name is set aside and the next older one taken. Only
+    tensors, numbers and text are read (`weights_only`): nothing is executed. If the disk is full, the training goes on
+    without a file.
 
     Attributes:
         folder: named after the training and after the code, libraries and device that compute it: only what gives the
             same weights, bit for bit, is continued.
         every: seconds between two files, at least; so a shorter training never writes one. None: never.
-        extra: what the caller gathers over the epochs; kept with the rest and updated when a training is continued.
-        seconds: to add to this process's wall clock: what the epochs of earlier processes took, less the writing.
+        extra: values that the caller gathers over the epochs; stored too, and updated when a training is continued.
+        seconds: to add to this process's wall clock: the time of earlier processes' epochs, less the writing.
     """
 
     folder: Path
@@ -105,7 +105,7 @@ def stored_training(
     provenance: Mapping[str, Any], every: float | None, folder: Path, *names: object,
     extra: dict[str, Any] | None = None,
 ) -> StoredTraining:  # fmt: skip
-    """Return what stores the training `names` below `folder`, at most every `every` seconds."""
+    """Return the keeper of the training `names` below `folder`, at most every `every` seconds."""
     origin = {name: value for name, value in provenance.items() if name not in CHANGES}
     if origin["dirty"]:
         origin["code"] = code_hash()  # the commit does not tell two edits apart

@@ -1,4 +1,4 @@
-"""What a cell works with: data set, split, model, method and device, made on first use."""
+"""The objects of a cell: data set, split, model, method and device, made on first use."""
 
 import sys
 import tempfile
@@ -73,7 +73,7 @@ class Workbench:
         return Store(Path(self.config.output_dir) / "artefacts", self.provenance)
 
     def training_state(self, node: Artefact, *names: object, extra: dict[str, Any] | None = None) -> StoredTraining:
-        """Return what stores the training `names` of an artefact while it is made."""
+        """Return the keeper of the training `names` of an artefact while it is made."""
         every, folder = self.config.compute.progress_seconds, self.store.training_folder(node)
         return stored_training(self.provenance(), every, folder, *names, extra=extra)
 

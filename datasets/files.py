@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield another name in the folder of `path`; after the body the file moves to `path`, replacing an older one.
 
     Before it moves it is on the disk, not only in the cache: a crash of the machine leaves the old file or the new
-    one. What dead processes left in the folder is removed.
+    one. Files that dead processes left in the folder are removed.
 
     Raises:
         OSError: the file cannot be written; the message names it and the remedy. Nothing is left then.

@@ -13,7 +13,7 @@ CREDENTIALS = "set KAGGLE_USERNAME and KAGGLE_KEY, or put kaggle.json into ~/.ka
 def download_archive(dataset: str, folder: Path, *, otherwise: str) -> Path:
     """Return the zip archive of the data set `owner/name` in `folder`; one begun before is continued.
 
-    `otherwise` ends the message of an error: the other way to get the data.
+    `otherwise` ends the message of an error: another source of the data.
 
     Raises:
         RuntimeError: there are no credentials, or the service refused or could not be reached. Neither the message

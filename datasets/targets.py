@@ -1,4 +1,4 @@
-"""What a configuration may name as targets; imports neither torch nor data."""
+"""The targets that a configuration may name; imports neither torch nor data."""
 
 from collections.abc import Sequence
 

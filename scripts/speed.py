@@ -1,4 +1,4 @@
-"""Measure each step of the suite beside the textbook way and beside other libraries, in one process.
+"""Measure each step of the suite beside a textbook implementation and beside other libraries, in one process.
 
     python -m scripts.speed dataset=cifar100 images=10000 test_images=2000 width=64
 
@@ -6,7 +6,7 @@ Options, as key=value, with their defaults:
     dataset=digits               digits | cifar100, whose array file lies in data_dir=$UNLEARN_DATA_DIR or data
     images=1000 test_images=300  a stratified subset
     width=16                     of ResNet18; 64 in the paper
-    repeats=5                    measurements of each way, each after a call that warms up
+    repeats=5                    measurements of each implementation, after a call that warms up
     threads=0                    0: torch's own choice
     compute=default              default: float32 | fast: training in bfloat16, channels last
     steps=                       only steps whose name starts so, e.g. steps=importance
@@ -76,14 +76,14 @@ OPTIONS: dict[str, Any] = {
     "dataset": "digits", "data_dir": os.environ.get("UNLEARN_DATA_DIR", "data"), "images": 1000, "test_images": 300,
     "width": 16, "repeats": 5, "threads": 0, "compute": "default", "steps": "", "out": "results/speed",
 }  # fmt: skip
-CAPTION = "Median [least, largest] seconds; ratio: the other way's time over ours; the difference is relative."
+CAPTION = "Median [least, largest] seconds; ratio: the other's time over ours; the difference is relative."
 SECONDS = ("seconds", "other_seconds")
 CHOICES = {"dataset": ("digits", "cifar10", "cifar100"), "compute": ("default", "fast")}
 
 
 @dataclass(frozen=True)
 class Step:
-    """Ways of the same work, `amount` units of it; each of `ours` is compared with each of `others`."""
+    """Implementations of the same work, `amount` units of it; each of `ours` is compared with each of `others`."""
 
     amount: int
     ours: dict[str, Way]
@@ -340,7 +340,7 @@ def backpack(model: nn.Module) -> Squares:
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, nn.ReLU):
-            module.inplace = False  # the library's hooks need what would be overwritten
+            module.inplace = False  # the library's hooks need values that would be overwritten
     wrapped, loss = library.extend(model, use_converter=True), library.extend(nn.CrossEntropyLoss(reduction="sum"))
 
     def squares(images: Tensor, labels: Tensor) -> Result:
@@ -367,7 +367,7 @@ def library_importance(s: Setup, make: Callable[[nn.Module], Squares]) -> Result
 
 
 def measure(step: Step, repeats: int) -> Iterator[dict[str, Any]]:
-    """Yield a row per pair of ways; each repeat takes all ways in turn, so that a slow minute hits all of them."""
+    """Yield a row per pair of implementations; each repeat takes all in turn, so that a slow minute hits all."""
     results, missing, seconds = dict[str, Result](), dict[str, str](), dict[str, list[float]]()
     ways = step.ours | step.others
     for name in [*ways] * repeats:

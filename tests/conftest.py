@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -43,9 +44,11 @@ class TinyCNN(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Networks that a test builds start from the same weights in every run."""
+def seeded() -> Iterator[None]:
+    """Networks that a test builds start from the same weights in every run, and commands leave no variables behind."""
     torch.manual_seed(0)
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture

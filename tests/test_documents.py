@@ -1,99 +1,131 @@
-"""What the documents show is true: the example method runs, the commands name things that exist."""
+"""The documents are true: commands run or compose, links lead somewhere, quoted tables are those of results/."""
 
+import importlib.util
 import re
 import shlex
-import sys
-import types
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from hydra.utils import instantiate
+from command_line import TINY, run_command
 
-from benchmark.compose import cells_of
-from benchmark.run import run_cell
+from benchmark import run
+from benchmark.compose import first_cell
+from benchmark.report.__main__ import main as report_main
+from benchmark.search.__main__ import main as search_main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+FOLDERS = (".", "benchmark/launcher", "configs", "methods", "results", "scripts")
+DOCUMENTS = [*(ROOT / folder / "README.md" for folder in FOLDERS), ROOT / "CONTRIBUTING.md"]
+README = DOCUMENTS[0].read_text()
+COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:python -m (?:benchmark|scripts)|make|sbatch|ray|pip)\b.*$", re.MULTILINE)
+PLACEHOLDER = re.compile(r"…|\b(FOLDER|HOST|NAME|mine|mild)\b")
+MAIN = {"benchmark.run": run.main, "benchmark.report": report_main, "benchmark.search": search_main}
 
 
-def block(text: str, language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-    assert found, f"no {language} block"
-    return found[1]
+def fences(text: str) -> list[tuple[str, str]]:
+    """Return the info string and the text of each fenced block."""
+    return re.findall(r"^```([^\n]*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_example_method_of_contributing(cnn, split, context, monkeypatch):
-    module = types.ModuleType("methods.head_noise")
-    monkeypatch.setitem(sys.modules, "methods.head_noise", module)
-    exec(block(CONTRIBUTING, "python"), module.__dict__)
-    method = instantiate(yaml.safe_load(block(CONTRIBUTING, "yaml")))
-    before = {name: value.clone() for name, value in cnn.state_dict().items()}
-    state = torch.get_rng_state()
-    model = method(cnn, split, context)
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"fc.weight", "fc.bias"}
-    assert not model.training
-    assert torch.equal(torch.get_rng_state(), state)
+def split(command: str) -> tuple[str, list[str]]:
+    """Return the module of `python -m MODULE …` and its arguments."""
+    words = shlex.split(command, comments=True)
+    at = words.index("-m")
+    return words[at + 1], words[at + 2 :]
 
 
-def test_library_example_of_the_readme(cnn, split, context):
-    batches = context.batches(split.retain_train.join(split.forget_train), 4)
-    names = {"model": cnn, "train_batches": batches, "forget_batches": context.batches(split.forget_train, 4)}
-    exec(block(README, "python"), names)
+def in_blocks(info: str) -> list[str]:
+    blocks = [text for document in DOCUMENTS for name, text in fences(document.read_text()) if name == info]
+    return list(dict.fromkeys(re.split(" +#", line)[0] for text in blocks for line in COMMAND.findall(text)))
+
+
+def in_prose() -> list[str]:
+    texts = [re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL) for path in DOCUMENTS]
+    code = [re.sub(r"\s+", " ", found) for text in texts for found in re.findall(r"`([^`]+)`", text)]
+    return list(dict.fromkeys(line for text in code for line in COMMAND.findall(text)))
+
+
+def made(command: str) -> list[str]:
+    """Return the commands of a `make …`; fails if there is no such target."""
+    words = shlex.split(command, comments=True)
+    done = subprocess.run([*words, "--dry-run", "PY=python"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith("python -m")]
+
+
+SHORT = in_blocks("sh")
+OTHER = [*in_blocks("sh long"), *in_prose()]
+REPORTS = {shlex.join(split(line)[1]) for line in [*SHORT, *OTHER] if re.search("benchmark.report .+=", line)}
+
+
+def test_commands_stand_in_blocks_that_say_how_long_they_take():
+    for document in DOCUMENTS:
+        for info, text in fences(document.read_text()):
+            assert info in ("sh", "sh long") or not COMMAND.search(text), f"{document}: {text}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder to run commands in, with the committed results; commands share finished runs."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "results", folder / "results")
+    return folder
+
+
+@pytest.mark.parametrize("command", [line for line in SHORT if "benchmark.report" not in line])
+def test_short_commands_run(command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    module, words = split(command)
+    more = ["dataset.subset.train_images=200"] if "task=random" in words or "search" in module else []  # it forgets 100
+    small = [*TINY, *more, "compute.threads=1", *(["search.n_trials=2"] if "search" in module else [])]
+    assert run_command([*words, *small], monkeypatch, main=MAIN[module]) == 0
+
+
+@pytest.mark.parametrize("command", sorted(words for words in REPORTS if not PLACEHOLDER.search(words)))
+def test_reports_leave_the_committed_results_as_they_are(command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert run_command(shlex.split(command), monkeypatch, main=report_main) == 0
+    for path in (ROOT / "results").rglob("*.[cmj]*"):
+        assert (folder / path.relative_to(ROOT)).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.parametrize("command", [line for line in OTHER if "benchmark.report" not in line])
+def test_other_commands_exist_and_compose(command):
+    if command.startswith(("ray", "pip")) or PLACEHOLDER.search(command.partition("python")[2]):
+        return
+    if command.startswith("sbatch"):
+        script, *words = command.partition("scripts/")[2].split()
+        assert (ROOT / "scripts" / script).is_file()
+        command = f"python -m benchmark.run launcher=ray {' '.join(words)}"
+    for line in made(command) if command.startswith("make") else [command]:
+        module, words = split(line)
+        assert importlib.util.find_spec(module)
+        if module in ("benchmark.run", "benchmark.search"):
+            assert first_cell([word for word in words if not word.startswith("-") and word != "job"])
+
+
+def test_the_library_example_runs(cnn, split, context):
+    names = {"model": cnn, "train_batches": context.batches(split.retain_train.join(split.forget_train), 4),
+             "forget_batches": context.batches(split.forget_train, 4)}  # fmt: skip
+    exec(dict(fences(README))["python"], names)
     assert isinstance(names["n_dampened"], int)
 
 
-def commands(text: str, module: str) -> list[str]:
-    return re.findall(rf"^python -m {re.escape(module)}(.*)$", text, flags=re.MULTILINE)
+def test_the_readme_is_short():
+    assert len(README.split("```")[0].split()) <= 180
+    assert len(README.splitlines()) <= 130
 
 
-@pytest.mark.parametrize("line", [*commands(README, "benchmark.run"), *commands(CONTRIBUTING, "benchmark.run")])
-def test_commands_compose(line):
-    words = [word for word in shlex.split(line, comments=True) if not word.startswith("-") and word != "job"]
-    overrides = [word for word in words if not word.startswith(("launcher=", "hydra."))]  # those need plug-ins
-    assert cells_of(overrides)
-
-
-SHRUNK = [
-    "model.width=2", "recipe.epochs=1", "dataset.subset.train_images=120", "dataset.subset.test_images=30",
-    "~method@reference", "compute.threads=1",
-]  # fmt: skip
-
-
-def test_sweeps_of_the_readme_run(tmp_path):
-    """Every cell of every sweep, on few images and a narrow network; a cell that sweeps share is the same run."""
-    sweeps = commands(block(README, "sweeps"), "benchmark.run")
-    assert len(sweeps) == 5
-    runs = 0
-    for line in sweeps:
-        overrides = [word for word in shlex.split(line, comments=True) if word != "-m"]
-        cells = cells_of([*overrides, *SHRUNK, f"output_dir={tmp_path}"])
-        assert len({cell.run_id for cell in cells}) == len(cells) > 1
-        for cell in cells:
-            runs += 1
-            run_cell(cell)
-    records = list((tmp_path / "records").glob("*.json"))
-    assert 0 < len(records) < runs
-
-
-def test_make_targets_of_the_readme_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"^make ([a-z]+)", README, flags=re.MULTILINE)) - {"reproduce"}:
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
-
-
-def test_tables_of_the_readme_are_those_of_results():
-    shown = re.findall(r"^<!-- (results/\S+) -->\n", README, flags=re.MULTILINE)
-    assert shown
-    for path in shown:
-        _, _, text = README.partition(f"<!-- {path} -->\n")
-        assert text.startswith((ROOT / path).read_text()), path
+def test_quoted_tables_are_those_of_results():
+    quoted = re.findall(r"^<!-- (results/\S+) -->\n", README, flags=re.MULTILINE)
+    assert quoted
+    for path in quoted:
+        assert README.partition(f"<!-- {path} -->\n")[2].startswith((ROOT / path).read_text()), path
 
 
 def test_links_lead_somewhere():
-    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"):
-        for link in re.findall(r"\]\((?!https:)([^)#]+)\)", document.read_text()):
-            assert (document.parent / link).exists(), f"{document.name}: {link}"
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document}: {link}"

@@ -22,9 +22,9 @@ MODULES = {
 FILES, CELL = ("benchmark.files", "datasets.files"), ("benchmark.cell", "benchmark.resolvers", "datasets.targets")
 LIBRARY = ("datasets", "methods", "metrics")
 BASE = ("benchmark.device", "benchmark.models", "benchmark.artefacts", *CELL, *FILES, *LIBRARY)
-GRID = ("benchmark.compose", "benchmark.records", "benchmark.cli", *CELL, *FILES)
-BENCH = ("benchmark.workbench", *BASE)
-PIPELINE = ("benchmark.evaluate", "benchmark.training_state", "benchmark.records", *BENCH)
+GRID = ("benchmark.compose", "benchmark.composer", "benchmark.records", "benchmark.cli", *CELL, *FILES)
+BENCH = ("benchmark.workbench", "benchmark.training_state", *BASE)
+PIPELINE = ("benchmark.evaluate", "benchmark.records", *BENCH)
 MAY_IMPORT = {
     "datasets": (),
     "metrics": (),
@@ -34,17 +34,18 @@ MAY_IMPORT = {
     "benchmark.artefacts": FILES,
     "benchmark.resolvers": (),
     "benchmark.cell": (*CELL, *FILES),
-    "benchmark.compose": CELL,
+    "benchmark.composer": CELL,
+    "benchmark.compose": ("benchmark.composer", *CELL),
     "benchmark.records": FILES,
     "benchmark.cli": (),
     "benchmark.device": ("methods", *FILES),
     "benchmark.models": ("methods",),
     "benchmark.evaluate": ("datasets", "metrics"),
     "benchmark.training_state": ("benchmark.device", "methods", *FILES),
-    "benchmark.workbench": BASE,
+    "benchmark.workbench": BENCH,
     "benchmark.pipeline": PIPELINE,
     "benchmark.run": ("benchmark.pipeline", *GRID, *PIPELINE),
-    "benchmark.callback": ("benchmark.artefacts", "benchmark.pipeline", *GRID),
+    "benchmark.callback": ("benchmark.artefacts", "benchmark.workbench", "benchmark.pipeline", *GRID),
     "benchmark.launcher": ("benchmark.run", "benchmark.callback", "benchmark.pipeline", *GRID, *PIPELINE),
     "benchmark.report": GRID,
     "benchmark.search": ("benchmark.run", "benchmark.pipeline", "benchmark.report", *GRID, *PIPELINE),

@@ -1,6 +1,7 @@
 """Ray runs the tasks on whatever worker is free: the first one of the grid that has all it needs."""
 
 import logging
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -67,7 +68,7 @@ def run_tasks(
 
 def started(workers: int | None, init: Mapping[str, Any]) -> Any:
     """Return the module ray, started on this machine or connected to a cluster."""
-    if workers is not None and not (isinstance(workers, int) and workers > 0):
+    if workers is not None and not (type(workers) is int and workers > 0):
         raise ValueError(f"Expected hydra.launcher.workers to be a whole number above 0, but got {workers}.")
     os.environ |= {**SETTINGS, **os.environ}
     if workers is not None:
@@ -97,12 +98,14 @@ def room(machine: Mapping[str, float], num_cpus: float, num_gpus: float) -> int:
 
 
 def share(gpus: float, workers: int | None) -> float:
-    """Return the part of the GPUs that a task gets.
+    """Return the part of a GPU that a task gets: workers are spread evenly over the GPUs.
 
-    >>> share(0, 4), share(1, 3), share(8, 4), share(2, None)
-    (0.0, 0.3333, 1, 1)
+    >>> share(0, 4), share(1, 3), share(2, 3), share(8, 4), share(2, None)
+    (0, 0.3333, 0.5, 1.0, 1)
     """
-    return min(1, gpus if workers is None else int(10_000 * gpus / workers) / 10_000)
+    if gpus == 0 or workers is None:
+        return min(1, gpus)
+    return int(10_000 / math.ceil(workers / gpus)) / 10_000
 
 
 def outcome(ray: Any, name: str, reference: Any) -> Result:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from benchmark.cell import content
+from benchmark.callback import is_done
 from benchmark.cli import Failure, describe, wants_traceback
 from benchmark.composer import Composer
 from benchmark.launcher.engine import run_tasks
@@ -27,7 +27,8 @@ def launch(
         options: of the engine, see `run_tasks`.
         overrides: of each cell.
     """
-    composer = Composer(content(config.hydra.overrides.hydra), config)
+    given = cast("dict[str, list[str]]", OmegaConf.to_container(config.hydra.overrides, resolve=False))
+    composer = Composer([*given["hydra"], *given["task"]], config)
     cells = [composer.cell(words) for words in overrides]
     results = [
         JobReturn(words, cell.config, config, str(Path.cwd()), config.hydra.job.name)
@@ -42,11 +43,10 @@ def launch(
 
     for i, cell in enumerate(cells):
         try:
-            found = RunRecord.find(cell.record_path) if cell.config.stage == "record" else None
-            if found is None:
-                waiting.setdefault(add_tasks(tasks, cell), []).append(i)
+            if is_done(cell):
+                end(i, RunRecord.find(cell.record_path))
             else:
-                end(i, found)
+                waiting.setdefault(add_tasks(tasks, cell), []).append(i)
         except Exception as error:
             if wants_traceback():
                 raise

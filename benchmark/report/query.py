@@ -27,6 +27,7 @@ KINDS = {
     "figure": "benchmark.report.figures.figure_files",
     "requests": "benchmark.report.requests.request_files",
 }
+# Keys that say where and on what, and change no cell.
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "compute", "launcher", "hydra")
 
 
@@ -101,8 +102,7 @@ def read_query(
         drop: run ids of committed records that go; `all` forgets all that the folder holds.
     """
     base = f"experiment={name}"
-    here = [word for word in overrides if is_key(word, MACHINE)]
-    own = [word for word in overrides if word not in here]
+    here, own = ([word for word in overrides if is_here(word) == wanted] for wanted in (True, False))
     cells = cells_of([base, *own, *here])
     folder = out or RESULTS / "-".join([name, cells[0].labels["protocol"], cells[0].labels["profile"]])
     memory, committed = ({}, []) if "all" in drop else (read_memory(folder), read_lines(folder / RECORDS))
@@ -156,9 +156,10 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def is_key(override: str, keys: Sequence[str]) -> bool:
-    """Return whether an override concerns one of `keys` or what lies below it."""
-    return any(key_of(override) == key or key_of(override).startswith((f"{key}.", f"{key}/")) for key in keys)
+def is_here(override: str) -> bool:
+    """Return whether an override concerns this machine alone: one of the keys of MACHINE, or what lies below it."""
+    path = key_of(override).replace("/", ".")
+    return f"{path}.".startswith(tuple(f"{key}." for key in MACHINE))
 
 
 def merge(line: Sequence[str], own: Sequence[str]) -> list[str]:

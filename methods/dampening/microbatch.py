@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 CPU_BYTES = 3 * 2**27  # for autograd; a ViT-B/16, its importances and torch itself then stay below 4 GB
-GPU_SHARE = 0.25  # of all memory, not of the free part: the same card gives the same numbers
+GPU_SHARE = 0.25  # of all memory, not of the free part: the same GPU gives the same numbers
 
 
 def microbatch_size(model: nn.Module, inputs: Tensor) -> int:

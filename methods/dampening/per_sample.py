@@ -16,7 +16,7 @@ from .microbatch import microbatch_size
 Directions = Callable[[Tensor, Tensor], Tensor]  # (logits (B, K), targets (B, …)) -> (B, R, K)
 
 LARGEST_CHUNK = 256  # samples that share a pass on a GPU
-CHECKED = 2  # samples on which the layer formulas must agree with the general way
+CHECKED = 2  # samples on which the layer formulas must agree with the general computation
 AGREEMENT = 1e-3  # relative, in the Euclidean norm of each parameter's sum; a wrong formula is off by much more
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from benchmark import pipeline
 from benchmark.compose import cells_of
 from benchmark.run import run_cell
+from benchmark.workbench import Workbench
 
 DIGITS = [
     "dataset.subset.train_images=120", "dataset.subset.test_images=50", "model.width=2", "recipe.epochs=4",
@@ -64,7 +65,8 @@ def outcome(folder: Path, overrides: list[str]) -> dict[str, object]:
         options += [f"dataset.load.folder={folder / 'faces'}", "dataset.subset.test_images=null"]
     (cell,) = cells_of([*options, *overrides])
     metrics = dict(run_cell(cell).metrics)
-    outputs, _ = pipeline.load_outputs(cell, pipeline.outputs(cell))
+    bench = Workbench(cell)
+    outputs, _ = pipeline.load_outputs(bench, pipeline.outputs(bench))
     return metrics | {"labels": cell.labels, LOGITS: [outputs.logits[n] for n in ("forget_train", "retain_test")]}
 
 

@@ -37,7 +37,7 @@ def started(folder: Path, *overrides: str, stage: str = "record") -> GridCallbac
     grid = GridCallback()
     task = [*TINY, f"output_dir={folder}", *overrides]
     with initialize_config_dir(CONFIGS, version_base="1.3"):
-        grid.on_multirun_start(OmegaConf.create({"stage": stage, "hydra": {"overrides": {"task": task}}}))
+        grid.on_multirun_start(OmegaConf.create({"stage": stage, "hydra": {"overrides": {"task": task, "hydra": []}}}))
     return grid
 
 

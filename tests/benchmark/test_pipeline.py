@@ -46,11 +46,7 @@ def test_a_record_rests_on_the_original_the_retrained_model_and_the_outputs(tmp_
     cell, (first, retrained, own) = bench.cell, wanted(bench)
     assert kinds((first, retrained, own)) == ["original", "outputs", "outputs"]
     assert list(map(str, retrained.needs)) == list(map(str, own.needs)) == [str(first)]
-    assert (first.key, retrained.key, own.key) == (
-        bench.cell.original_key,
-        bench.cell.reference_key,
-        bench.cell.outputs_key,
-    )
+    assert (first.key, retrained.key, own.key) == (cell.original_key, cell.reference_key, cell.outputs_key)
     assert len({str(node) for node in (first, retrained, own)}) == 3
 
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from benchmark.cell import without_about
 from benchmark.compose import CONFIGS
 from benchmark.models import build
 from datasets.base import ForgetSplit
@@ -63,8 +63,7 @@ def compose_config(*overrides: str):
 @cache
 def compose_method(*overrides: str) -> UnlearningMethod:
     """Return the method of a composed run; methods are frozen, so tests may share it."""
-    node = OmegaConf.to_container(compose_config(*overrides).method, resolve=True)
-    return instantiate({name: value for name, value in node.items() if name != "about"})
+    return instantiate(without_about(compose_config(*overrides).method))
 
 
 @cache

@@ -97,7 +97,7 @@ def test_the_difference_is_relative_and_the_largest_of_all_tensors():
     [
         ("nope=1", "Expected options to be some of dataset, "),
         ("images=many", "Expected images to be a whole number above 0, but got 'many'"),
-        ("dataset=mnist", "Expected dataset to be digits or cifar100, but got 'mnist'"),
+        ("dataset=mnist", "Expected dataset to be digits or cifar10 or cifar100, but got 'mnist'"),
     ],
 )
 def test_a_wrong_option_is_named(word, message):

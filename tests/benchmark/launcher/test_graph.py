@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import TINY, records_of, run_command
+from command_line import TINY, make_cells, records_of, run_command
 
 from benchmark.cell import Cell
 from benchmark.cli import Failure
-from benchmark.compose import cells_of
+from benchmark.launcher.engine import started
 from benchmark.launcher.graph import Task, add_tasks, work
 from benchmark.records import RunRecord
 
@@ -17,7 +17,7 @@ GRID = ["protocol=paper", "method=retrain,baseline,ssd", "method_seed=0,1", *TIN
 
 
 def cells(folder: Path, *overrides: str) -> list[Cell]:
-    return cells_of([*GRID, f"output_dir={folder}", *overrides])
+    return make_cells(folder, *overrides, base=GRID)
 
 
 def tasks_of(grid: list[Cell]) -> dict[str, Task]:
@@ -56,8 +56,8 @@ def test_equal_cells_are_one_task(tmp_path):
     )
 
 
-def test_a_stage_needs_the_original_at_most(tmp_path):
-    tasks = tasks_of(cells(tmp_path, "stage=outputs"))
+def test_a_stage_needs_nothing_beyond_it(tmp_path):
+    tasks = tasks_of(cells(tmp_path, "stage=original"))
     assert {kind: kinds(tasks).count(kind) for kind in kinds(tasks)} == {"original": 1, "cell": 6}
 
 
@@ -68,11 +68,14 @@ def test_a_task_is_plain_data(tmp_path):
 
 def test_tasks_one_after_the_other_give_the_records_of_a_plain_run(tmp_path, monkeypatch):
     results: dict[str, object] = {}
-    for name, task in tasks_of(cells(tmp_path / "tasks")).items():
+    one = ["method=baseline,ssd", "method_seed=0"]
+    for name, task in tasks_of(cells(tmp_path / "tasks", *one)).items():
         results[name] = work(task, str(Path.cwd()))
     assert all(isinstance(result, RunRecord) for name, result in results.items() if name.startswith("cell/"))
-    assert tasks_of(cells(tmp_path / "tasks", "metric=[accuracy]")).keys().isdisjoint(results)  # no artefact is missing
-    assert run_command(["-m", *GRID, f"output_dir={tmp_path / 'plain'}"], monkeypatch) == 0
+    assert (
+        tasks_of(cells(tmp_path / "tasks", *one, "metric=[accuracy]")).keys().isdisjoint(results)
+    )  # no artefact is missing
+    assert run_command(["-m", *GRID, *one, f"output_dir={tmp_path / 'plain'}"], monkeypatch) == 0
     assert metrics_of(tmp_path / "tasks") == metrics_of(tmp_path / "plain")
 
 
@@ -81,9 +84,9 @@ def metrics_of(folder: Path) -> dict[str, dict]:
 
 
 def test_a_task_that_fails_says_why_in_one_line(tmp_path):
-    original = next(iter(tasks_of(cells(tmp_path, "recipe.epochs=0")).values()))
-    failure = work(original, str(Path.cwd()))
-    assert failure == Failure(original.name, "Expected epochs and batch_size to be at least 1, but got 0 and 64.")
+    original = next(iter(tasks_of(cells(tmp_path, "original.checkpoint=best")).values()))
+    reason = "Expected original.checkpoint to be last or best_test, but got 'best'."
+    assert work(original, str(Path.cwd())) == Failure(original.name, reason)
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
@@ -93,11 +96,10 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
     assert "error: Expected the package ray, but there is none; run pip install -e '.[cluster]'." in errors
 
 
-@pytest.mark.parametrize("workers", ["0", "many", "1.5"])
-def test_workers_are_counted(workers, tmp_path, monkeypatch, capsys):
-    arguments = ["-m", *GRID, "launcher=local", f"hydra.launcher.workers={workers}", f"output_dir={tmp_path}"]
-    assert run_command(arguments, monkeypatch) == 1
-    assert f"hydra.launcher.workers to be a whole number above 0, but got {workers}" in capsys.readouterr().err
+@pytest.mark.parametrize("workers", [0, 1.5, "many", True])
+def test_workers_are_counted(workers):
+    with pytest.raises(ValueError, match=f"hydra.launcher.workers to be a whole number above 0, but got {workers}"):
+        started(workers, {})
 
 
 def test_a_finished_grid_starts_no_engine(tmp_path, monkeypatch, caplog):

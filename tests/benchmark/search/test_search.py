@@ -1,6 +1,5 @@
 """Searches on a few digits through the command line."""
 
-import logging
 import os
 import re
 import shlex
@@ -18,7 +17,7 @@ from command_line import TINY, records_of, run_command
 from omegaconf import OmegaConf
 
 from benchmark import pipeline
-from benchmark.files import content_hash
+from benchmark.cell import content, without_about
 from benchmark.records import RunRecord
 from benchmark.search import run as search
 from benchmark.search.__main__ import main
@@ -60,10 +59,7 @@ def test_every_file_is_there_and_nothing_per_trial(found):
     assert not (folder / "runs" / "records").exists()
     assert len(list((folder / "runs" / "artefacts" / "outputs").glob("*.json"))) == 1  # the retrained model's
     assert n_importances == 2  # I_D and I_Df, for the configured values and twelve trials
-
-
-def test_trials_are_within_the_ranges_and_complete(found):
-    trials = trials_of(found[0])
+    trials = trials_of(folder)
     assert list(trials["state"]) == ["complete"] * 12
     assert trials["alpha"].between(0.1, 100).all()
     assert trials["lam"].between(0.1, 5).all()
@@ -92,13 +88,13 @@ def test_the_best_values_as_a_configuration_give_the_best_gap(found, monkeypatch
 
 
 def test_a_finished_search_runs_no_trial_and_a_larger_one_continues(found, tmp_path, monkeypatch):
-    folder, _ = found
-    before = trials_of(folder)
-    assert start(["search=ssd", "protocol=paper", "search.n_trials=1"], folder, monkeypatch) == 0
-    pd.testing.assert_frame_equal(trials_of(folder), before)
-    words = ["search=ssd", "protocol=paper", "search.n_trials=13", f"out={tmp_path}/more"]
-    assert start(words, folder, monkeypatch) == 0
-    assert len(pd.read_csv(tmp_path / "more" / "trials.csv")) == 13
+    before = trials_of(found[0])
+    for n_trials in (1, 13):
+        words = ["search=ssd", "protocol=paper", f"search.n_trials={n_trials}", f"out={tmp_path}/{n_trials}"]
+        assert start(words, found[0], monkeypatch) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "1" / "trials.csv"), before)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "13" / "trials.csv")[:12], before)
+    assert len(pd.read_csv(tmp_path / "13" / "trials.csv")) == 13
 
 
 @pytest.mark.parametrize(
@@ -127,74 +123,79 @@ def test_the_committed_search_names_no_study_and_counts_by_its_trials():
         refuse_to_replace(folder, "0" * 16, 49)
 
 
-def test_settings_that_a_name_does_not_tell_make_another_folder(monkeypatch):
-    monkeypatch.setattr(search, "study_key", lambda cell: content_hash(search.settings(cell)))  # needs no data
+def test_settings_that_a_name_does_not_tell_make_another_folder():
     named = ["search=ssd", "dataset=cifar20", "task=class", "task.target=vehicle2", "protocol=paper", "profile=quick"]
     not_of_the_study = ["search.n_trials=9", "search.max_failures=2", "output_dir=elsewhere", "compute.threads=1"]
-    others = [[], not_of_the_study, ["search.seed=1"], ["recipe.epochs=1"]]
-    folders = [search.default_folder(search.search_cell([*named, *other])) for other in others]
-    assert folders[:2] == [Path("results") / COMMITTED] * 2
-    assert all(re.fullmatch(rf"{COMMITTED}-[0-9a-f]{{8}}", folder.name) for folder in folders[2:])
-    assert len(set(folders)) == len(others) - 1
+    others = [not_of_the_study, ["search.seed=1"], ["recipe.epochs=1"]]
+    same, *different = [search.default_folder(search.search_cell([*named, *other])).name for other in others]
+    assert same == COMMITTED
+    assert all(re.fullmatch(rf"{COMMITTED}-[0-9a-f]{{8}}", name) for name in different)
+    assert len(set(different)) == 2
 
 
-def test_running_studies_continue():
-    """Hashes of the settings as the version before named them: a study's data base and name follow from them."""
-    assert content_hash(search.settings(search.search_cell(["search=ssd"]))) == "c0ba0acc91b49da5"
-    score = search.search_cell(["search=finetune", "search/objective=score", "task=random", "protocol=paper"])
-    assert content_hash(search.settings(score)) == "2904d31007ccad8d"
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["search=ssd"], "35df1aff368471ae"),
+        (["search=finetune", "search/objective=score", "task=random", "protocol=paper"], "c2c4e22223eb4e3e"),
+        (["search=unsir", "search.seed=3", "search.held_out=null"], "a0068a2290fbde13"),
+    ],
+)
+def test_running_studies_continue(overrides, key):
+    """Keys as the version before made them: a study's data base and name follow from them."""
+    assert search.study_key(search.search_cell(overrides)) == key
 
 
-def test_strict_is_judged_on_held_out_training_images(tmp_path, monkeypatch):
-    seen = []
-    evaluate = pipeline.evaluate
-    monkeypatch.setattr(pipeline, "evaluate", lambda m, s, *a, **o: seen.append(s) or evaluate(m, s, *a, **o))
-    assert start(["search=ssd", "search.n_trials=2"], tmp_path, monkeypatch) == 0
-    plain = search.search_cell(["search=ssd", "search.held_out=null", *SMALL, f"output_dir={tmp_path}/runs"])
-    train, test = Workbench(plain).dataset.train, Workbench(plain).dataset.test
-    for split in seen:
-        judged = {*split.forget_test.index.tolist(), *split.retain_test.index.tolist()}
-        learnt = {*split.forget_train.index.tolist(), *split.retain_train.index.tolist()}
-        assert len(judged) == 20
-        assert judged | learnt == set(train.index.tolist())
-        assert not judged & learnt
-        assert split.retain_test.storage is not test.storage
-    summary = (tmp_path / "out" / "found" / "summary.md").read_text()
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A search that differs in all else: of integers, in a journal, protocol strict, no retrained model, a failure."""
+    folder, splits, look_at = tmp_path_factory.mktemp("scored"), [], pipeline.look_at
+
+    def fragile(bench, *arguments):
+        splits.append(bench.split)
+        if len(splits) == 2:  # the first call is the configured values'
+            raise FloatingPointError("Expected finite logits")
+        return look_at(bench, *arguments)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(pipeline, "look_at", fragile)
+        parameters = "search.parameters=[{name:recipe.epochs,low:1,high:3,integer:true}]"
+        words = ["search=finetune", "search/objective=score", "~method@reference", "search.n_trials=3", parameters]
+        assert start([*words, f"search.storage={folder}/new/a.journal"], folder, monkeypatch) == 0
+    return folder, splits[0]
+
+
+def test_one_parameter_of_any_method_and_no_retrained_model(scored):
+    folder, _ = scored
+    assert not (folder / "runs" / "artefacts" / "outputs").exists()
+    trials = trials_of(folder)
+    assert list(trials["state"]) == ["pruned", "complete", "complete", "complete"]
+    assert "Expected finite logits" in trials["error"][0]
+    assert trials["recipe.epochs"].isin(range(1, 4)).all()
+    expected = trials["retain_accuracy"] - trials["forget_accuracy"] - trials["mia"]
+    assert trials["value"][1:].to_numpy() == pytest.approx(expected[1:].to_numpy(), abs=1e-5)
+    best = OmegaConf.load(folder / "out" / "found" / "best.yaml")
+    assert best.recipe.epochs == trials.loc[trials["value"].idxmax(), "recipe.epochs"]
+
+
+def test_strict_is_judged_on_held_out_training_images(scored):
+    folder, split = scored
+    plain = Workbench(search.search_cell(["search=ssd", "search.held_out=null", *SMALL])).dataset
+    judged = {*split.forget_test.index.tolist(), *split.retain_test.index.tolist()}
+    learnt = {*split.forget_train.index.tolist(), *split.retain_train.index.tolist()}
+    assert len(judged) == 20
+    assert judged | learnt == set(plain.train.index.tolist())
+    assert not judged & learnt
+    assert split.retain_test.storage is not plain.test.storage
+    summary = (folder / "out" / "found" / "summary.md").read_text()
     assert "20 training images held out" in summary
     assert "held_out" not in summary.split("The best values")[1]
-
-
-def test_only_a_search_holds_images_out():
-    held, paper = (search.search_cell(["search=ssd", f"protocol={name}"]) for name in ("strict", "paper"))
-    assert held.scientific["dataset"]["held_out"] == 0.2
-    open_cell = search.search_cell(["search=ssd", "protocol=strict", "search.held_out=null"])
-    for cell in (paper, open_cell):
-        assert "held_out" not in cell.scientific["dataset"]
-
-
-def test_the_score_needs_no_retrained_model(tmp_path, monkeypatch):
-    words = ["search=ssd", "search/objective=score", "~method@reference", "search.n_trials=2"]
-    assert start(words, tmp_path, monkeypatch) == 0
-    assert not (tmp_path / "runs" / "artefacts" / "outputs").exists()
-    trials = trials_of(tmp_path)
-    expected = trials["retain_accuracy"] - trials["forget_accuracy"] - trials["mia"]
-    assert trials["value"].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-5)
-
-
-def test_one_parameter_of_any_method_in_a_journal(tmp_path, monkeypatch):
-    words = ["search=finetune", "search.n_trials=3", "search/objective=score", f"search.storage={tmp_path}/a.journal"]
-    parameters = "search.parameters=[{name:recipe.epochs,low:1,high:3,integer:true}]"
-    assert start([*words, parameters], tmp_path, monkeypatch) == 0
-    trials = trials_of(tmp_path)
-    assert trials["recipe.epochs"].isin(range(1, 4)).all()
-    best = OmegaConf.load(tmp_path / "out" / "found" / "best.yaml")
-    assert best.recipe.epochs == trials.loc[trials["value"].idxmax(), "recipe.epochs"]
 
 
 @pytest.mark.parametrize("name", ["amnesiac", "bad_teacher", "finetune", "ssd", "unsir"])
 def test_every_search_composes_and_names_parameters_of_its_method(name):
     cell = search.search_cell([f"search={name}", "protocol=paper"])
-    assert search.search_space(search.content(cell.config.search.parameters), cell.config.method)
+    search.check_parameters(content(cell.config.search.parameters), without_about(cell.config.method))
     assert cell.labels["method"] == cell.config.search.name == name
 
 
@@ -203,10 +204,10 @@ def test_every_search_composes_and_names_parameters_of_its_method(name):
     [
         (["protocol=paper"], "Expected search=…"),
         (["search=common"], "search.parameters"),
-        (["search=nothing"], "'nothing'"),
         (["search=ssd", "search.n_trials=0"], "search.n_trials to be at least 1, but got 0"),
         (["search=ssd", "search.held_out=2"], "held_out to be a share between 0 and 1, but got 2"),
         (["search=ssd", "search.storage=nosuch://x"], "search.storage to be a database's URL or a file"),
+        (["search=ssd", "search.objective.metrics=[mia,gap]"], "changed_fraction, which need no other model, but got "),
         (["search=ssd", "~method@reference"], "use search/objective=score"),
         (["search=ssd", "requests=sequence"], "Expected one forget request to search on, but got "),
         (["search=unsir", "task=random", "task.n=5"], "applies to the task"),
@@ -225,25 +226,6 @@ def test_help_needs_no_torch():
     check = f"{code}; assert not {{'torch', 'optuna'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "search/objective=NAME" in done.stdout
-
-
-def test_non_finite_trials_are_pruned_and_the_search_goes_on(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
-    measured_outputs, calls = pipeline.measured_outputs, []
-
-    def fragile(bench, *arguments):
-        calls.append(1)
-        if len(calls) in (2, 4):  # the first call is the configured values'
-            raise FloatingPointError("Expected finite logits")
-        return measured_outputs(bench, *arguments)
-
-    monkeypatch.setattr(pipeline, "measured_outputs", fragile)
-    words = ["search=ssd", "protocol=paper", "search.n_trials=3", "search/objective=score"]
-    assert start(words, tmp_path, monkeypatch) == 0
-    trials = trials_of(tmp_path)
-    assert list(trials["state"]) == ["pruned", "complete", "pruned", "complete", "complete"]
-    assert "Expected finite logits" in trials["error"][0]
-    assert "trial 0 failed" in caplog.text
 
 
 def command(folder, *arguments):

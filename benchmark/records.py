@@ -4,11 +4,11 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from benchmark.files import checked, content_hash, read_json, set_aside, write_atomically, write_json
+from benchmark.files import checked, content_hash, read_json, set_aside, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,16 +88,8 @@ class RunRecord:
 
     def row(self) -> dict[str, Any]:
         """Return the record as one flat row; columns are named `part.key`, labels by their bare names."""
-        row: dict[str, Any] = dict(self.labels)
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if part.name == "labels":
-                continue
-            if isinstance(value, Mapping):
-                row |= {f"{part.name}.{name}": x for name, x in flatten(value).items()}
-            else:
-                row[part.name] = value
-        return row
+        values = asdict(self)
+        return {**values.pop("labels"), **flatten(values)}
 
 
 def flatten(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,15 +114,15 @@ def load_records(folder: Path) -> list[RunRecord]:
     return records
 
 
-def write_lines(path: Path, records: Sequence[RunRecord]) -> None:
-    """Write one record per line, each with its checksum."""
+def to_lines(records: Sequence[RunRecord]) -> str:
+    """Return one record per line, each with its checksum."""
     values = [asdict(record) for record in records]
     lines = [json.dumps(value | {"checksum": content_hash(value)}, allow_nan=False) for value in values]
-    write_atomically(path, "".join(line + "\n" for line in lines))
+    return "".join(line + "\n" for line in lines)
 
 
 def read_lines(path: Path) -> list[RunRecord]:
-    """Return the records that `write_lines` wrote, none if there is no such file; ValueError for a damaged line."""
+    """Return the records that `to_lines` wrote, none if there is no such file; ValueError for a damaged line."""
     records = []
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         try:

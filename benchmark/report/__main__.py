@@ -5,57 +5,71 @@
     python -m benchmark.report requests profile=quick    # forget requests one after the other: table and figure
     python -m benchmark.report claims profile=quick      # the paper's claims, from the tables in results/
 
-Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE), drop=RUN_ID,… (take records out of the folder),
-fresh=true (forget all that the folder holds), results=FOLDER (of the tables that claims reads). Every other key=value
-is an override of the experiment, as for `python -m benchmark.run`. Records in the folder are part of the input: a
-table grows by new records, and a row goes only by drop or fresh.
+Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE), drop=RUN_ID,… (take records out of the folder; drop=all
+forgets all that it holds). Every other key=value is an override of the experiment, as for `python -m benchmark.run`;
+claims take protocol and profile. Records in the folder are part of the input: a table grows by new records, and a row
+goes only by drop.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.cli import run_cli, with_search_path
 
+log = logging.getLogger(__name__)
+KINDS = ("table", "figure", "requests", "claims")
+
 
 def main() -> None:
     """Read the command line, write one folder and print its Markdown."""
     arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-    elif "claims" in arguments:
-        arguments.remove("claims")
-        print(report_claims(arguments))
-    else:
-        print(report(with_search_path(arguments)))
+    print(report(with_search_path(arguments)) if arguments and not {"-h", "--help"} & set(arguments) else __doc__)
 
 
 def report(arguments: Sequence[str]) -> str:
-    """Write a table, a figure or requests; return the part that a terminal shows."""
-    from benchmark.report.files import files_of
-    from benchmark.report.query import read_arguments, read_query
+    """Write a table, a figure, requests or claims; return the part that a terminal shows."""
+    kind, name, options, overrides = read_arguments(arguments)
+    out = Path(options["out"]) if options.get("out") else None
+    drop = set(options.get("drop", "").split(",")) - {""}
+    if kind == "claims":
+        from benchmark.report.claims import write_claims
 
-    query = read_query(read_arguments(arguments))
-    files = files_of(query)
-    query.write(files)
+        return write_claims([*overrides, *(f"drop={run_id}" for run_id in drop)], out)
+    from benchmark.report.query import read_query, write_files
+
+    query = read_query(kind, name, overrides, out=out, drop=drop)
+    files = query.files()
+    write_files(query.folder, files)
+    log.info("%d cells missing", len({place.command for place in query.places} - {None}))
     return str(files.get("table.md", files.get("saving.csv", "")))
 
 
-def report_claims(arguments: Sequence[str]) -> str:
-    """Write claims.csv and claims.md; return the Markdown."""
-    from benchmark.report.claims import claim_files
-    from benchmark.report.query import RESULTS, write_files
+def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], list[str]]:
+    """Return kind, name of the experiment, options and overrides of `table=NAME|figure=NAME|requests|claims …`.
 
-    options = {"protocol": "paper", "profile": "full", "results": str(RESULTS), "out": ""}
+    >>> read_arguments(["table=2", "out=x", "profile=quick"])
+    ('table', 'table2', {'out': 'x'}, ['profile=quick'])
+    """
+    options: dict[str, str] = {}
+    overrides: list[str] = []
     for argument in arguments:
         name, separator, value = argument.partition("=")
-        if not separator or name not in options:
-            raise ValueError(f"Expected one of {', '.join(f'{x}=…' for x in options)}, but got {argument!r}.")
-        options[name] = value
-    names = options["protocol"], options["profile"]
-    files = claim_files(Path(options["results"]), *names)
-    write_files(Path(options["out"] or f"{options['results']}/claims-{'-'.join(names)}"), files)
-    return files["claims.md"]
+        if argument in ("requests", "claims"):
+            options[argument] = argument
+        elif not separator and not argument.startswith("~"):
+            raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
+        elif name in ("table", "figure", "out", "drop"):
+            options[name] = value
+        else:
+            overrides.append(argument)
+    kinds = [kind for kind in KINDS if options.get(kind)]
+    if len(kinds) != 1:
+        got = " and ".join(kinds) or "none"
+        raise ValueError(f"Expected table=…, figure=…, requests or claims, but got {got}; try --help.")
+    name = options.pop(kinds[0])
+    return kinds[0], f"{kinds[0]}{name}" if name.isdigit() else name, options, overrides
 
 
 if __name__ == "__main__":

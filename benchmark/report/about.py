@@ -1,8 +1,9 @@
 """How methods and metrics are presented: labels, order, units, as their YAML says under `about`."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,74 +14,65 @@ from benchmark.compose import CONFIGS
 
 
 @dataclass(frozen=True)
-class MethodAbout:
-    """A column: its head, its place among the others, and whether it is compared with them."""
+class Shown:
+    """How a method or a metric is printed.
+
+    A metric is printed as value × scale, in `unit`. A method that is not ranked is not compared with the others.
+    """
 
     label: str
-    order: float = math.inf
+    latex: str = ""
+    order: float = inf
+    unit: str = ""
+    scale: float = 1
+    decimals: int = 2
     ranked: bool = True
 
 
 @dataclass(frozen=True)
-class MetricAbout:
-    """A number: its name (in LaTeX too), its place, and how it is printed: value × scale, in `unit`."""
-
-    label: str
-    latex: str = ""
-    order: float = math.inf
-    unit: str = ""
-    scale: float = 1
-    decimals: int = 2
-
-
-@dataclass(frozen=True)
 class About:
-    """Methods and metrics by name."""
+    """Methods and metrics by name; those that are not named are shown as the repository's YAML files say."""
 
-    methods: Mapping[str, MethodAbout] = field(default_factory=dict)
-    metrics: Mapping[str, MetricAbout] = field(default_factory=dict)
+    methods: Mapping[str, Shown] = field(default_factory=dict)
+    metrics: Mapping[str, Shown] = field(default_factory=dict)
 
-    def method(self, name: str) -> MethodAbout:
-        return self.methods.get(name, MethodAbout(name))
+    def method(self, name: str) -> Shown:
+        return self.methods.get(name) or in_repository("method").get(name) or Shown(name)
 
-    def metric(self, name: str) -> MetricAbout:
-        return self.metrics.get(name, MetricAbout(name))
+    def metric(self, name: str) -> Shown:
+        return self.metrics.get(name) or in_repository("metric").get(name) or Shown(name)
 
     def sorted_methods(self, names: Iterable[str]) -> list[str]:
         """Return the methods in the order of columns, each once."""
-        return sorted(dict.fromkeys(names), key=lambda name: (self.method(name).order, name))
+        return sorted(set(names), key=lambda name: (self.method(name).order, name))
 
     def sorted_metrics(self, names: Iterable[str]) -> list[str]:
         """Return the metrics in the order of rows, each once."""
-        return sorted(dict.fromkeys(names), key=lambda name: (self.metric(name).order, name))
+        return sorted(set(names), key=lambda name: (self.metric(name).order, name))
 
 
-def read_about(cells: Sequence[Cell] = ()) -> About:
-    """Return how the cells present their methods and metrics, and how the repository's YAML files present the rest."""
-    methods = {name: node.get("about") for name, node in read_nodes("method").items()}
-    metrics = {
-        name: node.get("about")
-        for nodes in read_nodes("metric").values()
-        for name, node in nodes.items()
-        if isinstance(node, dict)
-    }
-    for name, cell in {cell.labels["method"]: cell for cell in cells}.items():
-        methods[name] = cell.method_about
-    for cell in cells[:1]:
-        metrics |= cell.metric_about
+def read_about(cells: Sequence[Cell]) -> About:
+    """Return how the cells present their methods and metrics."""
+    one_of = {cell.labels["method"]: cell for cell in cells}
+    metrics = cells[0].metric_about if cells else {}
     return About(
-        {name: make(MethodAbout, name, node) for name, node in methods.items()},
-        {name: make(MetricAbout, name, node) for name, node in metrics.items()},
+        {name: make_shown(name, cell.method_about) for name, cell in one_of.items()},
+        {name: make_shown(name, node) for name, node in metrics.items()},
     )
 
 
-def read_nodes(group: str) -> dict[str, dict[str, Any]]:
-    """Return the YAML files of a configuration group as they stand, by name."""
-    paths = sorted(Path(CONFIGS).glob(f"{group}/*.yaml"))
-    return {path.stem: dict(OmegaConf.to_container(OmegaConf.load(path))) for path in paths}  # type: ignore[arg-type]
+@cache
+def in_repository(group: str) -> dict[str, Shown]:
+    """Return how the YAML files of the repository present what no cell names, as records of an earlier version do."""
+    nodes: dict[Any, Any] = {}
+    for path in Path(CONFIGS).glob(f"{group}/*.yaml"):
+        node: Any = OmegaConf.to_container(OmegaConf.load(path))
+        nodes |= {path.stem: node} if group == "method" else node
+    return {name: make_shown(name, node.get("about")) for name, node in nodes.items() if isinstance(node, dict)}
 
 
-def make(kind: Any, name: str, node: Mapping[str, Any] | None) -> Any:
-    """Return the keys of `node` that `kind` has; a node without a label goes by its name, one without order last."""
-    values = {"label": name, **{key: value for key, value in (node or {}).items() if value is not None}}
-    return kind(**{key: value for key, value in values.items() if key in kind.__dataclass_fields__})
+def make_shown(name: str, node: Mapping[str, Any] | None) -> Shown:
+    """Return the keys of `node` that count; a node without a label goes by its name, one without order last."""
+    known = {part.name for part in fields(Shown)}
+    values = {key: value for key, value in (node or {}).items() if key in known and value is not None}
+    return Shown(**{"label": name, **values})

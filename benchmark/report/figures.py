@@ -35,10 +35,10 @@ def figure_files(query: Query) -> dict[str, str | bytes]:
     """Return figure.png, figure.pdf and the numbers behind them."""
     node = query.options.config.get("figure")
     if node is None:
-        raise ValueError(f"Expected a figure in experiment={query.asked.name}, but got none; add figure._target_.")
+        raise ValueError(f"Expected a figure in experiment={query.name}, but got none; add figure._target_.")
     names, records = query.options.labels, query.records
     devices = ", ".join(sorted({record.provenance["device"] for record in records}))
-    title = f"{query.options.config.table.title}: {names['protocol']}, {names['profile']} profile, {devices}"
+    title = f"{query.title}: {names['protocol']}, {names['profile']} profile, {devices}"
     draw = instantiate(node, _partial_=True)
     figure, numbers = draw(to_frame(records), title=title, about=query.about)
     return {**images(figure), **numbers}

@@ -3,23 +3,31 @@
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_method
+
 from benchmark.cell import Cell
-from benchmark.compose import cells_of, first_cell
-from benchmark.records import RunRecord, load_records, read_lines, write_lines
+from benchmark.compose import cells_of
+from benchmark.records import RunRecord, load_records, read_lines, to_lines
 from benchmark.report.about import About, read_about
-from benchmark.report.select import Place, fill_command, places_of
+from benchmark.report.select import Place, places_of
 from datasets.files import replacing
 
 log = logging.getLogger(__name__)
 RESULTS = Path("results")
 RECORDS, MEMORY = "records.jsonl", "report.json"
-KINDS = ("table", "figure", "requests")
-OPTIONS = ("table", "figure", "out", "drop", "fresh")
+# Each kind and the function that gives its files; imported by name, because each needs libraries of its own.
+KINDS = {
+    "table": "benchmark.report.table.table_files",
+    "figure": "benchmark.report.figures.figure_files",
+    "requests": "benchmark.report.requests.request_files",
+}
+# Keys that say where and on what, and change no cell.
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "compute", "launcher", "hydra")
 
 
@@ -28,46 +36,48 @@ class Query:
     """The question of a command line, with all that answers it.
 
     Attributes:
-        options: a cell that says how the table looks: `config.table` and `config.figure`.
+        kind: one of `KINDS`.
+        name: of the experiment.
         places: in the order of the cells; committed records that belong to none of them come last.
+        options: a cell that says how the table looks: `config.table` and `config.figure`.
         lines: the overrides that compose the folder's cells, line by line; the folder remembers them.
         caption: a caption that somebody wrote; it holds as long as the records are the same.
     """
 
-    asked: "Arguments"
+    kind: str
+    name: str
     folder: Path
-    options: Cell
     places: Sequence[Place]
-    about: About
-    lines: Sequence[Sequence[str]] = ()
-    caption: str | None = None
+    options: Cell
+    lines: Sequence[Sequence[str]]
+    caption: str | None
 
     @property
+    def title(self) -> str:
+        return str(self.options.config.table.title)
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return [place.cell for place in self.places if place.cell is not None]
+
+    @cached_property
+    def about(self) -> About:
+        return read_about(self.cells)
+
+    @cached_property
     def records(self) -> list[RunRecord]:
         """Every record of the table, each once."""
         return list({place.record.run_id: place.record for place in self.places if place.record is not None}.values())
 
-    @property
-    def missing(self) -> list[str]:
-        """The commands that compute what is not there yet."""
-        return list(dict.fromkeys(c for place in self.places if (c := fill_command(place)) is not None))
-
-    def memory(self) -> str:
-        """Return report.json: what composes the cells of the folder."""
-        values: dict[str, Any] = {
-            "kind": self.asked.kind,
-            "experiment": self.asked.name,
-            "overrides": [list(line) for line in self.lines],
+    def files(self) -> dict[str, str | bytes]:
+        """Return the content of every file of the folder, by name; the records, which all follows from, first."""
+        memory = {"kind": self.kind, "experiment": self.name, "overrides": self.lines}
+        memory |= {"caption": self.caption} if self.caption else {}
+        return {
+            RECORDS: to_lines(self.records),
+            MEMORY: json.dumps(memory, indent=1, ensure_ascii=False) + "\n",
+            **get_method(KINDS[self.kind])(self),
         }
-        values |= {"caption": self.caption} if self.caption else {}
-        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-
-    def write(self, files: Mapping[str, str | bytes]) -> None:
-        """Write the files of a table or a figure, with the records and the overrides behind them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_lines(self.folder / RECORDS, self.records)
-        write_files(self.folder, {**files, MEMORY: self.memory()})
-        log.info("%d cells missing", len(self.missing))
 
 
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
@@ -79,111 +89,56 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
     log.info("wrote %s/{%s}", folder, ",".join(files))
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """A command line, taken apart."""
-
-    kind: str
-    name: str
-    out: Path | None = None
-    drop: frozenset[str] = frozenset()
-    fresh: bool = False
-    overrides: Sequence[str] = ()
-
-    @property
-    def experiment(self) -> str:
-        return f"experiment={self.name}"
-
-
-def read_arguments(arguments: Sequence[str]) -> Arguments:
-    """Return the parts of `table=NAME|figure=NAME|requests [out=FOLDER] [drop=RUN_ID,…] [fresh=true] [override …]`."""
-    options: dict[str, str] = {}
-    overrides: list[str] = []
-    for argument in arguments:
-        name, separator, value = argument.partition("=")
-        if argument == "requests":
-            options["requests"] = "requests"
-        elif not separator and not argument.startswith("~"):
-            raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
-        elif name in OPTIONS:
-            options[name] = value
-        else:
-            overrides.append(argument)
-    kinds = [kind for kind in KINDS if options.get(kind)]
-    if len(kinds) != 1:
-        raise ValueError(
-            f"Expected table=…, figure=… or requests, but got {' and '.join(kinds) or 'none'}; try --help."
-        )
-    if options.get("fresh", "false") not in ("true", "false"):
-        raise ValueError(f"Expected fresh=true or fresh=false, but got {options['fresh']!r}.")
-    kind, name = kinds[0], options[kinds[0]]
-    return Arguments(
-        kind=kind,
-        name=f"{kind}{name}" if name.isdigit() else name,
-        out=Path(options["out"]) if options.get("out") else None,
-        drop=frozenset(options.get("drop", "").split(",")) - {""},
-        fresh=options.get("fresh") == "true",
-        overrides=overrides,
-    )
-
-
-def read_query(asked: Arguments) -> Query:
+def read_query(
+    kind: str, name: str, overrides: Sequence[str], *, out: Path | None = None, drop: Collection[str] = ()
+) -> Query:
     """Return the query of a command line; ValueError if there is no record for any of its cells.
 
     Committed records keep their places, and so do the cells that the folder's own overrides compose. The command
     line's overrides change single words of the folder's: they add cells, and take none away.
+
+    Args:
+        out: the folder, by default results/NAME-PROTOCOL-PROFILE.
+        drop: run ids of committed records that go; `all` forgets all that the folder holds.
     """
-    here = [word for word in asked.overrides if is_key(word, MACHINE)]
-    own = [word for word in asked.overrides if word not in here]
-    folder = asked.out or default_folder(asked)
-    memory = {} if asked.fresh else read_memory(folder)
-    committed = [] if asked.fresh else read_lines(folder / RECORDS)
-    if (memory.get("kind", asked.kind), memory.get("experiment", asked.name)) != (asked.kind, asked.name):
+    base = f"experiment={name}"
+    here, own = ([word for word in overrides if is_here(word) == wanted] for wanted in (True, False))
+    cells = cells_of([base, *own, *here])
+    folder = out or RESULTS / "-".join([name, cells[0].labels["protocol"], cells[0].labels["profile"]])
+    memory, committed = ({}, []) if "all" in drop else (read_memory(folder), read_lines(folder / RECORDS))
+    if (memory.get("kind", kind), memory.get("experiment", name)) != (kind, name):
         raise ValueError(
-            f"Expected {folder} to hold {asked.kind} {asked.name}, but it holds {memory['kind']} "
-            f"{memory['experiment']}; set out=…."
+            f"Expected {folder} to hold {kind} {name}, but it holds {memory['kind']} {memory['experiment']}; set out=…."
         )
-    if unknown := asked.drop - {record.run_id for record in committed}:
+    run_ids = {record.run_id for record in committed}
+    if unknown := set(drop) - run_ids - {"all"}:
         raise ValueError(f"Expected run ids of {folder / RECORDS} in drop=…, but got {', '.join(sorted(unknown))}.")
-    lines: list[list[str]] = [list(map(str, line)) for line in memory.get("overrides", [])]
+
+    lines: list[list[str]] = memory.get("overrides", [])
     merged = merge(lines[0], own) if lines else own
-    cells = cells_of([asked.experiment, *merged, *here])
-    remembered = [
-        c for line in lines for c in (cells_of([asked.experiment, *line, *here]) if line != merged else cells)
-    ]
+    if merged != own:
+        cells = cells_of([base, *merged, *here])
+    remembered = [c for line in lines for c in (cells if line == merged else cells_of([base, *line, *here]))]
     known, new = ({distinct(cell): cell for cell in part} for part in (remembered, cells))
     if known.keys() <= new.keys():
         lines, known = [merged], {}
     elif not new.keys() <= known.keys():
-        lines.append(merged)
-    every = list((known | new).values())
-    kept = [record for record in committed if record.run_id not in asked.drop]
-    run_ids = {record.run_id for record in committed}
+        lines = [*lines, merged]
+
     output = Path(cells[0].config.output_dir) / "records"
-    places = places_of(every, kept, [record for record in load_records(output) if record.run_id not in run_ids])
-    query = Query(asked, folder, cells[0], places, read_about(every), lines)
+    places = places_of(
+        list((known | new).values()),
+        [record for record in committed if record.run_id not in drop],
+        [record for record in load_records(output) if record.run_id not in run_ids],
+    )
+    query = Query(kind, name, folder, places, cells[0], lines, memory.get("caption"))
     if not query.records:
         raise ValueError(
-            f"Expected records of {asked.experiment}, but there are none in {folder / RECORDS} and {output}; "
-            f"run python -m benchmark.run {shlex.join([asked.experiment, *merged, *here])} first."
+            f"Expected records of {base}, but there are none in {folder / RECORDS} and {output}; "
+            f"run python -m benchmark.run {shlex.join([base, *merged, *here])} first."
         )
     unchanged = {record.run_id for record in query.records} == run_ids
-    return replace(query, caption=memory.get("caption") if unchanged else None)
-
-
-def stored_query(folder: Path) -> Query:
-    """Return the query that a folder answers from itself alone."""
-    memory = read_memory(folder)
-    if not memory:
-        raise ValueError(f"Expected {folder / MEMORY}, but there is none; it says what the folder holds.")
-    nowhere = f"output_dir={folder / 'none'}"
-    return read_query(Arguments(memory["kind"], memory["experiment"], out=folder, overrides=[nowhere]))
-
-
-def default_folder(asked: Arguments) -> Path:
-    """Return results/NAME-PROTOCOL-PROFILE."""
-    names = first_cell([asked.experiment, *asked.overrides]).labels
-    return RESULTS / f"{asked.name}-{names['protocol']}-{names['profile']}"
+    return query if unchanged else replace(query, caption=None)
 
 
 def distinct(cell: Cell) -> tuple[str, ...]:
@@ -201,9 +156,10 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def is_key(override: str, keys: Sequence[str]) -> bool:
-    """Return whether an override concerns one of `keys` or what lies below it."""
-    return any(key_of(override) == key or key_of(override).startswith((f"{key}.", f"{key}/")) for key in keys)
+def is_here(override: str) -> bool:
+    """Return whether an override concerns this machine alone: one of the keys of MACHINE, or what lies below it."""
+    path = key_of(override).replace("/", ".")
+    return f"{path}.".startswith(tuple(f"{key}." for key in MACHINE))
 
 
 def merge(line: Sequence[str], own: Sequence[str]) -> list[str]:

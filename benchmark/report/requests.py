@@ -1,6 +1,9 @@
 """Forget requests one after the other: curves, a table, and the request at which a model breaks."""
 
-from dataclasses import dataclass, replace
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -8,13 +11,14 @@ import pandas as pd
 from benchmark.report.about import About
 from benchmark.report.figures import images
 from benchmark.report.query import Query
-from benchmark.report.table import COMPARED, Table, make_table
-from benchmark.report.typeset import PLUS_MINUS, Grid, by, escape, label_of, number
+from benchmark.report.table import COMPARED, caption, make_values, to_csv
+from benchmark.report.typeset import Grid, by, escape, label_of, printed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NOTHING = {"metric": "", "mean": math.nan, "skipped": None}  # of a request that nobody measured
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee")
 PANELS = {
     "retain_accuracy": "accuracy on what is retained, D_r [%]",
@@ -29,12 +33,11 @@ class Curves:
     """All that is measured after each request.
 
     Attributes:
-        values: the long form of `Table` with three more columns: `request` (1, 2, …), `newest` (the target of that
+        values: those of `make_values` with three more columns: `request` (1, 2, …), `newest` (the target of that
             request) and `curve` (a name for people).
         names: of the curves, in the order of methods.
         original: the curve of the original model, measured on the same images.
-        breaks: of every other curve the first request after which retained accuracy lies more than `points` below the
-            original's; None if there is no such request.
+        breaks: of every other curve the first request after which D_r lies more than `points` below the original's.
     """
 
     values: pd.DataFrame
@@ -50,44 +53,47 @@ class Curves:
 
 def request_files(query: Query) -> dict[str, str | bytes]:
     """Return table.csv, table.md, table.tex, figure.png and figure.pdf."""
-    table, about = make_table(query), query.about
-    curves = make_curves(table, query)
-    caption = table.caption if query.caption else f"{table.caption} {finding(curves)}"
-    caption = f"{caption} Bold: where a curve breaks."
-    names, records = query.options.labels, query.records
-    n = len({record.seeds["method_seed"] for record in records})
-    device = ", ".join(sorted({record.provenance["device"] for record in records}))
+    curves, about = make_curves(make_values(query), query), query.about
+    text = caption(query) if query.caption else f"{caption(query)} {finding(curves)}"
+    text = f"{text} Bold: where a curve breaks."
+    names, n = query.options.labels, len({record.seeds["method_seed"] for record in query.records})
+    device = ", ".join(sorted({record.provenance["device"] for record in query.records}))
     setting = f"{names['model']}, protocol {names['protocol']}, profile {names['profile']}; {device}; n = {n}"
+    columns = columns_of(curves, about)
+    grid, latex = (to_grid(curves, columns, about, latex=latex) for latex in (False, True))
+    widths = Counter(curve for curve, _ in columns)
+    over = ["", "", *(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name, width in widths.items())]
+    above = " & ".join(over) + " \\\\\n"
     return {
-        "table.csv": replace(table, values=curves.values).to_csv(about),
-        "table.md": f"**{table.title}.** {caption}\n\n{to_grid(curves, about).markdown()}",
-        "table.tex": to_latex(curves, f"{table.title}. {caption}", about),
-        **images(draw(curves, f"{table.title}\n{setting}")),
+        "table.csv": to_csv(curves.values, about),
+        "table.md": f"**{query.title}.** {text}\n\n{grid.markdown()}",
+        "table.tex": latex.latex(f"{query.title}. {text}", size="footnotesize", above=above),
+        **images(draw(curves, f"{query.title}\n{setting}")),
     }
 
 
-def make_curves(table: Table, query: Query) -> Curves:
+def make_curves(values: pd.DataFrame, query: Query) -> Curves:
     """Return the curves of a table over the requests of one data set, model and task."""
-    values = with_requests(table.values, query)
+    values, about = with_requests(values, query), query.about
     for part in ("dataset", "model", "task"):
         if values[part].nunique() != 1:
             raise ValueError(f"Expected one {part} for requests, but got {', '.join(values[part].unique())}.")
-    unranked = values.loc[~values["method"].map(lambda name: query.about.method(name).ranked), "curve"].unique()
+    by_method = values.groupby("method", sort=False)["curve"].unique()
+    unranked = [curve for method in by_method.index if not about.method(method).ranked for curve in by_method[method]]
     if len(unranked) != 1:
         raise ValueError("Expected the original model's cells to compare requests with; add method=baseline,….")
-    by_method = values.groupby("method", sort=False)["curve"].unique()
-    names = [str(name) for method in query.about.sorted_methods(values["method"]) for name in by_method[method]]
+    names = [str(name) for method in about.sorted_methods(by_method.index) for name in by_method[method]]
     points = float(query.options.config.table.breaks_below)
-    return Curves(values, names, str(unranked[0]), points, breaking_points(values, str(unranked[0]), points))
+    return Curves(values, names, unranked[0], points, breaking_points(values, unranked[0], points))
 
 
 def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
     """Add `request`, `newest` and `curve`; a curve that an ablation does not concern stands there once."""
     curve = {}
     for place in query.places:
-        if place.cell is not None and place.cell.targets is None:
+        if place.cell and place.cell.targets is None:
             raise ValueError(f"Expected several requests, but {place.cell} has one; use requests=sequence.")
-        method = place.cell.scientific["method"] if place.cell is not None else place.known.hyperparameters
+        method = place.cell.scientific["method"] if place.cell else place.record.hyperparameters if place.record else {}
         title, source = query.about.method(place.labels["method"]).label, method.get("importance")
         curve[place.labels["ablation"], place.labels["method"]] = title if source is None else f"{title}, I_D {source}"
     targets = [target.split("+") for target in values["target"]]
@@ -96,9 +102,8 @@ def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
         newest=[names[-1] for names in targets],
         curve=[curve[key] for key in zip(values["ablation"], values["method"], strict=True)],
     )
-    return named.drop_duplicates(["curve", "request", "metric"]).sort_values(
-        "request", kind="stable", ignore_index=True
-    )
+    once = named.drop_duplicates(["curve", "request", "metric"])
+    return once.sort_values("request", kind="stable", ignore_index=True)
 
 
 def breaking_points(values: pd.DataFrame, original: str, points: float) -> dict[str, int | None]:
@@ -128,38 +133,18 @@ def columns_of(curves: Curves, about: About) -> list[tuple[str, str]]:
     return [(c, m) for c in curves.names for m in metrics if c != curves.original or m in COMPARED]
 
 
-def to_grid(curves: Curves, about: About, *, latex: bool = False) -> Grid:
+def to_grid(curves: Curves, columns: Sequence[tuple[str, str]], about: About, *, latex: bool) -> Grid:
     """Return one row per request; bold where a curve breaks."""
-    columns = columns_of(curves, about)
     rows = []
     for request, lines in curves.values.groupby("request"):
-        by_column = by(lines, "curve", "metric")
-        newest = str(lines["newest"].iloc[0])
+        found, newest = by(lines, "curve", "metric"), str(lines["newest"].iloc[0])
         row = [str(request), escape(newest) if latex else newest]
         for curve, metric in columns:
             breaks = metric == "retain_accuracy" and curves.breaks.get(curve) == request
-            found = by_column.get((curve, metric))
-            text = None if found is None else number(found, about, PLUS_MINUS if latex else " ± ")
-            row.append(shown(text, breaks, latex=latex))
+            row.append(printed(found.get((curve, metric), NOTHING), about, bold=breaks, latex=latex))
         rows.append(row)
     labels = [label_of(about, m, latex=latex) if latex else f"{c}: {label_of(about, m)}" for c, m in columns]
     return Grid(["Request", "Newest", *labels], rows, "rl" + "r" * len(columns))
-
-
-def shown(text: str | None, breaks: bool, *, latex: bool) -> str:
-    """Return a number as it is printed, bold where the curve breaks."""
-    if not text:
-        return "--" if latex else "missing"
-    if latex:
-        return rf"$\mathbf{{{text}}}$" if breaks else f"${text}$"
-    return f"**{text}**" if breaks else text
-
-
-def to_latex(curves: Curves, caption: str, about: About) -> str:
-    """Return the table in LaTeX, with a row of curves above the head."""
-    widths = pd.Series([curve for curve, _ in columns_of(curves, about)]).value_counts(sort=False)
-    over = ["", "", *(rf"\multicolumn{{{width}}}{{c}}{{{escape(str(name))}}}" for name, width in widths.items())]
-    return to_grid(curves, about, latex=True).latex(caption, size="footnotesize", above=" & ".join(over) + " \\\\\n")
 
 
 def draw(curves: Curves, title: str) -> "Figure":
@@ -187,9 +172,13 @@ def draw(curves: Curves, title: str) -> "Figure":
     grid[0, 0].plot(limit["request"], limit["mean"] - curves.points, color="#777777", linestyle=":", linewidth=1)
     for axes in grid[1]:
         axes.set_xlabel("number of forget requests")
+    ends = {
+        name: "does not break" if n is None else f"breaks at request {n} (vertical line)"
+        for name, n in curves.breaks.items()
+    } | {curves.original: "the original model, nothing forgotten"}
     handles = [
         *(Line2D([], [], color=c, linestyle="--" if name == curves.original else "-", marker="o", markersize=3,
-                 label=legend_of(curves, name)) for name, c in colours.items()),
+                 label=f"{name}: {ends[name]}") for name, c in colours.items()),
         Line2D([], [], color="black", linestyle=":", marker="x", markersize=4, label="the newest request alone"),
         Line2D([], [], color="#777777", linestyle=":", linewidth=1,
                label=f"original − {curves.points:g} points: broken below"),
@@ -205,11 +194,3 @@ def plot(axes: "Axes", rows: pd.DataFrame, colour: str, style: str, *, marker: s
     if rows["std"].notna().any():
         low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
         axes.fill_between(rows["request"], low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def legend_of(curves: Curves, name: str) -> str:
-    """Return the curve's name and where it breaks."""
-    if name == curves.original:
-        return f"{name}: the original model, nothing forgotten"
-    broken = curves.breaks[name]
-    return f"{name}: " + ("does not break" if broken is None else f"breaks at request {broken} (vertical line)")

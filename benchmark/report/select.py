@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from benchmark.cell import Cell
 from benchmark.records import RunRecord, flatten
@@ -15,18 +14,16 @@ SEEDS = ("train_seed", "split_seed", "method_seed", "task.seed")
 class Place:
     """A place in a table: a cell, a record or both. A committed record whose cell nobody names has no cell."""
 
-    cell: Cell | None
-    record: RunRecord | None
+    labels: Mapping[str, str]
+    cell: Cell | None = None
+    record: RunRecord | None = None
 
     @property
-    def labels(self) -> Mapping[str, str]:
-        return self.cell.labels if self.cell is not None else self.known.labels
-
-    @property
-    def known(self) -> RunRecord:
-        if self.record is None:
-            raise ValueError(f"Expected a record of {self.cell}, but there is none.")
-        return self.record
+    def command(self) -> str | None:
+        """The command that computes a missing cell and no other."""
+        if self.record is not None or self.cell is None:
+            return None
+        return f"python -m benchmark.run {shlex.join(self.cell.overrides)}"
 
 
 def places_of(cells: Sequence[Cell], committed: Sequence[RunRecord], new: Sequence[RunRecord]) -> list[Place]:
@@ -43,19 +40,12 @@ def places_of(cells: Sequence[Cell], committed: Sequence[RunRecord], new: Sequen
         (homeless if found is None else by_hash[found]).append(record)
     for record in new:
         by_hash.get(record.scientific_hash, []).append(record)
-    places = [Place(cell, record) for cell in cells for record in by_hash[cell.scientific_hash] or [None]]
-    return places + [Place(None, record) for record in homeless]
+    places = [Place(cell.labels, cell, record) for cell in cells for record in by_hash[cell.scientific_hash] or [None]]
+    return places + [Place(record.labels, None, record) for record in homeless]
 
 
 def naming(item: Cell | RunRecord) -> tuple[object, ...]:
     return (*sorted(item.labels.items()), *sorted(item.seeds.items()))
-
-
-def fill_command(place: Place) -> str | None:
-    """Return the command that computes a missing cell and no other."""
-    if place.record is not None or place.cell is None:
-        return None
-    return f"python -m benchmark.run {shlex.join(place.cell.overrides)}"
 
 
 def check_column(name: str, places: Sequence[Place], *, pooled: bool) -> None:
@@ -65,35 +55,32 @@ def check_column(name: str, places: Sequence[Place], *, pooled: bool) -> None:
         pooled: whether they may differ in their targets too.
     """
     free = (*SEEDS, "task.target") if pooled else SEEDS
+    records = {place.record.run_id: place.record for place in places if place.record is not None}
     cells = [flatten(place.cell.scientific) for place in places if place.cell is not None]
-    records = list({place.record.run_id: place.record for place in places if place.record is not None}.values())
-    for values in (cells, [comparable(record) for record in records]):
+    for values in (cells, [flatten(shared(record)) for record in records.values()]):
         for other in values[1:]:
-            keys = [key for key in {**values[0], **other} if values[0].get(key) != other.get(key) and key not in free]
-            if keys:
-                ours, theirs = values[0].get(keys[0]), other.get(keys[0])
-                raise ValueError(
-                    f"Expected the cells of {name} to differ in nothing but seeds, but {keys[0]} is {ours} and "
-                    f"{theirs}; give each its own out=…, or a YAML file with its own name."
-                )
+            for key in {**values[0], **other}:
+                if values[0].get(key) != other.get(key) and key not in free:
+                    raise ValueError(
+                        f"Expected the cells of {name} to differ in nothing but seeds, but {key} is "
+                        f"{values[0].get(key)} and {other.get(key)}; give each its own out=…, or a YAML file with its "
+                        f"own name."
+                    )
     by_seed: dict[tuple[object, ...], str] = {}
-    for record in records:
-        seed = (*sorted(record.seeds.items()), record.labels["target"])
-        other_id = by_seed.setdefault(seed, record.run_id)
-        if other_id != record.run_id:
+    for run_id, record in records.items():
+        first = by_seed.setdefault((*sorted(record.seeds.items()), record.labels["target"]), run_id)
+        if first != run_id:
             raise ValueError(
-                f"Expected one record of {name} per seed, but got {other_id} and {record.run_id}; "
-                f"drop=… takes a committed one away, fresh=true all of them."
+                f"Expected one record of {name} per seed, but got {first} and {run_id}; "
+                f"drop=… takes a committed one away, drop=all all of them."
             )
 
 
-def comparable(record: RunRecord) -> dict[str, Any]:
+def shared(record: RunRecord) -> dict[str, object]:
     """Return what all seeds of a column share, as far as a record tells."""
-    return flatten(
-        {
-            "method": record.hyperparameters,
-            "data_fingerprint": record.data_fingerprint,
-            "parameters": record.sizes["parameters"],
-            "original": {"epochs": record.original["epochs"]},
-        }
-    )
+    return {
+        "method": record.hyperparameters,
+        "data_fingerprint": record.data_fingerprint,
+        "parameters": record.sizes["parameters"],
+        "original.epochs": record.original["epochs"],
+    }

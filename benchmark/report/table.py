@@ -2,45 +2,37 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
 from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
-from benchmark.report.select import Place, check_column, fill_command
+from benchmark.report.select import Place, check_column
 from benchmark.report.typeset import KEY, to_latex, to_markdown
 from benchmark.report.verdict import published, verdict_markdown, verdicts
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table: long form, one row per (block, metric, method), with title and caption.
+def to_csv(values: pd.DataFrame, about: About) -> str:
+    """Return the values of a table as CSV, numbers with the decimals of their metric."""
+    text = values.copy()
+    for part in ("mean", "std"):
+        numbers = zip(values[part], values["metric"], strict=True)
+        text[part] = [None if math.isnan(x) else f"{x:.{about.metric(name).decimals}f}" for x, name in numbers]
+    return text.to_csv(index=False)
 
-    Columns of `values`: the key columns, `mean` and `std` (in the metric's unit; NaN if missing), `n`, `skipped`,
-    `command` (fills a missing cell, one line per run), `records` (run ids) and `best` (closest to the retrained
-    model).
+
+def make_values(query: Query) -> pd.DataFrame:
+    """Return the table in long form, one row per (block, metric, method).
+
+    Columns: the key columns, `mean` and `std` (in the metric's unit; NaN if missing), `n`, `skipped`, `command` (fills
+    a missing cell, one line per run), `records` (run ids) and `best` (closest to the retrained model).
+
+    Raises:
+        ValueError: for a metric that is none, or a column of more than seeds.
     """
-
-    title: str
-    caption: str
-    values: pd.DataFrame
-
-    def to_csv(self, about: About) -> str:
-        """Return `values` as CSV, numbers with the decimals of their metric."""
-
-        def shown(row: pd.Series, part: str) -> str | None:
-            return None if math.isnan(row[part]) else f"{row[part]:.{about.metric(row['metric']).decimals}f}"
-
-        parts = {part: self.values.apply(shown, axis=1, part=part) for part in ("mean", "std")}
-        return self.values.assign(**parts).to_csv(index=False)
-
-
-def make_table(query: Query) -> Table:
-    """Return the table; ValueError for a metric that is none, or a column of more than seeds."""
     options = query.options.config.table
     known = [*query.options.config.metric, "rank", "seconds"]
     if unknown := [name for name in options.metrics if name not in known]:
@@ -48,25 +40,20 @@ def make_table(query: Query) -> Table:
     rows = []
     for key, places in columns_of(query).items():
         check_column(" ".join(key), places, pooled=options.pool_targets)
-        records = [place.record for place in places if place.record is not None]
-        for metric in options.metrics:
-            run_ids = " ".join(record.run_id for record in records)
-            rows.append([*key, metric, *aggregate(metric, places, query.about), run_ids])
+        rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in options.metrics]
     values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
-    one_of = {cell.labels["method"]: cell for place in query.places if (cell := place.cell) is not None}
-    reference = {name for name, cell in one_of.items() if cell.is_reference}
+    reference = {cell.labels["method"] for cell in query.cells if cell.is_reference}
     ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
-    values = mark_best(with_ranks(values, ranked), ranked, reference)
-    return Table(str(options.title), query.caption or caption(query, bool(reference)), values)
+    return mark_best(with_ranks(values, ranked), ranked, reference)
 
 
 def columns_of(query: Query) -> dict[tuple[str, ...], list[Place]]:
     """Return the places of each column of each block, by key without the metric; pooled targets are joined by `+`."""
-    pooled = "+".join(dict.fromkeys(place.labels["target"] for place in query.places))
+    targets = "+".join(dict.fromkeys(place.labels["target"] for place in query.places))
+    pooled = {"target": targets} if query.options.config.table.pool_targets else {}
     groups: dict[tuple[str, ...], list[Place]] = {}
     for place in query.places:
-        labels = {**place.labels, **({"target": pooled} if query.options.config.table.pool_targets else {})}
-        groups.setdefault(tuple(labels[part] for part in KEY[:-1]), []).append(place)
+        groups.setdefault(tuple({**place.labels, **pooled}[part] for part in KEY[:-1]), []).append(place)
     return groups
 
 
@@ -81,18 +68,15 @@ def measured(record: RunRecord, metric: str, scale: float) -> float | None:
     return None if value is None else scale * value
 
 
-def aggregate(
-    metric: str, places: Sequence[Place], about: About
-) -> tuple[float, float, int, str | None, str | None]:  # fmt: skip
-    """Return (mean, sample std, n), why the cell is empty, and the commands that fill it, one per line."""
-    command = "\n".join(line for place in places if (line := fill_command(place)) is not None) or None
+def aggregate(metric: str, places: Sequence[Place], about: About) -> list[object]:
+    """Return mean, sample std, n, why the cell is empty, the commands that fill it, one per line, and the run ids."""
+    command = "\n".join(place.command for place in places if place.command is not None) or None
     records = [place.record for place in places if place.record is not None]
+    run_ids = " ".join(record.run_id for record in records)
     numbers = (measured(record, metric, about.metric(metric).scale) for record in records)
     series = pd.Series([x for x in numbers if x is not None], dtype=float)
-    if len(series):
-        return float(series.mean()), float(series.std(ddof=1)), len(series), None, command
-    skipped = next((record.skipped for record in records if record.skipped is not None), None)
-    return math.nan, math.nan, 0, skipped, command
+    skipped = None if len(series) else next((record.skipped for record in records if record.skipped), None)
+    return [float(series.mean()), float(series.std(ddof=1)), len(series), skipped, command, run_ids]
 
 
 def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
@@ -120,15 +104,15 @@ def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd
     return values
 
 
-def caption(query: Query, has_reference: bool) -> str:
+def caption(query: Query) -> str:
     """Return all that a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
+    if query.caption:
+        return query.caption
     names, records = query.options.labels, query.records
-    cells = {(c.labels["dataset"], c.labels["model"]): c for place in query.places if (c := place.cell) is not None}
+    cells = {(cell.labels["dataset"], cell.labels["model"]): cell for cell in query.cells}
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
-    groups: dict[tuple[str, str], list[RunRecord]] = {}
-    for record in records:
-        groups.setdefault((record.labels["dataset"], record.labels["model"]), []).append(record)
-    for (dataset, model), members in groups.items():
+    for dataset, model in dict.fromkeys((record.labels["dataset"], record.labels["model"]) for record in records):
+        members = [x for x in records if (x.labels["dataset"], x.labels["model"]) == (dataset, model)]
         sizes, cell = members[0].sizes, cells.get((dataset, model), query.options)
         epochs = " and ".join(map(str, sorted({record.original["epochs"] for record in members})))
         accuracy = span([100 * record.original["test_accuracy"] for record in members])
@@ -144,7 +128,7 @@ def caption(query: Query, has_reference: bool) -> str:
     parts.append(counts(query))
     ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
-    if has_reference:
+    if any(cell.is_reference for cell in query.cells):
         parts.append("Bold: closest to the retrained model.")
     return " ".join(parts)
 
@@ -175,15 +159,16 @@ def span(values: Sequence[float], decimals: int = 1) -> str:
 
 def table_files(query: Query) -> dict[str, str]:
     """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
-    table, names = make_table(query), query.options.labels
+    values, title, about, names = make_values(query), query.title, query.about, query.options.labels
+    text = caption(query)
     files = {
-        "table.csv": table.to_csv(query.about),
-        "table.tex": to_latex(table.values, table.title, table.caption, query.about),
-        "table.md": to_markdown(table.values, table.title, table.caption, query.about),
+        "table.csv": to_csv(values, about),
+        "table.tex": to_latex(values, title, text, about),
+        "table.md": to_markdown(values, title, text, about),
     }
     paper = published()
-    if query.asked.name in set(paper["table"]):
-        verdict = verdicts(query.asked.name, table.values, paper, protocol=names["protocol"], profile=names["profile"])
+    if query.name in set(paper["table"]):
+        verdict = verdicts(query.name, values, paper, protocol=names["protocol"], profile=names["profile"])
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
-        files["verdict.md"] = verdict_markdown(verdict, table.title, query.about)
+        files["verdict.md"] = verdict_markdown(verdict, title, about)
     return files

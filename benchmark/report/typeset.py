@@ -61,37 +61,42 @@ def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = Fals
     for _, block in values.groupby(BLOCK, sort=False):
         opens.add(len(rows))
         names = [text(str(block[name].iloc[0])) for name in shown]
+        found = by(block, "metric", "method")
         for metric in about.sorted_metrics(block["metric"]):
-            by_method = by(block[block["metric"] == metric], "method")
-            cells = [cell(by_method[name]) if name in by_method else "" for name in methods]
+            cells = [cell(found[metric, name]) if (metric, name) in found else "" for name in methods]
             rows.append([*names, label_of(about, metric, latex=latex), *cells])
             names = [""] * len(shown)
     head = [*(HEADS[name] for name in shown), "Metric", *(text(about.method(name).label) for name in methods)]
     return Grid(head, rows, "l" * (len(shown) + 1) + "r" * len(methods), frozenset(opens))
 
 
-def by(values: pd.DataFrame, *names: str) -> dict[Any, Mapping[str, Any]]:
-    """Return the rows of `values` by one or several of their columns."""
+def by(values: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the rows of `values` by some of their columns."""
     rows: list[Any] = values.to_dict("records")
-    return {row[names[0]] if len(names) == 1 else tuple(row[name] for name in names): row for row in rows}
+    return {tuple(row[name] for name in names): row for row in rows}
 
 
 def label_of(about: About, metric: str, *, latex: bool = False) -> str:
     """Return the metric's name."""
     shown = about.metric(metric)
-    return (shown.latex or escape(shown.label)) if latex else shown.label
+    if latex:
+        return escape(shown.label) if shown.latex in ("", shown.label) else shown.latex
+    return shown.label
 
 
-def number(row: Mapping[str, Any], about: About, plus_minus: str = " ± ") -> str | None:
-    """Return `mean ± std`, the mean alone for n = 1, None for a missing cell.
+def printed(row: Mapping[str, Any], about: About, *, bold: bool, latex: bool = False) -> str:
+    """Return `mean ± std` of a row of values, the mean alone for n = 1; `n/a` or `missing` without a number.
 
     Ranks are whole numbers, and empty for the methods that are not compared.
     """
-    if row["metric"] == "rank":
-        return "" if math.isnan(row["mean"]) else f"{row['mean']:.0f}"
+    is_rank = row["metric"] == "rank"
     if math.isnan(row["mean"]):
-        return None
-    return mean_and_spread(row["mean"], row["std"], plus_minus, about.metric(row["metric"]).decimals)
+        return "" if is_rank else "n/a" if isinstance(row["skipped"], str) else "--" if latex else "missing"
+    decimals = 0 if is_rank else about.metric(row["metric"]).decimals
+    text = mean_and_spread(row["mean"], row["std"], PLUS_MINUS if latex else " ± ", decimals)
+    if latex:
+        return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"
+    return f"**{text}**" if bold else text
 
 
 def mean_and_spread(mean: float, std: float, plus_minus: str = " ± ", decimals: int = 2) -> str:
@@ -105,14 +110,8 @@ def mean_and_spread(mean: float, std: float, plus_minus: str = " ± ", decimals:
 
 def to_markdown(values: pd.DataFrame, title: str, caption: str, about: About) -> str:
     """Return the table in Markdown; missing cells are named below it with the commands that fill them."""
-
-    def cell(row: Mapping[str, Any]) -> str:
-        text = number(row, about)
-        if text is None:
-            return "n/a" if isinstance(row["skipped"], str) else "missing"
-        return f"**{text}**" if row["best"] else text
-
-    return f"**{title}.** {caption}\n\n{blocks(values, about, cell).markdown()}{notes(values, about)}"
+    grid = blocks(values, about, lambda row: printed(row, about, bold=row["best"]))
+    return f"**{title}.** {caption}\n\n{grid.markdown()}{notes(values, about)}"
 
 
 def notes(values: pd.DataFrame, about: About) -> str:
@@ -128,14 +127,8 @@ def notes(values: pd.DataFrame, about: About) -> str:
 
 def to_latex(values: pd.DataFrame, title: str, caption: str, about: About) -> str:
     r"""Return the table as a LaTeX `table*`; needs `\usepackage{booktabs}`."""
-
-    def cell(row: Mapping[str, Any]) -> str:
-        text = number(row, about, PLUS_MINUS)
-        if not text:
-            return text if text == "" else "n/a" if isinstance(row["skipped"], str) else "--"
-        return rf"$\mathbf{{{text}}}$" if row["best"] else f"${text}$"
-
-    return blocks(values, about, cell, latex=True).latex(f"{title}. {caption}")
+    grid = blocks(values, about, lambda row: printed(row, about, bold=row["best"], latex=True), latex=True)
+    return grid.latex(f"{title}. {caption}")
 
 
 def escape(text: str) -> str:

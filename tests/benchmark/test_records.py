@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from benchmark.files import content_hash
-from benchmark.records import RunRecord, flatten, load_records, read_lines, to_frame, write_lines
+from benchmark.records import RunRecord, load_records, read_lines, to_frame, to_lines
 
 
 def record(name="r1", **changes):
@@ -27,19 +27,15 @@ def record(name="r1", **changes):
     return replace(plain, **changes)
 
 
-def test_round_trip(tmp_path):
-    path = record().write(tmp_path / "new" / "records")
+@pytest.mark.parametrize("written", [record(), record(metrics={}, skipped="class and subclass only")])
+def test_round_trip(written, tmp_path):
+    path = written.write(tmp_path / "new" / "records")
     assert path == tmp_path / "new" / "records" / "r1.json"
-    assert RunRecord.read(path) == record()
+    assert RunRecord.read(path) == written
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_skipped_run_is_a_record_too(tmp_path):
-    skipped = record(metrics={}, skipped="class and subclass only")
-    assert RunRecord.read(skipped.write(tmp_path)) == skipped
-
-
-@pytest.mark.parametrize("keep", [0, 1, 40, -3])
+@pytest.mark.parametrize("keep", [0, 40, -3])
 def test_a_half_written_record_is_set_aside(tmp_path, keep, caplog):
     path = record().write(tmp_path)
     path.write_text(path.read_text()[:keep])
@@ -63,28 +59,24 @@ def test_a_changed_number_is_noticed(tmp_path):
         RunRecord.read(path)
 
 
-def test_a_record_without_a_checksum_is_one_too(tmp_path):
-    path = tmp_path / "r1.json"
-    path.write_text(json.dumps(asdict(record())))
+def test_records_of_the_first_version_are_read(tmp_path):
+    path, values = tmp_path / "r1.json", asdict(record())
+    path.write_text(json.dumps(values))  # without a checksum
     assert RunRecord.find(path) == record()
+    values["identity"], values["config_hash"] = values.pop("labels"), values.pop("scientific_hash")
+    path.write_text(json.dumps(values | {"checksum": content_hash(values)}))
+    assert RunRecord.read(path) == record()
 
 
 def test_no_record_is_none(tmp_path):
     assert RunRecord.find(tmp_path / "r1.json") is None
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", '{"run_id": "r1"}', b"\xff\xfe"])
+@pytest.mark.parametrize("text", [b"[]", b'{"run_id": "r1"}', b"\xff\xfe", {**asdict(record()), "surprise": 1}])
 def test_other_json_is_no_record(tmp_path, text):
     path = tmp_path / "r1.json"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.write_bytes(text if isinstance(text, bytes) else json.dumps(text).encode())
     with pytest.raises(ValueError, match="to be a run record"):
-        RunRecord.read(path)
-
-
-def test_an_unknown_field_is_no_record(tmp_path):
-    path = tmp_path / "r1.json"
-    path.write_text(json.dumps({**asdict(record()), "surprise": 1}))
-    with pytest.raises(ValueError, match="surprise"):
         RunRecord.read(path)
 
 
@@ -94,17 +86,16 @@ def test_a_renamed_record_is_refused(tmp_path):
         RunRecord.read(path.rename(tmp_path / "r2.json"))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_a_metric_that_is_not_finite_is_refused_and_named(tmp_path, value):
     with pytest.raises(FloatingPointError, match=r"for mia\.$"):
         record(metrics={"retain_accuracy": 0.5, "mia": value}).write(tmp_path / "records")
     assert not (tmp_path / "records").exists()
 
 
-@pytest.mark.parametrize("part", ["seconds", "hyperparameters", "original"])
-def test_no_other_number_may_be_nan(tmp_path, part):
+def test_no_other_number_may_be_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        record(**{part: {"x": math.nan}}).write(tmp_path)
+        record(seconds={"x": math.nan}).write(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,7 +106,6 @@ def test_an_interrupted_write_leaves_no_record(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.replace", fail)
     with pytest.raises(OSError, match="no space"):
         record().write(tmp_path)
-    assert load_records(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,12 +130,6 @@ def test_a_row_is_flat_and_complete():
     assert not any(isinstance(value, dict | list) for value in row.values())
 
 
-def test_flatten_names_by_path():
-    assert flatten({"a": {"b": {"c": 1}}, "d": [1, {"e": 2}], "f": None}) == {
-        "a.b.c": 1, "d": '[1, {"e": 2}]', "f": None,
-    }  # fmt: skip
-
-
 def test_a_frame_has_a_row_per_record():
     frame = to_frame([record("a"), record("b", metrics={"retain_accuracy": 0.5, "mia": 0.1})])
     assert frame["run_id"].tolist() == ["a", "b"]
@@ -155,25 +139,15 @@ def test_a_frame_has_a_row_per_record():
 
 def test_records_in_lines_come_back_in_their_order(tmp_path):
     written = [record("b"), record("a", metrics={}, skipped="class only"), record("c")]
-    write_lines(tmp_path / "records.jsonl", written)
+    (tmp_path / "records.jsonl").write_text(to_lines(written))
     assert read_lines(tmp_path / "records.jsonl") == written
     assert read_lines(tmp_path / "none.jsonl") == []
 
 
 @pytest.mark.parametrize("damage", [("0.97", "0.98"), ("{", ""), ('"skipped"', '"surprise"')])
-def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, damage):
+def test_a_damaged_line_is_named(tmp_path, damage):
     path = tmp_path / "records.jsonl"
-    write_lines(path, [record("a"), record("b")])
-    first, second = path.read_text().splitlines()
+    first, second = to_lines([record("a"), record("b")]).splitlines()
     path.write_text(f"{first}\n{second.replace(*damage)}\n")
-    before = path.read_bytes()
     with pytest.raises(ValueError, match=r"line 2 of .*records\.jsonl to be a run record.*restore the file"):
         read_lines(path)
-    assert path.read_bytes() == before
-
-
-def test_names_of_the_first_version_are_read(tmp_path):
-    values = asdict(record())
-    values["identity"], values["config_hash"] = values.pop("labels"), values.pop("scientific_hash")
-    (tmp_path / "r1.json").write_text(json.dumps(values | {"checksum": content_hash(values)}))
-    assert RunRecord.read(tmp_path / "r1.json") == record()

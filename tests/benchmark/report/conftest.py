@@ -1,50 +1,60 @@
 """The command `benchmark.report` in a folder of its own, with finished records or with the committed results."""
 
+import os
 import shutil
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from report_cases import GRID, ROOT, compose, first, record_of
+from command_line import run_command
+from report_cases import GRID, ROOT, compose, write_records
 
-from benchmark.cli import run_cli
-from benchmark.report.__main__ import main
+from benchmark.report import __main__ as command
+
+Report = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture(autouse=True)
-def composed_once(monkeypatch) -> None:
-    """The same overrides give the same cells; composing them takes most of a test's time."""
-    monkeypatch.setattr("benchmark.report.query.cells_of", lambda overrides: list(compose(*overrides)))
-    monkeypatch.setattr("benchmark.report.query.first_cell", lambda overrides: first(*overrides))
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.report.query.cells_of", lambda overrides: list(compose(*overrides)))
+        yield
 
 
 @pytest.fixture
-def report(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+def report(tmp_path, monkeypatch, capsys) -> Report:
     """arguments -> (exit code, all that `python -m benchmark.report arguments` printed), in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["benchmark.report", *arguments])
-        code: object = 0
-        with monkeypatch.context() as patch:
-            patch.delenv("HYDRA_FULL_ERROR", raising=False)
-            try:
-                run_cli(main)
-            except SystemExit as end:
-                code = end.code
-        printed = "".join(capsys.readouterr())
-        return (1, printed + code) if isinstance(code, str) else (int(code or 0), printed)
+        code = run_command(arguments, monkeypatch, main=command.main)
+        return code, "".join(capsys.readouterr())
 
     return call
 
 
+@pytest.fixture(scope="session")
+def house(tmp_path_factory) -> Path:
+    """A folder with runs/, a record for every cell of GRID, and the table of them in results/."""
+    folder: Path = tmp_path_factory.mktemp("house")
+    write_records(*GRID, folder=folder / "runs")
+    before = Path.cwd()
+    os.chdir(folder)
+    command.report(["table=demo", *GRID])
+    os.chdir(before)
+    return folder
+
+
 @pytest.fixture
-def finished(tmp_path) -> Path:
-    """The folder runs/ with a record for every cell of GRID."""
-    for cell in compose("experiment=demo", *GRID):
-        record_of(cell).write(tmp_path / "runs" / "records")
-    return tmp_path / "runs"
+def finished(house, tmp_path) -> Path:
+    """The folder runs/ with a record for every cell of GRID, no table."""
+    return Path(shutil.copytree(house / "runs", tmp_path / "runs"))
+
+
+@pytest.fixture
+def committed(house, tmp_path) -> Path:
+    """The folder results/demo-paper-quick with the table of GRID, and no runs/."""
+    return Path(shutil.copytree(house / "results", tmp_path / "results")) / "demo-paper-quick"
 
 
 @pytest.fixture

@@ -3,11 +3,8 @@
 import pandas as pd
 import pytest
 
-from benchmark.report.about import read_about
-from benchmark.report.claims import claim_files, make_claims, to_markdown
+from benchmark.report.claims import make_claims, to_markdown
 from benchmark.report.verdict import published as read_published
-
-ABOUT = read_about()
 
 
 @pytest.fixture(scope="module")
@@ -21,20 +18,20 @@ def write(folder, frame: pd.DataFrame) -> None:
 
 
 def test_published_gaps_are_those_that_the_published_tables_give(tmp_path):
-    claims = make_claims(tmp_path, "paper", "full", ABOUT)
+    claims = make_claims(tmp_path, "paper", "full")
     gaps = claims[claims["claim"].str.startswith("mean absolute gap")].set_index("of")["published"].round(2)
     assert gaps.to_dict() == {"SSD": 3.71, "Finetune": 6.85, "Bad teacher": 9.89, "Amnesiac": 13.22, "UNSIR": 24.85}
     times = claims[claims["unit"] == "times"]["published"]
     assert (round(times.min()), round(times.max())) == (27, 240)
     assert claims["ours"].isna().all()
     assert (claims["n"] == 0).all()
-    assert to_markdown(claims, "paper", "full", ABOUT).count("missing") == 2 * len(claims)
+    assert to_markdown(claims, "paper", "full").count("missing") == 2 * len(claims)
 
 
 def test_the_published_tables_as_ours_give_the_published_claims(tmp_path, published):
     for name, part in published.groupby("table"):
         write(tmp_path / f"{name}-paper-full", part)
-    claims = make_claims(tmp_path, "paper", "full", ABOUT)
+    claims = make_claims(tmp_path, "paper", "full")
     claims = claims[claims["unit"] != "percent"]
     pd.testing.assert_series_equal(claims["ours"], claims["published"], check_names=False, check_dtype=False)
     pd.testing.assert_series_equal(claims["ours"], claims["published_same_cells"], check_names=False, check_dtype=False)
@@ -46,7 +43,7 @@ def test_same_cells_are_those_that_were_run(tmp_path, published):
     ours = part.assign(mean=part["mean"] + 6.0 * is_ssd)
     elsewhere = ours.assign(target="lamp", mean=ours["mean"] * (1 - is_ssd))  # a target that the paper has not
     write(tmp_path / "table3-paper-quick", pd.concat([ours, elsewhere]))
-    ssd = make_claims(tmp_path, "paper", "quick", ABOUT).set_index("of").loc["SSD"]
+    ssd = make_claims(tmp_path, "paper", "quick").set_index("of").loc["SSD"]
     wide = part.pivot_table(index="metric", columns="method", values="mean")
     theirs = (wide["ssd"] - wide["retrain"]).abs()
     assert ssd["n"] == 3
@@ -63,34 +60,6 @@ def test_selectivity_and_saving_come_from_their_own_results(tmp_path):
     folder = tmp_path / "figure2-strict-quick"
     folder.mkdir()
     pd.DataFrame({"method": ["ssd"], "mean": [88.5], "std": [0.1], "count": [3]}).to_csv(folder / "saving.csv")
-    claims = make_claims(tmp_path, "strict", "quick", ABOUT)
+    claims = make_claims(tmp_path, "strict", "quick")
     rows = claims[claims["unit"] == "percent"][["published", "ours", "n"]]
     assert rows.to_numpy().tolist() == [[1.7, 0.4, 1], [84.32, 88.5, 3]]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (("paper", "foo"), "Expected profile=full or quick, but got 'foo'"),
-        (("loose", "full"), "Expected protocol=paper or strict, but got 'loose'"),
-    ],
-)
-def test_a_name_that_is_none_is_an_error(names, expected, tmp_path):
-    with pytest.raises(ValueError, match=expected):
-        claim_files(tmp_path, *names)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["claims", "profile=foo"], "Expected profile=full or quick"),
-        (["claims", "profile=full"], "Expected tables in results/*-paper-full, but there are none; run make"),
-        (["claims", "sorted"], "Expected one of protocol=…, profile=…, results=…, out=…, but got 'sorted'"),
-        (["table=2", "profile=foo"], "foo"),
-    ],
-)
-def test_without_tables_nothing_is_written(arguments, expected, report, tmp_path):
-    code, printed = report(*arguments)
-    assert code == 1
-    assert expected in printed
-    assert list(tmp_path.iterdir()) == []

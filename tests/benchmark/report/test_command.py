@@ -1,13 +1,12 @@
-"""The command itself: help, errors in one line, and what it never imports."""
+"""The command itself: its arguments, errors in one line, and what it never imports."""
 
-import ast
 import subprocess
 import sys
 
 import pytest
 from report_cases import ROOT
 
-from benchmark.report.__main__ import with_search_path
+from benchmark.report.__main__ import read_arguments, with_search_path
 
 TRACE = """
 import sys
@@ -18,56 +17,68 @@ print("imported", *sorted({{name.partition(".")[0] for name in sys.modules}}))
 """
 
 
-def imported(results, *arguments: str) -> set[str]:
-    """Return the top-level packages that a command has imported at its end."""
-    code = TRACE.format(arguments=arguments)
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        (
+            ["table=selectivity", "profile=quick"],
+            {"torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "safetensors", "optuna"},
+        ),
+        (["--help"], {"torch", "pandas", "matplotlib", "optuna"}),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(arguments, unneeded, results):
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=results.parent, env={"PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True, check=True,
+        [sys.executable, "-c", TRACE.format(arguments=arguments)], cwd=results.parent, env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return set(run.stdout.splitlines()[-1].split())
-
-
-def test_a_table_of_committed_records_needs_neither_torch_nor_matplotlib(results):
-    packages = imported(results, "table=selectivity", "profile=quick")
-    assert not packages & {"torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "safetensors", "optuna"}
-
-
-def test_help_needs_no_pandas_and_no_hydra_compose(results):
-    assert not imported(results, "--help") & {"torch", "pandas", "matplotlib", "optuna"}
-
-
-def test_a_figure_and_claims_need_no_torch():
-    """Nothing in the package names it, nor anything that imports it."""
-    allowed = {"benchmark.cell", "benchmark.cli", "benchmark.compose", "benchmark.files", "benchmark.records"}
-    for path in (ROOT / "benchmark" / "report").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in map(str, names):
-                assert name.partition(".")[0] not in ("torch", "methods", "metrics"), (path, name)
-                if name.startswith("benchmark.") and not name.startswith("benchmark.report"):
-                    assert name in allowed, (path, name)
+    assert not set(run.stdout.splitlines()[-1].split()) & unneeded
 
 
 def test_help_shows_every_kind(report):
     code, printed = report("--help")
     assert code == 0
-    for word in ("table=2", "figure=2", "requests", "claims", "drop=", "fresh=true", "out="):
+    for word in ("table=2", "figure=2", "requests", "claims", "drop=", "out="):
         assert word in printed
     assert report()[1] == printed
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("arguments", "kind", "name"),
     [
-        (["profile=quick"], "Expected table=…"),
-        (["table=2", "--quick"], "Expected key=value, but got '--quick'; try --help."),
-        (["table=nine"], "nine"),
-        (["table=2", "profile=quick", "recipe.epoch=3"], "epoch"),
+        (["table=2"], "table", "table2"),
+        (["profile=quick", "table=ablation"], "table", "ablation"),
+        (["figure=2"], "figure", "figure2"),
+        (["requests", "requests=sequence"], "requests", "requests"),
     ],
 )
-def test_an_error_is_one_line(arguments, expected, report, tmp_path):
+def test_a_table_is_named_by_number_or_experiment(arguments, kind, name):
+    assert read_arguments(arguments)[:2] == (kind, name)
+
+
+def test_options_and_overrides_are_told_apart():
+    *_, options, overrides = read_arguments(["table=2", "drop=a,b", "~method@reference", "table.title=x"])
+    assert options == {"drop": "a,b"}
+    assert overrides == ["~method@reference", "table.title=x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["profile=quick"], "Expected table=…, figure=…, requests or claims, but got none"),
+        (["table="], "Expected table=…"),
+        (["table=2", "requests"], "but got table and requests"),
+        (["table=2", "--quick"], "Expected key=value, but got '--quick'; try --help."),
+        (["table=nine"], "nine"),
+        (["table=2", "profile=foo"], "foo"),
+        (["table=2", "profile=quick", "recipe.epoch=3"], "epoch"),
+        (["claims", "profile=foo"], "Expected profile=full or quick, but got 'foo'"),
+        (["claims", "protocol=loose"], "Expected protocol=paper or strict, but got 'loose'"),
+        (["claims", "profile=full"], "Expected tables in results/*-paper-full, but there are none; run make"),
+        (["claims", "drop=a"], "Expected claims with protocol=…, profile=… and out=… alone, but got 'drop=a'"),
+    ],
+)
+def test_an_error_is_one_line_and_nothing_is_written(arguments, expected, report, tmp_path):
     code, printed = report(*arguments)
     assert code == 1
     assert printed.startswith("error: ")
@@ -80,4 +91,3 @@ def test_the_folder_of_configurations_may_stand_anywhere(tmp_path):
     expected = [f"hydra.searchpath=[file://{tmp_path}]", "table=a b"]
     assert with_search_path(["--config-dir", str(tmp_path), "table=a b"]) == expected
     assert with_search_path([f"--config-dir={tmp_path}", "table=a b"]) == expected
-    assert with_search_path(["table=2"]) == ["table=2"]

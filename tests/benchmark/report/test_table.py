@@ -1,19 +1,22 @@
 """Numbers, bold, ranks and captions; typesetting, on values made by hand."""
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_cases import GRID, compose, record_of
+from omegaconf import OmegaConf
+from report_cases import compose, demo_cells, record_of
 
-from benchmark.report.about import About, MethodAbout, MetricAbout, read_about
+from benchmark.cell import Cell
+from benchmark.report.about import About, Shown
+from benchmark.report.query import Query
 from benchmark.report.select import Place
-from benchmark.report.table import aggregate, mark_best, measured, span, with_ranks
+from benchmark.report.table import aggregate, caption, make_values, mark_best, measured, with_ranks
 from benchmark.report.typeset import KEY, Grid, escape, label_of, to_latex, to_markdown
 
 NAN = math.nan
-ABOUT = read_about()
-DIGITS = ("experiment=demo", *GRID)
+ABOUT = About()
 
 
 def values(rows: list[tuple]) -> pd.DataFrame:
@@ -77,16 +80,16 @@ def test_columns_that_do_not_vary_are_left_out_and_others_are_not():
 
 
 def test_the_order_of_columns_and_rows_is_that_of_the_yaml_files():
-    about = About({"a": MethodAbout("A", 2), "b": MethodAbout("B", 1)}, {"m": MetricAbout("M", order=3)})
+    about = About({"a": Shown("A", order=2), "b": Shown("B", order=1)}, {"m": Shown("M", order=100)})
     assert about.sorted_methods(["z", "a", "y", "b", "a"]) == ["b", "a", "y", "z"]
     assert about.sorted_metrics(["x", "m"]) == ["m", "x"]
-    assert ABOUT.sorted_methods(ABOUT.methods)[:3] == ["baseline", "retrain", "finetune"]
+    assert ABOUT.sorted_methods(["finetune", "retrain", "baseline"]) == ["baseline", "retrain", "finetune"]
     assert not ABOUT.method("baseline").ranked
-    assert ABOUT.method("new") == MethodAbout("new")
+    assert ABOUT.method("new") == Shown("new")
 
 
 def test_what_a_plug_in_says_of_itself_is_printed():
-    about = About({"ssd": MethodAbout("My SSD & co")}, {"mia": MetricAbout("attack_1", unit="bits", decimals=1)})
+    about = About({"ssd": Shown("My SSD & co")}, {"mia": Shown("attack_1", "attack_1", unit="bits", decimals=1)})
     rows = EXAMPLE[(EXAMPLE["metric"] == "mia")]
     assert "| resnet18 | rocket | attack_1 | 2.2 |" in to_markdown(rows, "T", "C", about)
     assert r"My SSD \& co" in to_latex(rows, "T", "C", about)
@@ -102,24 +105,12 @@ def test_a_grid_in_markdown_and_latex():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a_b", r"a\_b"),
-        ("5 % & $1", r"5 \% \& \$1"),
-        ("±", r"$\pm$"),
-        ("#{}", r"\#\{\}"),
-        ("a\\b", r"a\textbackslash b"),
-    ],
-)
-def test_latex_is_escaped(text, expected):
-    assert escape(text) == expected
+def test_latex_is_escaped():
+    assert escape("a_b, 5 % & $1 ± #{} a\\b") == r"a\_b, 5 \% \& \$1 $\pm$ \#\{\} a\textbackslash b"
 
 
 def best_of(means: dict[str, float]) -> set[str]:
-    rows = [(name, "mia", mean, 0.0, 3, None, None) for name, mean in means.items()]
-    block = ("none", "class", "cifar100", "resnet18", "rocket")
-    frame = pd.DataFrame([block + row for row in rows], columns=[*KEY, "mean", "std", "n", "skipped", "command"])
+    frame = values([(name, "mia", mean, 0.0, 3, None, None, False) for name, mean in means.items()])
     marked = mark_best(frame, set(means) - {"baseline", "retrain"}, {"retrain"})
     return set(marked.loc[marked["best"], "method"])
 
@@ -154,47 +145,48 @@ def test_rank_1_is_the_smallest_gap_within_a_block():
 
 
 def test_time_is_loading_method_and_evaluation():
-    cell = compose(*DIGITS)[0]
+    cell = demo_cells()[0]
     assert measured(record_of(cell), "seconds", 1) == 7.0
     assert measured(record_of(cell), "mia", 100) == pytest.approx(50.0)
     assert measured(record_of(cell, mia=None), "mia", 100) is None
 
 
 def test_mean_sample_deviation_and_commands():
-    cells = [cell for cell in compose(*DIGITS) if cell.labels["method"] == "ssd"]
-    places = [Place(cell, record_of(cell, mia=value)) for cell, value in zip(cells, (0.1, 0.3), strict=True)]
-    mean, std, n, skipped, command = aggregate("mia", places, ABOUT)
-    assert (mean, std, n, skipped, command) == (pytest.approx(20), pytest.approx(200**0.5), 2, None, None)
-    mean, std, n, _, command = aggregate("mia", [places[0], Place(cells[1], None)], ABOUT)
+    first, second = demo_cells("ssd")
+    places = [Place({}, first, record_of(first, mia=0.1)), Place({}, second, record_of(second, mia=0.3))]
+    mean, std, n, *rest, run_ids = aggregate("mia", places, ABOUT)
+    assert (mean, std, n, *rest) == (pytest.approx(20), pytest.approx(200**0.5), 2, None, None)
+    assert len(run_ids.split()) == 2
+    mean, std, n, _, command, _ = aggregate("mia", [places[0], Place({}, second)], ABOUT)
     assert (mean, n, math.isnan(std)) == (pytest.approx(10), 1, True)
-    assert command is not None
     assert command.startswith("python -m benchmark.run ")
     assert "method_seed=1" in command
 
 
-def test_metrics_that_are_no_percentages_are_printed_as_they_are(finished, report):
-    code, printed = report("table=demo", *GRID, "table.metrics=[retain_accuracy,js_distance,zrf]")
-    assert code == 0
-    assert "| JS | 0.2500 ± 0.0000 |" in printed.replace("|  |  |", "|")
-    assert "| ZRF | 0.7500 ± 0.0000 |" in printed.replace("|  |  |", "|")
-    assert "Percent but for JS, ZRF, mean ± sample standard deviation over 2 method seeds (n = 2)." in printed
+def query_of(*metrics: str) -> Query:
+    """Return the question for the table of GRID with these metrics."""
+    cells = demo_cells()
+    options = Cell(OmegaConf.merge(cells[0].config, {"table": {"metrics": list(metrics)}}))
+    return Query("table", "demo", Path(), [Place(x.labels, x, record_of(x)) for x in cells], options, [], None)
 
 
-def test_a_table_of_numbers_without_a_unit_says_so(finished, report):
-    _, printed = report("table=demo", *GRID, "table.metrics=[zrf]")
-    assert "No percent: ZRF, mean ±" in printed
+def test_metrics_that_are_no_percentages_are_printed_as_they_are():
+    query = query_of("retain_accuracy", "js_distance", "zrf")
+    text = to_markdown(make_values(query), "T", caption(query), query.about)
+    assert "| JS | 0.2500 ± 0.0000 |" in text.replace("|  |  |", "|")
+    assert "| ZRF | 0.7500 ± 0.0000 |" in text.replace("|  |  |", "|")
+    assert "Percent but for JS, ZRF, mean ± sample standard deviation over 2 method seeds (n = 2)." in text
+    assert "No percent: ZRF, mean ±" in caption(query_of("zrf"))
 
 
-@pytest.mark.parametrize("metrics", ["[accuracy]", "[mia,Rank]"])
-def test_an_unknown_metric_is_an_error(metrics, finished, report):
-    code, printed = report("table=demo", *GRID, f"table.metrics={metrics}")
-    assert code == 1
-    assert "Expected table.metrics from retain_accuracy, " in printed
+def test_an_unknown_metric_is_an_error():
+    with pytest.raises(ValueError, match=r"Expected table\.metrics from retain_accuracy, .*, but got Rank\."):
+        make_values(query_of("mia", "Rank"))
 
 
-def test_the_caption_says_all_that_the_numbers_need(finished, report):
-    caption = report("table=demo", *GRID)[1].splitlines()[0]
-    assert caption == (
+def test_the_caption_says_all_that_the_numbers_need(committed):
+    text = (committed / "table.md").read_text().splitlines()[0]
+    assert text == (
         "**Digits, every task.** Protocol paper, profile quick. digits: 983 training images, resnet18 of 0.70 M "
         "parameters, originals trained for 4 epochs with augmentation (test accuracy 90.0 %). D_f is over 20 images, "
         "MIA over 83. Percent, mean ± sample standard deviation over 2 method seeds (n = 2). Device and training "
@@ -205,11 +197,5 @@ def test_the_caption_says_all_that_the_numbers_need(finished, report):
 def test_accuracies_on_training_images_are_called_so(results):
     faces = (results / "table4-paper-quick" / "table.md").read_text()
     assert "(training accuracy 100.0 %)" in faces
-    (cell,) = compose("experiment=table4", "method=ssd", "method_seed=0", "task.target=1")
-    (split,) = compose("experiment=table4", "method=ssd", "method_seed=0", "task.target=1", "switched=pins_split")
-    assert (cell.config.dataset.judged, split.config.dataset.judged) == ("training", "test")
-
-
-def test_a_span_of_numbers():
-    assert span([33.1, 33.2]) == "33.1 to 33.2"
-    assert span([33.11, 33.12]) == "33.1"
+    own = ("experiment=table4", "method=ssd", "method_seed=0", "task.target=1", "switched=none,pins_split")
+    assert [cell.config.dataset.judged for cell in compose(*own)] == ["training", "test"]

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from benchmark.report.about import read_about
+from benchmark.report.about import About
 from benchmark.report.verdict import PAPER_KEY, published, verdict_markdown, verdicts
 
 NAN = math.nan
@@ -54,7 +54,7 @@ def test_markdown_shows_both_numbers_and_counts():
         ("baseline", "retain_accuracy", 76.0, NAN, 1), ("ssd", "retain_accuracy", 74.0, 0.5, 3),
         ("retrain", "mia", 30.0, 1.0, 3),
     ]  # fmt: skip
-    lines = verdict_markdown(judged(values(rows)), "A title", read_about()).splitlines()
+    lines = verdict_markdown(judged(values(rows)), "A title", About()).splitlines()
     assert lines[0] == (
         "**A title: ours / published.** Protocol paper, profile full, percent, n = 3. Of 84 published numbers: "
         "2 match, 0 near, 1 off, 81 missing; results/README.md has the rule."
@@ -70,4 +70,4 @@ def test_markdown_shows_both_numbers_and_counts():
 
 
 def test_markdown_of_a_table_that_was_not_run():
-    assert verdict_markdown(judged(values([])), "A title", read_about()).count("\n") == 1
+    assert verdict_markdown(judged(values([])), "A title", About()).count("\n") == 1

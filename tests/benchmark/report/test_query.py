@@ -1,0 +1,153 @@
+"""A command that reads records never destroys any: rows stay unless an option takes them away."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_cases import DEMO, GRID, compose, content_of, demo_cells, record_of, write_records
+
+from benchmark.records import read_lines
+from benchmark.report.query import is_here, merge, read_memory
+
+ONE = ("profile=quick", "case=digits_class", "method=ssd", "method_seed=1")
+
+
+def table_of(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "table.csv", dtype={"records": str})
+
+
+def test_overrides_replace_their_own_key_only():
+    line = ["profile=quick", "task.target=1,10", "table.title=x"]
+    assert merge(line, ["profile=quick"]) == line
+    assert merge(line, ["task.target=3", "+new=1"]) == ["profile=quick", "task.target=3", "table.title=x", "+new=1"]
+
+
+def test_paths_and_devices_are_no_part_of_a_tables_cells():
+    here = ["output_dir=x", "dataset.load.folder=y", "compute.precision=float32", "compute=fast", "hydra.searchpath=[]"]
+    assert all(map(is_here, here))
+    assert not any(map(is_here, ["dataset=pins", "computer=1", "dataset.load.folders=z"]))
+
+
+def test_a_table_is_complete_and_writing_it_again_changes_nothing(committed, finished, report):
+    before = content_of(committed)
+    assert set(before) == {"table.csv", "table.md", "table.tex", "records.jsonl", "report.json"}
+    code, printed = report("table=demo", *GRID)
+    assert code == 0
+    assert "| D_r | 90.50 ± 0.71 | 50.50 ± 0.71 | **60.50 ± 0.71** |" in printed
+    assert content_of(committed) == before
+
+
+@pytest.mark.parametrize("arguments", [GRID, (*ONE, "output_dir=elsewhere")])
+def test_a_committed_table_needs_nothing_but_its_folder(arguments, committed, report):
+    """Cells that the command line does not name keep their rows."""
+    before = content_of(committed)
+    assert report("table=demo", *arguments)[0] == 0
+    assert content_of(committed) == before
+
+
+def test_a_table_grows_by_new_records(committed, report, caplog):
+    caplog.set_level("INFO")
+    _, printed = report("table=demo", *GRID[:3], "method_seed=0,1,2")
+    assert printed.count("\npython -m benchmark.run") == 3  # each once, under the table
+    assert "3 cells missing" in caplog.text
+    write_records(*GRID[:3], "method_seed=2")
+    assert report("table=demo", *ONE[:3])[0] == 0  # the folder remembers that it has three seeds
+    assert set(table_of(committed)["n"]) == {3}
+    assert len(read_lines(committed / "records.jsonl")) == 9
+    assert read_memory(committed)["overrides"] == [[*GRID[:3], "method_seed=0,1,2"]]
+
+
+def test_another_target_is_another_block(committed, report):
+    write_records(*GRID, "task.target=3")
+    assert report("table=demo", *ONE, "task.target=3")[0] == 0
+    assert set(table_of(committed)["target"].astype(str)) == {"6", "3"}
+    assert read_memory(committed)["overrides"] == [list(GRID), [*GRID[:2], *ONE[2:], "task.target=3"]]
+    before = content_of(committed)
+    assert report("table=demo", *GRID)[0] == 0
+    assert content_of(committed) == before
+
+
+def test_a_row_goes_only_by_an_option(committed, report):
+    run_id = table_of(committed)["records"].iloc[0].split()[0]
+    assert report("table=demo", *GRID, f"drop={run_id}")[0] == 0
+    assert run_id not in (committed / "records.jsonl").read_text()
+    assert "Missing cells, and what fills them" in (committed / "table.md").read_text()
+    write_records(*ONE)
+    assert report("table=demo", *ONE, "drop=all")[0] == 0
+    assert set(table_of(committed)["method"]) == {"ssd"}
+
+
+def test_other_hyper_parameters_do_not_join_a_committed_column(committed, report):
+    before = content_of(committed)
+    write_records(*ONE[:3], "method_seed=2", "method.alpha=1.5")
+    code, printed = report("table=demo", *ONE[:3], "method_seed=2", "method.alpha=1.5")
+    assert code == 1
+    assert "differ in nothing but seeds, but method.alpha is " in printed
+    assert content_of(committed) == before
+
+
+def test_the_committed_record_of_a_run_stays(committed, report):
+    before = content_of(committed)
+    record_of(demo_cells()[0], retain_accuracy=0.123).write(Path("runs/records"))  # measured again elsewhere
+    assert report("table=demo", *GRID)[0] == 0
+    assert content_of(committed) == before
+
+
+@pytest.mark.parametrize("arguments", [["table=demo", *ONE], ["requests", "profile=quick", "dataset=digits"]])
+def test_without_any_record_the_command_refuses_and_says_what_to_run(arguments, report, tmp_path):
+    code, printed = report(*arguments)
+    assert code == 1
+    assert "Expected records of experiment=" in printed
+    assert "run python -m benchmark.run experiment=" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["table=demo", *GRID, "drop=abc"], "in drop=…, but got abc"),
+        (["figure=demo", *GRID], "to hold figure demo, but it holds table demo"),
+    ],
+)
+def test_a_folder_refuses_another_question(arguments, expected, committed, report):
+    before = content_of(committed)
+    code, printed = report(*arguments)
+    assert code == 1
+    assert expected in printed
+    assert content_of(committed) == before
+
+
+def test_a_caption_by_hand_holds_until_the_records_change(committed, report):
+    memory = committed / "report.json"
+    memory.write_text(json.dumps({**read_memory(committed), "caption": "By hand."}))
+    report("table=demo", *GRID)
+    assert (committed / "table.md").read_text().startswith("**Digits, every task.** By hand.\n")
+    write_records(*GRID[:3], "method_seed=2")
+    report("table=demo", *GRID[:3], "method_seed=0,1,2")
+    assert "By hand" not in (committed / "table.md").read_text() + memory.read_text()
+
+
+def test_a_damaged_new_record_is_named_and_counts_as_missing(finished, report, caplog):
+    path = next((finished / "records").iterdir())
+    path.write_text("{")
+    _, printed = report("table=demo", *GRID)
+    assert path.name in caplog.text
+    assert "Missing cells" in printed
+    assert path.read_text() == "{"
+
+
+def test_a_damaged_committed_record_stops_the_command(committed, report):
+    path = committed / "records.jsonl"
+    path.write_text(path.read_text().replace("0.61", "0.62"))
+    before = content_of(committed)
+    code, printed = report("table=demo", *GRID)
+    assert code == 1
+    assert "restore the file" in printed
+    assert content_of(committed) == before
+
+
+def test_a_folder_may_have_any_name(finished, report):
+    assert report("table=demo", *GRID, "out=here")[0] == 0
+    assert not DEMO.exists()
+    assert len(compose("experiment=demo", *GRID)) == len(read_lines(Path("here/records.jsonl")))

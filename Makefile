@@ -64,10 +64,10 @@ speed: $(READY)  ## seconds of each step beside other implementations, e.g. spee
 	$(PY) -m scripts.speed $(ARGS)
 
 test: $(READY)  ## the fast tests, no network
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto
 
 test-all: $(READY)  ## the slow tests too
-	$(PY) -m pytest -m 'not gpu'
+	$(PY) -m pytest -n auto -m 'not gpu'
 
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(PY) -m pytest -m gpu

@@ -89,12 +89,14 @@ class GridCallback(Callback):
 
     def _missing(self) -> "list[Artefact]":
         """Return the artefacts that are still to be made."""
+        if not self.waiting:
+            return []
         from benchmark import pipeline  # torch, only if there is something to make
         from benchmark.workbench import Workbench
 
         benches = [Workbench(cell) for cell in self.waiting.values()]
         nodes = [node for bench in benches for node in pipeline.wanted(bench)]
-        return benches[0].store.missing(*nodes) if nodes else []
+        return benches[0].store.missing(*nodes)
 
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""

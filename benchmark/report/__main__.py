@@ -12,6 +12,7 @@ goes only by drop.
 """
 
 import logging
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ KINDS = ("table", "figure", "requests", "claims")
 
 def main() -> None:
     """Read the command line, write one folder and print its Markdown."""
+    gc.disable()  # a tenth of the time of a process that lives for two seconds
     arguments = sys.argv[1:]
     print(report(with_search_path(arguments)) if arguments and not {"-h", "--help"} & set(arguments) else __doc__)
 

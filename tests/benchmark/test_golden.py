@@ -1,15 +1,22 @@
 """The names of finished runs and of their artefacts stay: a change of the configuration orphans no training."""
 
 import csv
+import json
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmark.cell import Cell
 from benchmark.compose import cells_of
+from benchmark.device import device_name
 from benchmark.files import content_hash
+from benchmark.records import load_records
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 COLUMNS = ("cell", "scientific", "run_id", "original", "reference", "outputs")
 FAST = [
     ("demo", "full", "paper"),
@@ -22,7 +29,7 @@ FAST = [
 def expected() -> dict[tuple[str, ...], list[tuple[str, ...]]]:
     """(experiment, profile, protocol) -> a row for each cell, hashes by their first eight digits."""
     rows = defaultdict(list)
-    with (Path(__file__).parents[1] / "golden" / "hashes.csv").open() as file:
+    with (GOLDEN / "hashes.csv").open() as file:
         for row in csv.DictReader(file):
             rows[row["experiment"], row["profile"], row["protocol"]].append(tuple(row[name] for name in COLUMNS))
     return rows
@@ -53,3 +60,19 @@ def test_runs_and_artefacts_keep_their_names(key):
     if experiment == "table4":  # the golden file stands for the faces by zeros
         overrides.append(f'dataset.fingerprint="{"0" * 64}"')
     assert [names_of(cell) for cell in cells_of(overrides)] == EXPECTED[key]
+
+
+@pytest.mark.slow
+def test_every_method_measures_what_it_measured(tmp_path):
+    """The digits in every task, seed 0, digit by digit; another processor rounds in another order."""
+    golden = json.loads((GOLDEN / "digits.json").read_text())
+    here = device_name(torch.device("cpu")).partition(",")[0]
+    if (here, torch.__version__.partition("+")[0]) != (golden["device"].partition(",")[0], golden["torch"]):
+        pytest.skip(f"the golden numbers are those of {golden['device']}, torch {golden['torch']}, not of {here}")
+    command = [sys.executable, "-m", "benchmark.run", "experiment=demo", "method_seed=0", "compute.threads=1"]
+    subprocess.run([*command, f"output_dir={tmp_path}"], cwd=GOLDEN.parents[1], check=True)
+    found = {
+        f"{record.labels['task']} {record.labels['method']}": {"run_id": record.run_id, "metrics": record.metrics}
+        for record in load_records(tmp_path / "records")
+    }
+    assert found == golden["cells"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmark.device import set_up
 from benchmark.models import ResNet18
 from datasets.batches import Augmentation, Batches
 from datasets.splits import class_split
@@ -12,12 +13,19 @@ from methods.dampening.importance import parameter_importance
 from methods.dampening.per_sample import SquaredGradients
 from methods.fisher_information import fisher_diagonal
 from methods.training import Compute, train
+from tests.methods.helpers import compose_config
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def set_up_as_a_run() -> None:
+    """Deterministic kernels, and no float32 products of 10 bits, as in every run of the suite."""
+    set_up(compose_config("compute.device=cuda").compute)
 
 
 def seeded(device="cuda"):

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from methods.training import Compute, Precision
 
 TRACKED = ("--", ":/", ":(top,exclude)results")
 FOLDERS = ("benchmark", "configs", "datasets", "methods", "metrics")  # code and files that a run reads
+CHANGES = ("finished", "cpu_count")  # parts of the provenance in which two processes may differ
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core")
 
 
@@ -136,3 +138,9 @@ def provenance(compute: Compute) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def repeatable(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a provenance on which equal results rest, bit for bit: code, libraries, device."""
+    origin = {name: value for name, value in provenance.items() if name not in CHANGES}
+    return origin | ({"code": code_hash()} if origin["dirty"] else {})  # the commit does not tell two edits apart

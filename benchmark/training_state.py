@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark.device import code_hash
 from benchmark.files import content_hash, file_sha256, set_aside
 from datasets.files import replacing
 
 log = logging.getLogger(__name__)
-CHANGES = ("finished", "cpu_count")  # parts of the provenance in which two processes may differ
 
 
 @dataclass
@@ -102,11 +100,11 @@ class StoredTraining:
 
 
 def stored_training(
-    provenance: Mapping[str, Any], every: float | None, folder: Path, *names: object,
-    extra: dict[str, Any] | None = None,
-) -> StoredTraining:  # fmt: skip
-    """Return the keeper of the training `names` below `folder`, at most every `every` seconds."""
-    origin = {name: value for name, value in provenance.items() if name not in CHANGES}
-    if origin["dirty"]:
-        origin["code"] = code_hash()  # the commit does not tell two edits apart
+    origin: Mapping[str, Any], every: float | None, folder: Path, *names: object, extra: dict[str, Any] | None = None
+) -> StoredTraining:
+    """Return what stores the training `names` below `folder`, at most every `every` seconds.
+
+    Args:
+        origin: all that has to be the same in the process that continues it.
+    """
     return StoredTraining(folder / content_hash([*map(str, names), origin]), every, {} if extra is None else extra)

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmark.artefacts import Artefact, Store
 from benchmark.cell import Cell, content, without_about
-from benchmark.device import compute_of, provenance
+from benchmark.device import compute_of, provenance, repeatable
 from benchmark.files import content_hash
 from benchmark.models import build
 from benchmark.training_state import StoredTraining, stored_training
@@ -75,7 +75,7 @@ class Workbench:
     def training_state(self, node: Artefact, *names: object, extra: dict[str, Any] | None = None) -> StoredTraining:
         """Return the keeper of the training `names` of an artefact while it is made."""
         every, folder = self.config.compute.progress_seconds, self.store.training_folder(node)
-        return stored_training(self.provenance(), every, folder, *names, extra=extra)
+        return stored_training(repeatable(self.provenance()), every, folder, *names, extra=extra)
 
     @property
     def eval_batch_size(self) -> int:

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "benchmark.device": ("methods", *FILES),
     "benchmark.models": ("methods",),
     "benchmark.evaluate": ("datasets", "metrics"),
-    "benchmark.training_state": ("benchmark.device", "methods", *FILES),
+    "benchmark.training_state": ("methods", *FILES),
     "benchmark.workbench": BENCH,
     "benchmark.pipeline": PIPELINE,
     "benchmark.run": ("benchmark.pipeline", *GRID, *PIPELINE),

@@ -11,8 +11,8 @@ claims take protocol and profile. Records in the folder are part of the input: a
 goes only by drop.
 """
 
-import logging
 import gc
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -14,7 +14,7 @@ import pytest
 import torch
 from command_line import make_cell as tiny_cell
 
-from benchmark import pipeline, training_state
+from benchmark import device, pipeline, training_state
 from benchmark.cell import Cell
 from benchmark.files import file_sha256
 from benchmark.training_state import StoredTraining, stored_training
@@ -192,8 +192,8 @@ def test_a_pickle_in_place_of_a_state_is_not_executed(tmp_path, caplog):
 
 def folder_if(monkeypatch: pytest.MonkeyPatch, provenance: dict, code: str = "") -> Path:
     """Return the folder of a training of this provenance, if the code had this hash."""
-    monkeypatch.setattr(training_state, "code_hash", lambda: code)
-    return stored_training(provenance, None, Path("progress"), "train").folder
+    monkeypatch.setattr(device, "code_hash", lambda: code)
+    return stored_training(device.repeatable(provenance), None, Path("progress"), "train").folder
 
 
 def test_only_the_same_code_on_the_same_device_continues(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import threading
 import time
 from dataclasses import replace
 
@@ -51,31 +50,16 @@ def test_made_once_and_loaded_the_second_time(store, node):
     assert [found["seconds"] for found in store.facts("kind")] == [1.5]
 
 
-def test_kinds_and_keys_are_apart(store, node):
-    for kind, key in (("a", {"x": 1}), ("b", {"x": 1}), ("a", {"x": 2}), ("a", {"x": 1, "y": None})):
-        tensors, _ = store.get(replace(node, kind=kind, key=key))
-    assert tensors["n"] == 4
-
-
 def test_facts_say_by_whom_they_were_made(tmp_path, node):
     one, other = (Store(tmp_path, lambda device=device: {"device": device}) for device in ("a CPU", "a GPU"))
     one.get(node)
     assert other.get(node)[1]["provenance"] == {"device": "a CPU"}
 
 
-def test_what_comes_back_needs_no_gradient(store):
-    tensors, _ = store.get(Artefact("kind", KEY, lambda: ({"w": torch.ones(2, requires_grad=True)}, {})))
-    assert not tensors["w"].requires_grad
-
-
 def flip_a_byte(facts, data):
     whole = bytearray(data.read_bytes())
     whole[-1] ^= 1
     data.write_bytes(whole)
-
-
-def cut_the_tensors(facts, data):
-    data.write_bytes(data.read_bytes()[:20])
 
 
 def lose_the_tensors(facts, data):
@@ -94,14 +78,7 @@ def lose_the_hash(facts, data):
     facts.write_text(json.dumps({"kind": "kind"}))
 
 
-def garble_the_facts(facts, data):
-    facts.write_bytes(b"\xff\xfe\x00")
-
-
-DAMAGES = [flip_a_byte, cut_the_tensors, lose_the_tensors, cut_the_facts, change_the_facts, lose_the_hash]
-
-
-@pytest.mark.parametrize("damage", [*DAMAGES, garble_the_facts])
+@pytest.mark.parametrize("damage", [flip_a_byte, lose_the_tensors, cut_the_facts, change_the_facts, lose_the_hash])
 def test_a_damaged_artefact_is_set_aside_and_made_again(store, node, damage, caplog):
     store.get(node)
     path = store.path(node)
@@ -115,20 +92,14 @@ def test_a_damaged_artefact_is_set_aside_and_made_again(store, node, damage, cap
 
 def test_tensors_without_facts_do_not_count(store, node):
     store.get(node)
-    store.path(node).unlink()
+    store.path(node).unlink()  # as after a kill between the two
     assert not store.has(node)
     assert store.get(node)[0]["n"] == 2
 
 
-@pytest.mark.parametrize("facts", [RuntimeError("out of memory"), {"x": object()}], ids=["failed", "no JSON"])
-def test_what_fails_leaves_nothing_that_looks_finished(store, node, facts):
-    def make():
-        if isinstance(facts, Exception):
-            raise facts
-        return {"w": torch.ones(1)}, facts
-
-    with pytest.raises((RuntimeError, TypeError)):
-        store.get(replace(node, make=make))
+def test_what_fails_leaves_nothing_that_looks_finished(store, node):
+    with pytest.raises(TypeError):
+        store.get(replace(node, make=lambda: ({"w": torch.ones(1)}, {"x": object()})))
     assert unfinished(store) == []
     assert not store.has(node)
     assert store.get(node)[0]["n"] == 1
@@ -171,16 +142,6 @@ def ask(folder, log, start):
         file.write(f"got {tensors['w'].tolist()}\n")
 
 
-def test_threads_make_once(tmp_path):
-    log, start = tmp_path / "log", threading.Barrier(3)
-    threads = [threading.Thread(target=ask, args=(tmp_path, log, start)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert sorted(log.read_text().split("\n")) == ["", *["got [1.0, 1.0, 1.0]"] * 3, "made"]
-
-
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_processes_make_once(tmp_path):
@@ -208,11 +169,6 @@ def diamond():
     """d needs b and c, which both need a."""
     a = named("a")
     return named("d", named("b", a), named("c", a))
-
-
-def test_walk_yields_what_it_rests_on_first(diamond):
-    assert names(diamond.walk()) == "abacd"
-    assert names(named("x").walk()) == "x"
 
 
 def test_what_is_missing_comes_once_in_an_order_in_which_it_can_be_made(store, diamond):

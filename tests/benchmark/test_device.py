@@ -28,16 +28,14 @@ def _settings_are_put_back():
         backend.allow_tf32 = value
 
 
-@pytest.mark.parametrize("tf32", [True, False])
 @pytest.mark.usefixtures("_settings_are_put_back")
-def test_one_call_sets_the_process_up(tf32):
-    for backend in BACKENDS:
-        backend.allow_tf32 = not tf32
-    compute = device.set_up(OmegaConf.create(CONFIG | {"tf32": tf32, "threads": 1}))
-    assert [backend.allow_tf32 for backend in BACKENDS] == [tf32, tf32]
-    assert torch.get_num_threads() == 1
-    assert torch.are_deterministic_algorithms_enabled()
-    assert compute == Compute(torch.device("cpu"), "float32", channels_last=True)
+def test_one_call_sets_the_process_up():
+    for tf32 in (True, False):
+        compute = device.set_up(OmegaConf.create(CONFIG | {"tf32": tf32, "threads": 1, "compile": "auto"}))
+        assert [backend.allow_tf32 for backend in BACKENDS] == [tf32, tf32]
+        assert torch.get_num_threads() == 1
+        assert torch.are_deterministic_algorithms_enabled()
+        assert compute == Compute(torch.device("cpu"), "float32", channels_last=True, compile=False)
 
 
 @pytest.mark.usefixtures("_settings_are_put_back")
@@ -49,17 +47,13 @@ def test_reading_how_to_compute_changes_nothing():
 
 WRONG = [
     ("device", "tpu9", r"compute\.device to be auto, cpu or cuda"),
-    ("device", "cuda:99", r"compute\.device"),
     ("precision", "float8", r"compute\.precision to be float32 or bfloat16, but got 'float8'"),
-    ("precision", "auto", r"float32 or bfloat16"),
     ("channels_last", "auto", r"compute\.channels_last to be true or false, but got 'auto'"),
     ("tf32", "fast", r"compute\.tf32 to be true or false"),
     ("compile", "often", r"compute\.compile to be true or false"),
     ("eval_batch_size", 0, r"compute\.eval_batch_size to be a whole number above 0, or null, but got 0"),
-    ("threads", 0, r"compute\.threads to be a whole number"),
     ("threads", "all", r"compute\.threads to be a whole number above 0, or null, but got 'all'"),
     ("progress_seconds", -1, r"compute\.progress_seconds to be a number of seconds"),
-    ("progress_seconds", "often", r"compute\.progress_seconds to be a number of seconds"),
 ]
 
 
@@ -67,10 +61,6 @@ def test_a_wrong_option_is_named():
     for option, value, expected in WRONG:
         with pytest.raises(ValueError, match=expected):
             device.compute_of(OmegaConf.create(CONFIG | {option: value}))
-
-
-def test_compiling_is_left_to_the_device_on_request():
-    assert device.compute_of(OmegaConf.create(CONFIG | {"compile": "auto"})).compile is False  # on a CPU
 
 
 def test_provenance_names_code_libraries_and_the_way_of_computing():

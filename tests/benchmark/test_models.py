@@ -1,4 +1,3 @@
-import pickle
 from functools import partial
 from pathlib import Path
 
@@ -19,17 +18,9 @@ VIT = "test_vit"  # timm's smallest: 300 356 parameters at 32 pixels and 4 class
 def test_resnet18_has_the_papers_size():
     model = resnet18(100, width=64)
     assert sum(p.numel() for p in model.parameters()) == 11_220_132
-    assert model.conv1.stride == (1, 1)
-    assert not any(isinstance(module, nn.MaxPool2d) for module in model.modules())
-
-
-def test_resnet18_maps_images_to_logits_at_quarter_resolution():
-    model = resnet18(7, width=4).eval()
-    shapes = []
-    model.layer4.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-    for size in (16, 32):
-        assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
-    assert shapes == [(2, 32, 2, 2), (2, 32, 4, 4)]
+    assert model.get_classifier() is model.fc
+    with pytest.raises(ValueError, match=r"model\.width"):
+        resnet18(7, width=0)
 
 
 def test_resnet18_equals_torchvisions_blocks_without_a_strided_1x1_convolution():
@@ -46,33 +37,11 @@ def test_resnet18_equals_torchvisions_blocks_without_a_strided_1x1_convolution()
     torch.testing.assert_close(ours(images), theirs.eval()(images))
 
 
-def test_resnet18_names_its_classifier_and_refuses_no_width():
-    model = resnet18(7, width=4)
-    assert model.get_classifier() is model.fc
-    assert model.fc.out_features == 7
-    with pytest.raises(ValueError, match=r"model\.width"):
-        resnet18(7, width=0)
-
-
-@pytest.mark.usefixtures("global_rng_untouched")
-def test_build_belongs_to_the_seed():
-    one, same, other = (build(partial(ResNet18, width=4), 3, seed) for seed in (5, 5, 6))
-    assert torch.equal(one.conv1.weight, same.conv1.weight)
-    assert not torch.equal(one.conv1.weight, other.conv1.weight)
-
-
 @pytest.mark.gpu
 def test_build_leaves_the_gpus_random_state():
     before = torch.cuda.get_rng_state()
     build(partial(ResNet18, width=4), 3, 5)
     assert torch.equal(torch.cuda.get_rng_state(), before)
-
-
-def test_vit_has_a_head_for_the_classes():
-    model = vit(4, name=VIT, image_size=32, pretrained=False, weights=None).eval()
-    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
-    assert model.get_classifier().out_features == 4
-    assert model.pos_embed.shape[1] == 1 + 4
 
 
 def test_an_unknown_name_is_answered_with_known_ones():
@@ -104,14 +73,13 @@ def pretrained(weights, image_size=32):
     return vit(4, name=VIT, image_size=image_size, pretrained=True, weights=weights)
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.pth", "nested.pth"])
-def test_vit_takes_everything_but_the_head_from_a_local_file(tmp_path, state, name):
-    model = pretrained(write(tmp_path / name, state))
-    loaded = model.state_dict()
-    for name, value in state.items():
-        if not name.startswith("head."):
-            assert torch.equal(loaded[name], value), name
-    assert model.get_classifier().out_features == 4
+def test_vit_takes_everything_but_the_head_from_a_local_file(tmp_path, state):
+    for file in ("w.safetensors", "w.npz", "w.pth", "nested.pth"):
+        model = pretrained(write(tmp_path / file, state))
+        loaded = model.state_dict()
+        for name, value in state.items():
+            assert name.startswith("head.") or torch.equal(loaded[name], value), (file, name)
+        assert model.get_classifier().out_features == 4
 
 
 def test_position_embeddings_are_fitted_to_the_image(tmp_path, state):
@@ -136,15 +104,10 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("protocol", ["torch", "bare pickle"])
-def test_a_pickle_is_refused_and_not_executed(tmp_path, protocol):
+def test_a_pickle_is_refused_and_not_executed(tmp_path):
     trap, weights = tmp_path / "executed", tmp_path / "w.pth"
-    if protocol == "torch":
-        torch.save({"x": Evil(trap)}, weights)
-        torch.load(weights, weights_only=False)
-    else:
-        weights.write_bytes(pickle.dumps(Evil(trap), protocol=2))
-        pickle.loads(weights.read_bytes())
+    torch.save({"x": Evil(trap)}, weights)
+    torch.load(weights, weights_only=False)
     assert trap.exists()  # it is armed
     trap.unlink()
     with pytest.raises(ValueError, match=r"w\.pth to hold tensors by name"):
@@ -152,44 +115,24 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path, protocol):
     assert not trap.exists()
 
 
-def other_names(state):
-    return {f"module.{name}": value for name, value in state.items()}
-
-
-def other_shape(state):
-    return {**state, "norm.weight": torch.zeros(3)}
-
-
-def no_last_block(state):
-    return {name: value for name, value in state.items() if not name.startswith("blocks.5.")}
-
-
-def no_tensors(state):
-    return {}
-
-
-@pytest.mark.parametrize("change", [other_names, other_shape, no_last_block, no_tensors])
-def test_weights_that_do_not_fit_are_refused(tmp_path, state, change, monkeypatch):
+def test_weights_that_do_not_fit_are_refused(tmp_path, state):
     # Were any of them let through, a "pretrained" model would be a random one in part or in whole.
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", no_network)
-    weights = write(tmp_path / "w.npz", change(state))
-    with pytest.raises(ValueError, match=r"w\.npz to hold"):
-        pretrained(weights)
+    without_last_block = {name: value for name, value in state.items() if not name.startswith("blocks.5.")}
+    with_other_names = {f"module.{name}": value for name, value in state.items()}
+    with_other_shape = {**state, "norm.weight": torch.zeros(3)}
+    for wrong in (without_last_block, with_other_names, with_other_shape, {}):
+        with pytest.raises(ValueError, match=r"w\.npz to hold"):
+            pretrained(write(tmp_path / "w.npz", wrong))
 
 
-def no_network(*args, **kwargs):
-    raise OSError("no network")
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_without_file_and_network_the_option_to_set_is_named(monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error("unreachable")
 
-
-def test_without_file_and_network_the_option_to_set_is_named(monkeypatch):
-    for error in (OSError, ValueError, RuntimeError):
-
-        def fail(*args, error=error, **kwargs):
-            raise error("unreachable")
-
-        monkeypatch.setattr("benchmark.models.timm.create_model", fail)
-        with pytest.raises(FileNotFoundError, match=r"model\.weights=FILE .* model\.pretrained=false"):
-            pretrained(None)
+    monkeypatch.setattr("benchmark.models.timm.create_model", fail)
+    with pytest.raises(FileNotFoundError, match=r"model\.weights=FILE .* model\.pretrained=false"):
+        pretrained(None)
 
 
 def test_a_file_that_holds_no_weights_is_one_clear_error(tmp_path):

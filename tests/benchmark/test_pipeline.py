@@ -41,21 +41,6 @@ def folder(tmp_path_factory) -> Path:
 # The graph
 
 
-def test_a_record_rests_on_the_original_the_retrained_model_and_the_outputs(tmp_path):
-    bench = bench_of(tmp_path, "method=ssd")
-    cell, (first, retrained, own) = bench.cell, wanted(bench)
-    assert kinds((first, retrained, own)) == ["original", "outputs", "outputs"]
-    assert list(map(str, retrained.needs)) == list(map(str, own.needs)) == [str(first)]
-    assert (first.key, retrained.key, own.key) == (cell.original_key, cell.reference_key, cell.outputs_key)
-    assert len({str(node) for node in (first, retrained, own)}) == 3
-
-
-def test_a_retrained_model_is_its_own_reference(tmp_path):
-    bench = bench_of(tmp_path, "method=retrain")
-    assert kinds(wanted(bench)) == ["original", "outputs"]
-    assert outputs(bench).hash == reference(bench).hash
-
-
 @pytest.mark.parametrize(("protocol", "n_originals"), [("paper", 1), ("strict", 2)])
 def test_what_cells_share_is_listed_once(tmp_path, protocol, n_originals):
     benches = benches_of(tmp_path, "method=baseline,finetune,retrain", "method_seed=0,1", f"protocol={protocol}")
@@ -71,12 +56,6 @@ def test_no_retrained_model_is_trained_if_no_metric_needs_it(tmp_path):
     assert set(record.metrics) == {"retain_accuracy", "forget_accuracy"}
     assert files_in(tmp_path) == {"original": 1, "outputs": 1}
     assert kinds(wanted(bench_of(tmp_path, "method=baseline"))) == ["original", "outputs", "outputs"]
-
-
-def test_without_a_reference_there_is_none(tmp_path):
-    bench = bench_of(tmp_path, "method=baseline", "~method@reference")
-    assert reference(bench) is None
-    assert kinds(wanted(bench)) == ["original", "outputs"]
 
 
 # How each is made
@@ -103,17 +82,6 @@ def test_the_original_comes_back_with_the_accuracy_it_was_stored_with(folder):
     assert seen.facts == {"changed_fraction": 0.0}
 
 
-def test_the_best_epoch_by_test_accuracy_is_kept_on_request(tmp_path):
-    bench = bench_of(tmp_path, "original.checkpoint=best_test", "recipe.epochs=3", "~method@reference")
-    _, facts = load_original(bench)
-    assert 1 <= facts["kept_epoch"] <= facts["epochs"] == 3
-
-
-def test_an_unknown_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="last or best_test, but got 'first'"):
-        load_original(bench_of(tmp_path, "original.checkpoint=first"))
-
-
 def test_importances_are_measured_once_and_booked_as_first_measured(folder):
     benches = benches_of(folder, "method=ssd", "method.alpha=8,9", "method.lam=1")
     first, second = (bench.store.get(outputs(bench))[1]["seconds"] for bench in benches)
@@ -135,17 +103,13 @@ def test_an_artefact_is_made_by_its_name(tmp_path):
     assert not bench.store.has(outputs(bench))
 
 
-@pytest.mark.parametrize(
-    ("stage", "expected"),
-    [("original", {"original": 1}), ("retrained", {"original": 1, "outputs": 1})],
-)
-def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path, stage, expected):
-    bench = bench_of(tmp_path, "method=ssd", f"stage={stage}")
+def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path):
+    bench = bench_of(tmp_path, "method=ssd", "stage=retrained")
     assert list(map(str, wanted(bench))) == [str(pipeline.staged(bench))]
     path = Path(pipeline.made(bench, pipeline.staged(bench)))
     assert path.is_file()
     assert path.suffix == ".safetensors"
-    assert files_in(tmp_path) == expected
+    assert files_in(tmp_path) == {"original": 1, "outputs": 1}
 
 
 def test_an_unknown_stage_is_answered_with_those_there_are(tmp_path):

@@ -35,10 +35,9 @@ def test_round_trip(written, tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("keep", [0, 40, -3])
-def test_a_half_written_record_is_set_aside(tmp_path, keep, caplog):
+def test_a_half_written_record_is_set_aside(tmp_path, caplog):
     path = record().write(tmp_path)
-    path.write_text(path.read_text()[:keep])
+    path.write_text(path.read_text()[:40])
     with pytest.raises(ValueError, match=r"r1\.json to be a run record.*delete it and run again"):
         RunRecord.read(path)
     assert load_records(tmp_path) == []
@@ -48,8 +47,7 @@ def test_a_half_written_record_is_set_aside(tmp_path, keep, caplog):
     assert "set aside the damaged r1.json" in caplog.text
     (aside,) = tmp_path.iterdir()
     assert aside.name.startswith("r1.json.damaged-")
-    record().write(tmp_path)
-    assert RunRecord.find(path) == record()
+    assert RunRecord.find(path) is None  # there is none any more
 
 
 def test_a_changed_number_is_noticed(tmp_path):
@@ -68,16 +66,13 @@ def test_records_of_the_first_version_are_read(tmp_path):
     assert RunRecord.read(path) == record()
 
 
-def test_no_record_is_none(tmp_path):
-    assert RunRecord.find(tmp_path / "r1.json") is None
-
-
-@pytest.mark.parametrize("text", [b"[]", b'{"run_id": "r1"}', b"\xff\xfe", {**asdict(record()), "surprise": 1}])
-def test_other_json_is_no_record(tmp_path, text):
+def test_other_json_is_no_record(tmp_path):
     path = tmp_path / "r1.json"
-    path.write_bytes(text if isinstance(text, bytes) else json.dumps(text).encode())
-    with pytest.raises(ValueError, match="to be a run record"):
-        RunRecord.read(path)
+    surprise = json.dumps({**asdict(record()), "surprise": 1}).encode()
+    for text in (b"", b"[]", b'{"run_id": "r1"}', b"\xff\xfe", surprise):
+        path.write_bytes(text)
+        with pytest.raises(ValueError, match="to be a run record"):
+            RunRecord.read(path)
 
 
 def test_a_renamed_record_is_refused(tmp_path):
@@ -86,27 +81,10 @@ def test_a_renamed_record_is_refused(tmp_path):
         RunRecord.read(path.rename(tmp_path / "r2.json"))
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_a_metric_that_is_not_finite_is_refused_and_named(tmp_path, value):
+def test_a_metric_that_is_not_finite_is_refused_and_named(tmp_path):
     with pytest.raises(FloatingPointError, match=r"for mia\.$"):
-        record(metrics={"retain_accuracy": 0.5, "mia": value}).write(tmp_path / "records")
+        record(metrics={"retain_accuracy": 0.5, "mia": math.nan}).write(tmp_path / "records")
     assert not (tmp_path / "records").exists()
-
-
-def test_no_other_number_may_be_nan(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        record(seconds={"x": math.nan}).write(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupted_write_leaves_no_record(tmp_path, monkeypatch):
-    def fail(self, target):
-        raise OSError("no space")
-
-    monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        record().write(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_records_are_loaded_in_the_order_of_their_names(tmp_path):
@@ -118,23 +96,14 @@ def test_records_are_loaded_in_the_order_of_their_names(tmp_path):
     assert load_records(tmp_path / "nowhere") == []
 
 
-def test_a_row_is_flat_and_complete():
-    row = record().row()
-    assert row["dataset"] == "digits"
-    assert row["hyperparameters.recipe.lr"] == 0.1
-    assert row["hyperparameters.recipe.milestones"] == "[60, 120]"
-    assert row["provenance.git.dirty"] is False
-    assert row["metrics.zrf"] is None
-    assert row["skipped"] is None
-    assert {column.split(".")[0] for column in row} >= {f.name for f in fields(RunRecord)} - {"labels"}
-    assert not any(isinstance(value, dict | list) for value in row.values())
-
-
-def test_a_frame_has_a_row_per_record():
+def test_a_frame_has_a_flat_and_complete_row_per_record():
     frame = to_frame([record("a"), record("b", metrics={"retain_accuracy": 0.5, "mia": 0.1})])
     assert frame["run_id"].tolist() == ["a", "b"]
     assert frame["metrics.retain_accuracy"].tolist() == [0.97, 0.5]
     assert frame["metrics.mia"].isna().tolist() == [True, False]
+    assert frame["hyperparameters.recipe.lr"].tolist() == [0.1, 0.1]
+    assert frame["hyperparameters.recipe.milestones"][0] == "[60, 120]"
+    assert {column.split(".")[0] for column in frame} >= {f.name for f in fields(RunRecord)} - {"labels"}
 
 
 def test_records_in_lines_come_back_in_their_order(tmp_path):
@@ -144,10 +113,10 @@ def test_records_in_lines_come_back_in_their_order(tmp_path):
     assert read_lines(tmp_path / "none.jsonl") == []
 
 
-@pytest.mark.parametrize("damage", [("0.97", "0.98"), ("{", ""), ('"skipped"', '"surprise"')])
-def test_a_damaged_line_is_named(tmp_path, damage):
+def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "records.jsonl"
     first, second = to_lines([record("a"), record("b")]).splitlines()
-    path.write_text(f"{first}\n{second.replace(*damage)}\n")
-    with pytest.raises(ValueError, match=r"line 2 of .*records\.jsonl to be a run record.*restore the file"):
-        read_lines(path)
+    for damage in (("0.97", "0.98"), ("{", ""), ('"skipped"', '"surprise"')):
+        path.write_text(f"{first}\n{second.replace(*damage)}\n")
+        with pytest.raises(ValueError, match=r"line 2 of .*records\.jsonl to be a run record.*restore the file"):
+            read_lines(path)

@@ -66,19 +66,6 @@ def killed_in_epoch_3(call, monkeypatch: pytest.MonkeyPatch) -> None:
             call()
 
 
-def broken_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cell, Path]:
-    """Return the cell of an original whose training was killed and the file it left."""
-    cell = make_cell(folder)
-    killed_in_epoch_3(lambda: train_original(cell), monkeypatch)
-    (path,) = folder.rglob("original/*.progress/*/*.pt")
-    return cell, path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, torch.Tensor]:
-    return train_original(make_cell(tmp_path_factory.mktemp("whole")))[0]
-
-
 @pytest.mark.parametrize(
     "overrides",
     [["original.checkpoint=last"], ["original.checkpoint=best_test", "recipe.optimizer=adamw", "recipe.lr=0.003"]],
@@ -104,15 +91,9 @@ def test_a_continued_original_is_the_undisturbed_one(tmp_path, monkeypatch, over
     assert equal(whole | {"seconds": 0}, continued | {"seconds": 0})
 
 
-def test_a_continued_training_takes_what_the_earlier_process_spent(tmp_path, monkeypatch):
-    cell, _ = broken_off(tmp_path, monkeypatch)
-    monkeypatch.setattr(torch, "load", lambda *a, load=torch.load, **k: load(*a, **k) | {"seconds": 5000.0})
-    assert 5000 < train_original(cell)[1]["seconds"] < 5060
-
-
 @pytest.mark.parametrize(
     "method",
-    [["retrain"], ["finetune"], ["unsir", "method.repair.epochs=4", "method.noise_steps=2", "method.repetitions=2"]],
+    [["retrain"], ["unsir", "method.repair.epochs=4", "method.noise_steps=2", "method.repetitions=2"]],
     ids=lambda method: method[0],
 )
 def test_a_continued_method_is_the_undisturbed_one(tmp_path, monkeypatch, method):
@@ -148,25 +129,17 @@ def test_the_time_between_two_states_is_at_least_the_chosen_one(tmp_path, monkey
     assert training.seconds == -20
 
 
-def test_a_damaged_state_is_set_aside_and_the_training_starts_anew(tmp_path, monkeypatch, caplog, undisturbed):
-    cell, path = broken_off(tmp_path, monkeypatch)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    state, _ = train_original(cell)
-    assert "its hash is not its name" in caplog.text
-    assert "continuing" not in caplog.text
-    assert len(list(path.parent.glob("*.damaged-*"))) == 1
-    assert equal(state, undisturbed)
-
-
-def test_the_older_of_two_states_is_taken_if_the_newer_is_damaged(tmp_path, monkeypatch, caplog, undisturbed):
+def test_the_older_of_two_states_is_taken_if_the_newer_is_damaged(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    cell, path = broken_off(tmp_path, monkeypatch)
+    whole, broken = make_cell(tmp_path / "whole"), make_cell(tmp_path / "broken")
+    killed_in_epoch_3(lambda: train_original(broken), monkeypatch)
+    (path,) = tmp_path.rglob("original/*.progress/*/*.pt")
     path.with_name(f"000003-{'0' * 64}.pt").write_bytes(b"half a file")  # killed before the older one was removed
-    state, _ = train_original(cell)
+    state, _ = train_original(broken)
+    assert "its hash is not its name" in caplog.text
     assert "continuing a training after epoch 2" in caplog.text
-    assert equal(state, undisturbed)
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+    assert equal(state, train_original(whole)[0])
 
 
 class Evil:

@@ -37,10 +37,9 @@ def test_normalisation_is_that_of_the_training_images_unless_it_is_given(tmp_pat
     assert Workbench(given).preprocessing.mean == (0.1, 0.2, 0.3)
 
 
-@pytest.mark.parametrize(("option", "expected"), [("null", 100), ("7", 7), ("3000", 3000)])
-def test_a_cpu_measures_in_small_batches_unless_told(tmp_path, option, expected):
-    cell = make_cell(tmp_path, f"compute.eval_batch_size={option}", "compute.device=cpu")
-    assert Workbench(cell).eval_batch_size == expected
+def test_a_cpu_measures_in_small_batches_unless_told(tmp_path):
+    cells = make_cells(tmp_path, "compute.eval_batch_size=null,7", "compute.device=cpu")
+    assert [Workbench(cell).eval_batch_size for cell in cells] == [100, 7]
 
 
 def test_a_model_belongs_to_its_seed(tmp_path):
@@ -66,20 +65,15 @@ def test_validation_reads_options_and_writes_nothing(tmp_path):
     assert list((tmp_path / "new" / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
+def test_validation_finds_what_is_wrong_before_anything_is_trained(tmp_path):
+    for override, expected in (
         ("method.alpha=0", "alpha to be a finite number above 0, but got 0"),
         ("recipe.epochs=0", "epochs and batch_size to be at least 1"),
         ("recipe.lr=fast", "lr to be a number, but got 'fast'"),
-        ("reference.reset=tail", "all or head"),
         ("compute.device=tpu9", r"compute\.device"),
-        ("task.target=rocket", "one of 0, 1, 2"),
-    ],
-)
-def test_validation_finds_what_is_wrong_before_anything_is_trained(tmp_path, override, expected):
-    with pytest.raises(Exception, match=expected):
-        Workbench(make_cell(tmp_path, override)).validate()
+    ):
+        with pytest.raises(Exception, match=expected):
+            Workbench(make_cell(tmp_path, override)).validate()
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):

@@ -50,12 +50,6 @@ def test_made_once_and_loaded_the_second_time(store, node):
     assert [found["seconds"] for found in store.facts("kind")] == [1.5]
 
 
-def test_facts_say_by_whom_they_were_made(tmp_path, node):
-    one, other = (Store(tmp_path, lambda device=device: {"device": device}) for device in ("a CPU", "a GPU"))
-    one.get(node)
-    assert other.get(node)[1]["provenance"] == {"device": "a CPU"}
-
-
 def flip_a_byte(facts, data):
     whole = bytearray(data.read_bytes())
     whole[-1] ^= 1
@@ -127,27 +121,28 @@ def test_the_state_of_trainings_goes_with_the_finished_artefact(store, node):
     assert not store.training_folder(node).exists()
 
 
-def ask(folder, log, start):
-    """Ask for one artefact; making it writes a line."""
-
-    def make():
-        with log.open("a") as file:
-            file.write("made\n")
-        time.sleep(0.2)
-        return {"w": torch.ones(3)}, {}
-
-    start.wait(timeout=60)
-    tensors, _ = Store(folder).get(Artefact("kind", KEY, make))
-    with log.open("a") as file:
-        file.write(f"got {tensors['w'].tolist()}\n")
-
-
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_processes_make_once(tmp_path):
+    """Two processes ask for one artefact at the same time; making it writes a line."""
     processes = multiprocessing.get_context("fork")
     log, start = tmp_path / "log", processes.Barrier(2)
-    workers = [processes.Process(target=ask, args=(tmp_path, log, start)) for _ in range(2)]
+
+    def write(line):
+        with log.open("a") as file:
+            file.write(f"{line}\n")
+
+    def make():
+        write("made")
+        time.sleep(0.2)
+        return {"w": torch.ones(3)}, {}
+
+    def ask():
+        start.wait(timeout=60)
+        tensors, _ = Store(tmp_path).get(Artefact("kind", KEY, make))
+        write(f"got {tensors['w'].tolist()}")
+
+    workers = [processes.Process(target=ask) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -1,7 +1,6 @@
 """Sweeps mean what they mean in a plain Hydra application, and composing them is quick."""
 
 import os
-import pickle
 import shlex
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
-from benchmark.compose import CONFIGS, cells_of, choices, sweep_overrides
+from benchmark.compose import CONFIGS, cells_of, choices
 
 ROOT = Path(CONFIGS).parent
 PLAIN = """
@@ -100,27 +99,24 @@ def without_name(cell: Cell) -> object:
     return raw
 
 
-@pytest.mark.parametrize("experiment", choices("experiment"))
-def test_a_quick_composition_is_what_hydra_composes(experiment):
-    more = ["~method@reference", "++a.b=1", "+dataset.subset.held_out=0.1"] if experiment == "demo" else []
-    cells = cells_of([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
-    for cell in (cells[len(cells) // 2], cells[-1]):
-        assert without_name(cell) == composed(cell.overrides)
-        assert OmegaConf.is_struct(cell.config)
+def test_a_quick_composition_is_what_hydra_composes():
+    for experiment in choices("experiment"):
+        more = ["~method@reference", "++a.b=1", "+dataset.subset.held_out=0.1"] if experiment == "demo" else []
+        cells = cells_of([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
+        for cell in (cells[len(cells) // 2], cells[-1]):
+            assert without_name(cell) == composed(cell.overrides)
+            assert OmegaConf.is_struct(cell.config)
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
+def test_unusual_overrides_too():
+    for overrides in (
         ["method=ssd,retrain,finetune", "requests=sequence", "method@reference=finetune"],
-        ["method=ssd,retrain,finetune", "recipe.lr=1", "model=vit,resnet18", "switched=retrain,none"],
-        ["method=ssd,retrain,finetune", "+method.beta=1", "search=ssd"],
+        ["method=ssd,retrain", "recipe.lr=1", "model=vit,resnet18", "switched=retrain,none"],
+        ["method=ssd,retrain", "+method.beta=1", "search=ssd"],
         ["method=ssd", "~method.lam"],
-    ],
-)
-def test_unusual_overrides_too(overrides):
-    for cell in cells_of(overrides):
-        assert without_name(cell) == composed(cell.overrides)
+    ):
+        for cell in cells_of(overrides):
+            assert without_name(cell) == composed(cell.overrides)
 
 
 def test_a_file_that_reaches_into_the_method_is_heeded(own_configs):
@@ -138,27 +134,11 @@ def test_a_file_that_reaches_into_the_method_is_heeded(own_configs):
     ]  # fmt: skip
 
 
-def test_an_experiment_brings_its_sweep_and_the_command_line_overrides_it():
-    cells = cells_of(["experiment=table2", "profile=quick", "method=ssd,retrain", "method_seed=7"])
-    assert {(cell.labels["method"], cell.seeds["method_seed"]) for cell in cells} == {("ssd", 7), ("retrain", 7)}
-    assert {cell.labels["target"] for cell in cells} == {"rocket", "mushroom"}
-
-
 def test_the_overrides_of_a_cell_compose_it_again():
     cells = cells_of(["experiment=table6", "profile=quick", "output_dir=a b"])
     for cell in cells[::4]:
         (again,) = cells_of(shlex.split(shlex.join(cell.overrides)))
         assert again.config == cell.config
-
-
-def test_a_cell_travels():
-    cell = cells_of(["method=ssd", "data_dir=${hydra:runtime.cwd}"])[0]
-    copy = pickle.loads(pickle.dumps(cell))
-    assert (copy.run_id, copy.labels, copy.config.data_dir) == (cell.run_id, cell.labels, str(Path.cwd()))
-
-
-def test_several_values_without_m_are_seen():
-    assert sweep_overrides(["method=ssd,retrain", "method.alpha=[1,2]", "task=class"]) == ["method=ssd,retrain"]
 
 
 def test_a_table_of_48_cells_is_quick():

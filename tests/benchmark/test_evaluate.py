@@ -43,12 +43,6 @@ def test_every_split_is_measured_in_eval_mode(cnn, split, preprocessing, outputs
     assert outputs.newest_test is None
 
 
-def test_only_the_splits_that_are_asked_for_are_looked_at(cnn, split, preprocessing, outputs):
-    some = evaluate(cnn, split, preprocessing, batch_size=7, facts={}, splits=("forget_train",))
-    assert set(some.logits) == set(some.labels) == {"forget_train"}
-    assert torch.equal(some.logits["forget_train"], outputs.logits["forget_train"])
-
-
 def test_the_forgotten_training_samples_are_looked_at_once(cnn, dataset, preprocessing):
     seen = []
     cnn.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))

@@ -24,15 +24,13 @@ CELL = [
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count peak memory in other units")
-@pytest.mark.parametrize(
-    ("method", "protocol"), [("ssd", "paper"), ("ssd", "strict"), ("bad_teacher", "paper"), ("fisher", "paper")]
-)
-def test_cell_of_a_vit_base_needs_less_than_4_gb(method, protocol, tmp_path):
-    command = [sys.executable, "-c", COMMAND, *CELL, f"method={method}", f"protocol={protocol}"]
+@pytest.mark.parametrize("method", ["ssd", "bad_teacher", "fisher"])
+def test_cell_of_a_vit_base_needs_less_than_4_gb(method, tmp_path):
+    command = [sys.executable, "-c", COMMAND, *CELL, f"method={method}", "protocol=paper"]
     run = subprocess.run(
         [*command, f"output_dir={tmp_path}"], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert "D_r" in run.stderr
     peak = int(re.findall(r"peak (\d+)", run.stdout)[0]) / 1e9
-    print(f"{method}, {protocol}: {peak:.2f} GB")
+    print(f"{method}: {peak:.2f} GB")
     assert 2 < peak < 4

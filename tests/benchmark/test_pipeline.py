@@ -93,16 +93,6 @@ def test_importances_are_measured_once_and_booked_as_first_measured(folder):
     assert first["importance_full"] == second["importance_full"] > 0
 
 
-def test_an_artefact_is_made_by_its_name(tmp_path):
-    bench = bench_of(tmp_path, "method=baseline")
-    first, retrained, _ = wanted(bench)
-    pipeline.make(bench, str(first))
-    assert files_in(tmp_path) == {"original": 1}
-    pipeline.make(bench, str(retrained))
-    assert bench.store.has(retrained)
-    assert not bench.store.has(outputs(bench))
-
-
 def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path):
     bench = bench_of(tmp_path, "method=ssd", "stage=retrained")
     assert list(map(str, wanted(bench))) == [str(pipeline.staged(bench))]

@@ -1,11 +1,7 @@
-"""End to end on the digits: sweep, second start, stages, saved models, continuation after a kill."""
+"""End to end on the digits: sweep, second start, stages, saved models."""
 
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +37,8 @@ def test_one_record_per_cell(finished):
     }
     assert len({r.original["sha256"] for r in records}) == 1  # protocol paper: one original
     assert len(list((finished / "artefacts" / "outputs").glob("*.json"))) == 8
+    retrained = [r.metrics for r in records if r.labels["method"] == "retrain"]
+    assert {(metrics["gap"], metrics["js_distance"]) for metrics in retrained} == {(0, 0)}
 
 
 def test_a_record_says_everything(finished):
@@ -53,13 +51,6 @@ def test_a_record_says_everything(finished):
     assert record.hyperparameters["alpha"] == 8.0
     assert record.sizes["forget_train"] + record.sizes["retain_train"] == 60
     assert set(record.provenance) >= {"commit", "dirty", "torch", "device", "precision"}
-
-
-def test_the_retrained_model_is_at_distance_zero_from_itself(finished):
-    retrained = [r for r in read_all(finished) if r.labels["method"] == "retrain"]
-    assert len(retrained) == 2
-    for record in retrained:
-        assert record.metrics["gap"] == record.metrics["js_distance"] == 0
 
 
 def test_a_second_start_computes_nothing(finished, monkeypatch, caplog):
@@ -122,11 +113,10 @@ def test_paths_start_where_the_command_was_started(tmp_path, monkeypatch, multir
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-@pytest.mark.parametrize("what", ["searchpath", "defaults"])
-def test_hydra_says_what_it_knows(what):
-    command = [sys.executable, "-m", "benchmark.run", "--info", what]
+def test_hydra_says_what_it_knows():
+    command = [sys.executable, "-m", "benchmark.run", "--info", "defaults"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {"searchpath": str(ROOT / "configs"), "defaults": "| method/ssd "}[what] in done.stdout
+    assert "| method/ssd " in done.stdout
     assert done.stderr == ""
 
 
@@ -134,23 +124,3 @@ def test_started_as_a_file():
     done = subprocess.run([sys.executable, "benchmark/run.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: start this from the root of the repository as `python -m benchmark.run`."
-
-
-def without_times(output_dir: Path) -> list[dict]:
-    records = [json.loads(text) for text in records_of(output_dir).values()]
-    for record in records:
-        record["seconds"] = record["provenance"] = record["checksum"] = None  # the last covers the first two
-    return records
-
-
-@pytest.mark.slow
-def test_killed_and_continued_equals_uninterrupted(finished, tmp_path):
-    """`kill -9` a few times in mid-run; the same command then ends with the same records but for times."""
-    command = [sys.executable, "-m", "benchmark.run", *GRID, f"output_dir={tmp_path}"]
-    for seconds in (5.0, 6.0, 7.0):
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
-    assert without_times(tmp_path) == without_times(finished)

@@ -329,9 +329,3 @@ def test_a_task_takes_two_files(house, table):
                  "table.metrics=[forget_accuracy]")  # fmt: skip
     assert set(made["task"]) == {"every"}
     assert made["mean"].notna().all()
-
-
-@pytest.mark.parametrize("main", [report_main, search_main])
-def test_a_folder_that_is_none_is_named(main, monkeypatch, capsys):
-    assert run_command(["--config-dir", "/nowhere", "table=demo"], monkeypatch, main=main) == 1
-    assert "Expected --config-dir to name a folder, but /nowhere is none." in capsys.readouterr().err

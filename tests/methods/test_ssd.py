@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -48,12 +49,9 @@ def method(**changes):
     ("full", "forget", "alpha", "lam", "selected", "beta"),
     [
         ([1.0, 1.0, 1.0, 2.0], [1.5, 2.0, 4.0, 8.0], 2, 1, 2, [1.0, 1.0, 0.25, 0.25]),  # below, equal, above, above
-        ([3.0], [6.0], 2, 1, 0, [1.0]),  # the selection is strict
-        ([3.0], [6.0001], 2, 2, 1, [6 / 6.0001]),
-        ([1.0], [3.0], 2, 2, 1, [2 / 3]),  # β = λ·1/3
+        ([3.0, 1.0], [6.0001, 3.0], 2, 2, 2, [6 / 6.0001, 2 / 3]),  # β = λ·1/3
         ([1.0], [3.0], 2, 5, 1, [1.0]),  # and clamped at 1
-        ([0.0], [0.0], 1, 1, 0, [1.0]),
-        ([0.0], [1.0], 10, 1, 1, [0.0]),  # only the forget set needs it
+        ([0.0, 0.0], [0.0, 1.0], 10, 1, 1, [1.0, 0.0]),  # only the forget set needs the second
     ],
 )
 def test_cases_by_hand(full, forget, alpha, lam, selected, beta):
@@ -62,16 +60,15 @@ def test_cases_by_hand(full, forget, alpha, lam, selected, beta):
     assert dampened(values, full, forget, alpha=alpha, lam=lam) == (selected, pytest.approx(expected))
 
 
-@pytest.mark.parametrize("name", ["alpha", "lam"])
-def test_parameters_that_are_not_positive_are_refused(name):
-    for value in (0.0, -1.0, float("nan"), float("inf")):
+def test_parameters_that_are_not_positive_are_refused():
+    for name, value in product(("alpha", "lam"), (0.0, -1.0, float("nan"), float("inf"))):
         with pytest.raises(ValueError, match=f"Expected {name} to be a finite number above 0"):
             dampened([1.0], [1.0], [2.0], **{"alpha": 1.0, "lam": 1.0, name: value})
         with pytest.raises(ValueError, match=f"Expected {name} to be a finite number above 0"):
             method(**{name: value})
 
 
-@pytest.mark.parametrize(("alpha", "lam"), [(1.5, 1.0), (1.2, 0.1), (1.1, 1.1)])
+@pytest.mark.parametrize(("alpha", "lam"), [(1.5, 1.0), (1.1, 1.1)])
 def test_every_selected_weight_is_scaled_by_less_than_lambda_over_alpha(cnn, split, context, alpha, lam):
     full, forget = importances(cnn, split, context)
     original = copy.deepcopy(cnn)

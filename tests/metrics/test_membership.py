@@ -86,11 +86,6 @@ def outputs(*, forget, members, retain_test, forget_test, random=False):
 LOW, HIGH = [0.01, 0.02, 0.03] * 30, [0.5, 0.6, 0.65] * 20
 
 
-def test_the_helper_makes_the_entropies_it_is_asked_for():
-    values = [0.01, 0.2, 0.65]
-    assert entropy(with_entropies(values)).tolist() == pytest.approx(values, abs=1e-3)
-
-
 def test_the_score_is_the_share_of_the_forget_set_taken_for_members():
     for forget, share in (([0.01, 0.02, 0.66, 0.6], 0.5), ([0.01, 0.015], 1.0), ([0.6, 0.69, 0.65], 0.0)):
         made = outputs(forget=forget, members=LOW, retain_test=HIGH, forget_test=HIGH[:5])

@@ -1,6 +1,4 @@
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,19 +101,3 @@ def test_an_unknown_split_and_an_array_file_of_something_else(tmp_path, folder):
     np.savez(tmp_path / "pins.npz", all_images=images, all_labels=labels, class_names=np.array(["a", "a"]))
     with pytest.raises(ValueError, match="distinct texts"):
         load(tmp_path)
-
-
-@pytest.mark.data
-def test_real_faces(tmp_path):
-    source = Path(os.environ.get("UNLEARN_DATA_DIR", "")) / "faces"
-    if not os.environ.get("UNLEARN_DATA_DIR") or not source.is_dir():
-        pytest.skip("$UNLEARN_DATA_DIR holds no folder faces with folders pins_<name>")
-    people = sorted(source.glob("pins_*"))[:4]
-    for person in people:
-        (tmp_path / "faces" / person.name).mkdir(parents=True)
-        for file in sorted(person.iterdir())[:10]:
-            shutil.copy(file, tmp_path / "faces" / person.name)
-    data = load(tmp_path / "data", tmp_path / "faces")
-    assert data.class_names == tuple(person.name.removeprefix("pins_") for person in people)
-    assert torch.bincount(data.train.labels).tolist() == [8] * 4
-    assert data.train.storage.float().std() > 10

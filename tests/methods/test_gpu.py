@@ -8,7 +8,6 @@ import torch
 from benchmark.device import set_up
 from benchmark.models import ResNet18
 from datasets.batches import Augmentation, Batches
-from datasets.splits import class_split
 from methods.dampening.importance import parameter_importance
 from methods.dampening.per_sample import SquaredGradients
 from methods.fisher_information import fisher_diagonal
@@ -101,8 +100,3 @@ def test_fisher_information_is_that_of_the_cpu(dataset, data, preprocessing):
     on_cpu, on_gpu = information(dataset.train, "cpu"), information(data.train, CUDA)
     for name, value in on_cpu.items():
         torch.testing.assert_close(on_gpu[name].cpu(), value, rtol=1e-6, atol=1e-12)
-
-
-def test_a_split_stays_on_the_gpu(data):
-    split = class_split(data, target="pet")
-    assert {part.device.type for part in (split.retain_train, split.forget_train, split.forget_test)} == {"cuda"}

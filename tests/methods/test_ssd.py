@@ -36,11 +36,6 @@ def vector(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def ratios(model, original):
-    """β of every weight, as applied."""
-    return vector(model).double() / vector(original).double()
-
-
 def method(**changes):
     return replace(SSD(alpha=1.5, lam=1.0, reduction="per_sample", order="class_sorted", batch_size=16), **changes)
 
@@ -68,18 +63,6 @@ def test_parameters_that_are_not_positive_are_refused():
             method(**{name: value})
 
 
-@pytest.mark.parametrize(("alpha", "lam"), [(1.5, 1.0), (1.1, 1.1)])
-def test_every_selected_weight_is_scaled_by_less_than_lambda_over_alpha(cnn, split, context, alpha, lam):
-    full, forget = importances(cnn, split, context)
-    original = copy.deepcopy(cnn)
-    selected = dampen(cnn, full, forget, alpha=alpha, lam=lam)
-    beta = ratios(cnn, original)
-    changed = beta != 1
-    assert int(changed.sum()) == selected > 0
-    assert (beta[changed] < lam / alpha + 1e-6).all()
-    assert (beta >= 0).all()
-
-
 def test_the_clamp_is_inactive_at_the_published_settings(cnn, split, context):
     # (α, λ) = (10, 1), (5, 1), (25, 1), (50, 0.1): the importance of D is made small enough that each selects much.
     _, forget = importances(cnn, split, context)
@@ -87,23 +70,11 @@ def test_the_clamp_is_inactive_at_the_published_settings(cnn, split, context):
     for alpha, lam in ((10, 1), (5, 1), (25, 1), (50, 0.1)):
         model = copy.deepcopy(cnn)
         selected = dampen(model, full, forget, alpha=alpha, lam=lam)
-        assert selected > 0
-        beta = ratios(model, cnn)
+        beta = vector(model).double() / vector(cnn).double()
+        assert (beta[beta != 1] < lam / alpha + 1e-6).all()
+        assert int((beta != 1).sum()) == selected > 0
         unclamped = torch.cat([(lam * full[n] / forget[n]).flatten() for n in full]).double()
         torch.testing.assert_close(beta[beta != 1], unclamped[beta != 1], rtol=1e-5, atol=0)
-
-
-def test_a_larger_alpha_selects_a_subset(cnn, split, context):
-    full, forget = importances(cnn, split, context)
-    larger = None
-    for alpha in (0.5, 1.0, 1.5, 2.0, 2.9):
-        model = copy.deepcopy(cnn)
-        dampen(model, full, forget, alpha=alpha, lam=0.1)
-        changed = ratios(model, cnn) != 1
-        if larger is not None:
-            assert not (changed & ~larger).any()
-            assert changed.sum() < larger.sum()
-        larger = changed
 
 
 def test_per_sample_importances_bound_alpha_by_the_share_of_the_forget_set(cnn, dataset, context):

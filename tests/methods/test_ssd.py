@@ -1,6 +1,6 @@
 import copy
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -116,49 +116,25 @@ def test_batch_mean_depends_on_the_order_and_per_sample_does_not(cnn, split, con
 
 
 def test_importances_are_remembered_under_what_they_depend_on(cnn, split, dataset, context):
-    asked = []
+    def keys(split=split, seed=0, **changes):
+        asked = {}
 
-    def cache(phase, options, make):
-        asked.append((phase, dict(options)))
-        return make()
+        def cache(phase, options, make):
+            asked[phase] = dict(options)
+            return make()
 
-    def key(split=split, seed=0, **changes):
         method(**changes)(copy.deepcopy(cnn), split, replace(context, cache=cache, seed=seed))
-        (full, options), (forget, forget_options) = asked
-        asked.clear()
-        assert (full, forget) == ("importance_full", "importance_forget")
-        forget_keys.append(forget_options)
-        return options
+        return asked["importance_full"], asked["importance_forget"]
 
-    forget_keys = []
-
-    other = random_split(dataset, n=6, seed=0)
-    assert key() == key(other, alpha=9.0, order="shuffled", batch_size=7, seed=5)  # Eq. 1 depends on none of these
-    paper = {"reduction": "batch_mean"}
-    assert key(**paper) == key(**paper, alpha=9.0, lam=0.1, seed=5)
-    different = [
-        key(), key(**paper), key(other, **paper), key(**paper, batch_size=7), key(**paper, order="shuffled"),
-        key(**paper, order="shuffled", seed=5), key(**paper, order="retain_shuffled"),
-        key(**paper, order="retain_shuffled", seed=5),
-    ]  # fmt: skip
-    assert all(a != b for i, a in enumerate(different) for b in different[:i])
-    one, _, same, same_too, _, _, other_set, other_batch, other_order, *_ = forget_keys
-    # per sample: no batch size; the order of D says nothing about D_f
-    assert "batch_size" not in one
-    assert same == same_too == other_order
-    assert one != same != other_set != other_batch != same
-
-
-def test_a_remembered_importance_gives_the_same_model(cnn, split, context):
-    kept = {}
-
-    def cache(phase, options, make):
-        if phase not in kept:
-            kept[phase] = make()
-        return kept[phase]
-
-    fresh = method()(copy.deepcopy(cnn), split, context)
-    for _ in range(2):
-        model = method()(copy.deepcopy(cnn), split, replace(context, cache=cache))
-        assert torch.equal(vector(model), vector(fresh))
-    assert not torch.equal(vector(fresh), vector(cnn))
+    other, paper = random_split(dataset, n=6, seed=0), {"reduction": "batch_mean"}
+    per_sample, by_batch, of_other = keys(), keys(**paper), keys(other, **paper)
+    seven, shuffled = keys(**paper, batch_size=7), keys(**paper, order="shuffled")
+    assert per_sample[0] == keys(other, alpha=9.0, order="shuffled", batch_size=7, seed=5)[0]  # Eq. 1 needs none of it
+    assert by_batch == keys(**paper, alpha=9.0, lam=0.1, seed=5)
+    later = [keys(**paper, order=order, seed=5)[0] for order in ("shuffled", "retain_shuffled")]
+    full = [per_sample[0], by_batch[0], of_other[0], seven[0], shuffled[0], *later]
+    forget = [per_sample[1], by_batch[1], of_other[1], seven[1]]
+    for different in (full, forget):
+        assert all(a != b for a, b in combinations(different, 2))
+    assert shuffled[1] == by_batch[1]  # the order of D says nothing about D_f
+    assert "batch_size" not in per_sample[1]

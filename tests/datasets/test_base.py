@@ -36,17 +36,15 @@ def test_arrays_share_their_memory_and_classes_are_their_own_subclasses():
 PIXELS, LABELS = torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
 
 
-@pytest.mark.parametrize(
-    ("pixels", "labels", "fine", "match"),
-    [
+def test_wrong_types_and_shapes_are_refused():
+    for pixels, labels, fine, match in (
         (PIXELS.float(), LABELS, None, "images to be uint8"),
+        (PIXELS[0], LABELS, None, "images to be uint8"),
         (PIXELS, LABELS[:1], None, "labels to be int64"),
         (PIXELS, LABELS, LABELS.int(), "fine_labels to be int64"),
-    ],
-)
-def test_wrong_types_and_shapes_are_refused(pixels, labels, fine, match):
-    with pytest.raises(ValueError, match=match):
-        LabelledImages.from_tensors(pixels, labels, fine)
+    ):
+        with pytest.raises(ValueError, match=match):
+            LabelledImages.from_tensors(pixels, labels, fine)
 
 
 def test_a_dataset_checks_labels_of_both_parts_and_levels():

@@ -52,7 +52,9 @@ def test_batch_mean_equals_the_literal_loop(cnn):
 def test_per_sample_equals_a_loop_over_samples(cnn):
     x, y = samples()
     expected = mean_over(cnn, in_batches(x, y, 1))
-    assert_same(parameter_importance(cnn, in_batches(x, y, 4), reduction="per_sample"), expected)
+    for chunk_size in (None, 1, 3):
+        ours = parameter_importance(cnn, in_batches(x, y, 4), reduction="per_sample", chunk_size=chunk_size)
+        assert_same(ours, expected)
     assert_same(parameter_importance(cnn, in_batches(x, y, 1), reduction="batch_mean"), expected)
 
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,10 +22,7 @@ def arrays(**changes):
 
 
 def load(folder):
-    def no_download(folder):
-        raise AssertionError("the file is there: nothing may be downloaded")
-
-    return load_arrays(folder, "x", 3, no_download)
+    return load_arrays(folder, "x", 3, download=None)  # the file is there: nothing may be downloaded
 
 
 def test_round_trip(tmp_path):
@@ -58,23 +56,15 @@ def test_a_fingerprint_of_other_arrays_beside_the_four_ignores_them(tmp_path):
     assert fingerprint_of(tmp_path / "x.npz") == fingerprint(arrays())
 
 
-def test_a_fingerprint_needs_the_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"x\.npz, but there is none"):
-        fingerprint_of(tmp_path / "x.npz")
-
-
 @pytest.mark.parametrize(
-    ("module", "absent"),
+    ("modules", "absent"),
     [
-        ("arrays", ("torch",)),
-        ("pins", ("torch", "kaggle")),
-        ("seeding", ("torch", "numpy")),
-        ("targets", ("torch", "numpy")),
-        ("cifar_classes", ("torch", "numpy")),
+        ("datasets.arrays, datasets.pins", ("torch", "kaggle")),
+        ("datasets.seeding, datasets.targets, datasets.cifar_classes", ("torch", "numpy")),
     ],
 )
-def test_names_of_data_need_no_torch(module, absent):
-    code = f"import sys, datasets.{module}; sys.exit(any(name in sys.modules for name in {absent}))"
+def test_names_of_data_need_no_torch(modules, absent):
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in {absent}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -100,10 +90,8 @@ def one_npy_array(path):
 
 
 DAMAGES = {
-    "empty": (rewritten(lambda whole: b""), ""),
     "no zip": (rewritten(lambda whole: b"these are no arrays"), ""),
     "truncated": (rewritten(lambda whole: whole[: len(whole) // 2]), ""),
-    "last bytes missing": (rewritten(lambda whole: whole[:-5]), ""),
     "flipped": (rewritten(lambda whole: whole[:400] + bytes([whole[400] ^ 255]) + whole[401:]), ""),
     "bad compression": (compressed_and_overwritten, ""),
     "one array": (one_npy_array, ""),
@@ -120,47 +108,31 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, name):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"train_images": np.zeros((20, 4, 4, 3), np.float32)}, "train_images .*to be uint8"),
+def test_wrong_arrays_are_refused_when_read_and_when_downloaded(tmp_path):
+    for changes, match in (
         ({"test_images": np.zeros((6, 3, 4, 4), np.uint8)}, "test_images .*to be uint8"),
-        ({"train_images": np.zeros((0, 4, 4, 3), np.uint8)}, "train_images .*to be uint8"),
         ({"train_labels": np.zeros(20, np.int32)}, "train_labels .*to be int64"),
+        ({"train_images": np.zeros((20, 4, 4, 3), np.float32)}, "train_images .*to be uint8"),
+        ({"train_images": np.zeros((0, 4, 4, 3), np.uint8)}, "train_images .*to be uint8"),
         ({"test_labels": np.zeros(5, np.int64)}, r"test_labels .*to be int64 \(6,\)"),
         ({"train_labels": np.full(20, 3)}, r"train_labels .*to lie in 0 … 2"),
         ({"test_labels": np.full(6, -1)}, r"test_labels .*to lie in 0 … 2"),
-    ],
-)
-def test_wrong_arrays_are_refused_when_read_and_when_downloaded(tmp_path, changes, match):
-    with pytest.raises(ValueError, match=match):
-        load_arrays(tmp_path, "new", 3, lambda folder: arrays(**changes))
-    assert not (tmp_path / "new.npz").exists()
-    write_arrays(tmp_path / "x.npz", arrays(**changes))
-    with pytest.raises(ValueError, match=match):
-        load(tmp_path)
+    ):
+        with pytest.raises(ValueError, match=match):
+            load_arrays(tmp_path, "new", 3, Mock(return_value=arrays(**changes)))
+        assert not (tmp_path / "new.npz").exists()
+        write_arrays(tmp_path / "x.npz", arrays(**changes))
+        with pytest.raises(ValueError, match=match):
+            load(tmp_path)
 
 
-@pytest.mark.parametrize("error", [OSError("no network"), RuntimeError("file not found or corrupted")])
-def test_a_failed_download_says_what_to_do(tmp_path, error):
-    def fail(folder):
-        raise error
-
-    with pytest.raises(FileNotFoundError, match=rf"data/x\.npz.*{error}.*UNLEARN_DATA_DIR"):
-        load_arrays(tmp_path / "data", "x", 3, fail)
-    assert not (tmp_path / "data" / "x.npz").exists()
-
-
-def test_a_download_happens_once(tmp_path):
-    calls = []
-
-    def download(folder):
-        calls.append(folder)
-        return arrays()
-
-    first, again = (load_arrays(tmp_path / "deep" / "data", "x", 3, download) for _ in range(2))
-    assert calls == [tmp_path / "deep" / "data" / "download"]
-    assert first.fingerprint == again.fingerprint
+def test_a_failed_download_says_what_to_do(tmp_path):
+    for error in (OSError("no network"), RuntimeError("file not found or corrupted")):
+        fail = Mock(side_effect=error)
+        with pytest.raises(FileNotFoundError, match=rf"data/x\.npz.*{error}.*UNLEARN_DATA_DIR"):
+            load_arrays(tmp_path / "data", "x", 3, fail)
+    with pytest.raises(FileNotFoundError, match=r"x\.npz, but there is none"):
+        fingerprint_of(tmp_path / "data" / "x.npz")
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -22,12 +22,9 @@ def fake_release(classes, per_class=2):
     return Release
 
 
-def test_five_fine_classes_in_each_of_twenty():
+def test_names_of_the_classes_and_indices_of_the_papers_targets():
     assert np.bincount(fine_to_coarse()).tolist() == [5] * 20
     assert (len(set(CIFAR10)), len(set(CIFAR20)), len(set(CIFAR100))) == (10, 20, 100)
-
-
-def test_indices_of_the_papers_targets():
     fine = {"rocket": 69, "mushroom": 51, "baby": 2, "lamp": 40, "sea": 71}
     coarse = {"vehicle2": 19, "veg": 4, "people": 14, "electrical_devices": 5, "natural_scenes": 10}
     assert {name: CIFAR100.index(name) for name in fine} == fine

@@ -23,7 +23,7 @@ def test_a_file_replaces_the_older_one(tmp_path):
     assert names(tmp_path) == ["x"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("a bug"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_error_leaves_the_older_file_alone(tmp_path, error):
     (tmp_path / "x").write_text("old")
     with pytest.raises(type(error)) as caught, replacing(tmp_path / "x") as part:  # noqa: PT012

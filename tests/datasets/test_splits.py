@@ -33,7 +33,7 @@ def assert_partition(whole, one, other):
 
 @pytest.mark.parametrize(
     ("make", "target", "forgotten"),
-    [(class_split, "pet", [2, 3]), (class_split, "1", [2, 3]), (subclass_split, 3, [3])],
+    [(class_split, "pet", [2, 3]), (subclass_split, 3, [3])],
 )
 def test_a_split_is_a_partition_by_label(dataset, make, target, forgotten):
     split = make(dataset, target=target)
@@ -69,33 +69,11 @@ def test_random_split_depends_on_name_n_and_seed_alone_and_measures_the_forgotte
         assert len(rows(random_split(other, n=n, seed=seed).forget_train) & rows(split.forget_train)) < 10
 
 
-def test_a_fine_class_is_no_class(dataset):
-    with pytest.raises(ValueError, match=r"class of tiny .*insect, pet, wild.* but got 'dog'"):
-        class_split(dataset, target="dog")
-    with pytest.raises(ValueError, match=r"fine class of tiny .*ant, bee, cat"):
-        subclass_split(dataset, target="pet")
-    with pytest.raises(ValueError, match="cifar10 has none; use dataset=cifar20"):
-        subclass_split(unequal([1, 1]), target=1)
-
-
-@pytest.mark.parametrize("n", [0, 60, 1.5])
-def test_random_split_refuses_nothing_and_everything(dataset, n):
-    with pytest.raises(ValueError, match=r"in 1 … 59"):
-        random_split(dataset, n=n, seed=0)
-
-
-def test_a_class_without_samples_and_the_only_class_are_refused(dataset):
-    pets = dataset.train.labels == 1
-    for kept, match in ((~pets, "forget_train of forget target 'pet'"), (pets, "retain_train")):
-        with pytest.raises(ValueError, match=match):
-            class_split(replace(dataset, train=dataset.train.subset(kept)), target="pet")
-
-
 def drawn(dataset, n, seed=0, **options):
     return stratified_subset(dataset, **{"train_images": n, "test_images": None, "seed": seed} | options)
 
 
-@pytest.mark.parametrize("n", [12, 17, 119])
+@pytest.mark.parametrize("n", [17, 119])
 def test_stratified_subset_is_within_one_of_the_share(n):
     counts = [60, 37, 23]
     part = drawn(unequal(counts), n, test_images=3)
@@ -132,7 +110,7 @@ def test_a_held_out_share_is_a_stratified_partition_of_the_training_images(datas
             drawn(dataset, 48, held_out=share)
 
 
-@pytest.mark.parametrize("count", [2, 3, 237])
+@pytest.mark.parametrize("count", [2, 237])
 def test_every_class_gives_its_share_and_is_in_both_parts(count):
     whole = unequal([count] * 3).train
     stays, held = hold_out_per_class(whole, ("a", "b", "c"), share=0.2, dataset="x", seed=0)
@@ -140,7 +118,18 @@ def test_every_class_gives_its_share_and_is_in_both_parts(count):
     assert torch.bincount(held.labels).tolist() == [max(1, round(0.2 * count))] * 3
 
 
-@pytest.mark.parametrize("n", [5, -1])
-def test_stratified_subset_refuses_less_than_one_per_class(dataset, n):
-    with pytest.raises(ValueError, match=r"train_images to be at least one per class \(6\)"):
-        drawn(dataset, n)
+def test_what_is_refused(dataset):
+    pets = dataset.train.labels == 1
+    without_pets, only_pets = (replace(dataset, train=dataset.train.subset(kept)) for kept in (~pets, pets))
+    for expected, make in (
+        (r"class of tiny .*insect, pet, wild.* but got 'dog'", lambda: class_split(dataset, target="dog")),
+        (r"fine class of tiny .*ant, bee, cat", lambda: subclass_split(dataset, target="pet")),
+        ("cifar10 has none; use dataset=cifar20", lambda: subclass_split(unequal([1, 1]), target=1)),
+        ("forget_train of forget target 'pet'", lambda: class_split(without_pets, target="pet")),
+        ("retain_train", lambda: class_split(only_pets, target="pet")),
+        (r"in 1 … 59", lambda: random_split(dataset, n=0, seed=0)),
+        (r"in 1 … 59", lambda: random_split(dataset, n=60, seed=0)),
+        (r"train_images to be at least one per class \(6\)", lambda: drawn(dataset, 5)),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            make()

@@ -30,10 +30,8 @@ def test_two_classes_leave_no_choice():
         wrong_labels(labels, 1, seeded())
 
 
-@pytest.mark.parametrize(("task", "num_classes"), [("subclass", 5), ("random", 10)])
-def test_every_epoch_sees_the_same_wrong_labels(task, num_classes, monkeypatch):
-    split, seen = tiny_split(task), []
-    assert split.num_classes == num_classes
+def test_every_epoch_sees_the_same_wrong_labels(monkeypatch):
+    split, seen, num_classes = tiny_split("subclass"), [], 5  # pairs of digits
 
     def record(model, data, recipe, **options):
         seen.append((data, recipe))

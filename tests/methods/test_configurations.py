@@ -11,9 +11,8 @@ from tests.methods.helpers import compose_config, compose_method
 ADAM = {"optimizer": "adam", "lr": 1e-4}
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
+def test_published_settings():
+    for overrides, expected in (
         ("amnesiac task=random protocol=paper", {"recipe": {**ADAM, "batch_size": 128, "epochs": 3}}),
         ("bad_teacher protocol=paper", {"incompetent": "head", "retain_fraction": 0.3, "temperature": 1.0}),
         ("bad_teacher protocol=strict", {"incompetent": "all", "recipe": {**ADAM, "batch_size": 256, "epochs": 1}}),
@@ -22,18 +21,15 @@ ADAM = {"optimizer": "adam", "lr": 1e-4}
         ("unsir protocol=strict task=subclass", {"noise_images": 32, "noise_mode": "eval", "noise_steps": 250}),
         ("unsir", {"noise_batch": 32, "repetitions": 80, "samples_per_class": 500}),
         ("unsir", {"impair": {"batch_size": 32}, "repair": {"batch_size": 128}}),
-    ],
-)
-def test_published_settings(overrides, expected):
-    method = compose_method(*f"method={overrides}".split())
-    for name, value in expected.items():
-        found = getattr(method, name)
-        assert ({key: getattr(found, key) for key in value} if isinstance(value, dict) else found) == value
+    ):
+        method = compose_method(*f"method={overrides}".split())
+        for name, value in expected.items():
+            found = getattr(method, name)
+            assert ({key: getattr(found, key) for key in value} if isinstance(value, dict) else found) == value
 
 
-@pytest.mark.parametrize("protocol", ["paper", "strict"])
-def test_fisher_resets_rows_in_the_class_task_alone(protocol):
-    for task in ("class", "subclass", "random"):
+def test_fisher_resets_rows_in_the_class_task_alone():
+    for task, protocol in (("class", "paper"), ("subclass", "strict"), ("random", "paper")):
         method = compose_method("method=fisher", f"task={task}", f"protocol={protocol}")
         assert method == Fisher(
             scale=1e-6, max_inverse=1e3, max_inverse_head=1e2, boost=10.0, forget_rows=task == "class",

@@ -45,14 +45,8 @@ def test_streams_are_separate_by_seed_and_name(context):
         return float(torch.rand((), generator=context.random(*names)))
 
     other = replace(context, seed=1)
-    draws = [
-        draw(context, "a"),
-        draw(context, "b"),
-        draw(other, "a"),
-        draw(context, "a", 1),
-        draw(context, "a"),
-    ]
-    assert draws[0] == draws[-1]
+    draws = [draw(context, "a"), draw(context, "b"), draw(other, "a"), draw(context, "a", 1)]
+    assert draws[0] == draw(context, "a")
     assert len(set(draws)) == 4
     one, same, two = (context.fresh_model(name).fc.weight for name in ("a", "a", "b"))
     assert torch.equal(one, same)

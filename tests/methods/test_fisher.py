@@ -43,16 +43,15 @@ def test_variance_of_the_last_layer_where_samples_are_forgotten():
     torch.testing.assert_close(bias, torch.tensor([1.0, 100, 100, 1]) * 1e-5)
 
 
-@pytest.mark.parametrize("forgotten", [1, None])
-def test_variance_of_other_layers(forgotten):
-    mean, variance = METHOD.distribution(WEIGHT, INFORMATION, 10, forgotten)
+def test_variance_of_other_layers():
+    mean, variance = METHOD.distribution(WEIGHT, INFORMATION, 10, 1)
     rows = torch.tensor([(1 + 10 + 1000) / 3, (1000 + 1 + 1) / 3, 200, 1]) * 1e-6
     torch.testing.assert_close(variance, rows.view(4, 1).expand(4, 3))
     assert torch.equal(mean, WEIGHT)
-    _, vector = METHOD.distribution(WEIGHT[:, 0], INFORMATION[:, 0], 10, forgotten)
+    _, vector = METHOD.distribution(WEIGHT[:, 0], INFORMATION[:, 0], 10, 1)
     torch.testing.assert_close(vector, torch.tensor([1.0, 1000, 200, 1]) * 1e-5)
     kernel = torch.rand((2, 3, 3, 3), generator=torch.Generator().manual_seed(0)) + 0.1
-    _, variance = METHOD.distribution(torch.zeros(2, 3, 3, 3), kernel, 10, forgotten)
+    _, variance = METHOD.distribution(torch.zeros(2, 3, 3, 3), kernel, 10, 1)
     torch.testing.assert_close(variance, (1e-6 / kernel).mean(dim=1, keepdim=True).expand_as(kernel))
 
 

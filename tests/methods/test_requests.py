@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datasets.seeding import derive_seed
-from datasets.splits import class_split, requests_split, subclass_split
+from datasets.splits import requests_split, subclass_split
 from methods.amnesiac import Amnesiac
 from methods.base import Call
 from methods.dampening import dampen, parameter_importance
@@ -61,9 +61,7 @@ def test_later_requests_know_the_first_and_keep_nothing(dataset, cnn, context):
         assert (own.first.model, own.first.split.forget_target, own.first.context) == (cnn, "dog", context)
 
 
-@pytest.mark.parametrize(
-    "method", [KEPT, REFRESHED, Finetune(RECIPE), Amnesiac(RECIPE)], ids=lambda m: type(m).__name__
-)
+@pytest.mark.parametrize("method", [KEPT, Amnesiac(RECIPE)], ids=["SSD", "Amnesiac"])
 def test_equal_to_the_literal_loop(dataset, cnn, context, method):
     split, model = split_of(dataset, "dog", "ant", "fox"), copy.deepcopy(cnn)
     first = Call(cnn, split.requests[0], context)
@@ -121,9 +119,3 @@ def test_the_key_tells_method_options_order_and_seed_apart(dataset):
             "importance": "kept",
         },
     }  # fmt: skip
-
-
-def test_classes_are_requests_too(dataset, cnn, context):
-    split = requests_split(dataset, partial(class_split, target=0), ["pet", "wild"])
-    ours = answer(KEPT, copy.deepcopy(cnn), split, context, cnn)
-    assert not torch.equal(state(ours), state(cnn))

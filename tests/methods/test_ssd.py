@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -35,11 +36,6 @@ def vector(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def ratios(model, original):
-    """β of every weight, as applied."""
-    return vector(model).double() / vector(original).double()
-
-
 def method(**changes):
     return replace(SSD(alpha=1.5, lam=1.0, reduction="per_sample", order="class_sorted", batch_size=16), **changes)
 
@@ -48,12 +44,9 @@ def method(**changes):
     ("full", "forget", "alpha", "lam", "selected", "beta"),
     [
         ([1.0, 1.0, 1.0, 2.0], [1.5, 2.0, 4.0, 8.0], 2, 1, 2, [1.0, 1.0, 0.25, 0.25]),  # below, equal, above, above
-        ([3.0], [6.0], 2, 1, 0, [1.0]),  # the selection is strict
-        ([3.0], [6.0001], 2, 2, 1, [6 / 6.0001]),
-        ([1.0], [3.0], 2, 2, 1, [2 / 3]),  # β = λ·1/3
+        ([3.0, 1.0], [6.0001, 3.0], 2, 2, 2, [6 / 6.0001, 2 / 3]),  # β = λ·1/3
         ([1.0], [3.0], 2, 5, 1, [1.0]),  # and clamped at 1
-        ([0.0], [0.0], 1, 1, 0, [1.0]),
-        ([0.0], [1.0], 10, 1, 1, [0.0]),  # only the forget set needs it
+        ([0.0, 0.0], [0.0, 1.0], 10, 1, 1, [1.0, 0.0]),  # only the forget set needs the second
     ],
 )
 def test_cases_by_hand(full, forget, alpha, lam, selected, beta):
@@ -62,25 +55,12 @@ def test_cases_by_hand(full, forget, alpha, lam, selected, beta):
     assert dampened(values, full, forget, alpha=alpha, lam=lam) == (selected, pytest.approx(expected))
 
 
-@pytest.mark.parametrize("name", ["alpha", "lam"])
-def test_parameters_that_are_not_positive_are_refused(name):
-    for value in (0.0, -1.0, float("nan"), float("inf")):
+def test_parameters_that_are_not_positive_are_refused():
+    for name, value in product(("alpha", "lam"), (0.0, -1.0, float("nan"), float("inf"))):
         with pytest.raises(ValueError, match=f"Expected {name} to be a finite number above 0"):
             dampened([1.0], [1.0], [2.0], **{"alpha": 1.0, "lam": 1.0, name: value})
         with pytest.raises(ValueError, match=f"Expected {name} to be a finite number above 0"):
             method(**{name: value})
-
-
-@pytest.mark.parametrize(("alpha", "lam"), [(1.5, 1.0), (1.2, 0.1), (1.1, 1.1)])
-def test_every_selected_weight_is_scaled_by_less_than_lambda_over_alpha(cnn, split, context, alpha, lam):
-    full, forget = importances(cnn, split, context)
-    original = copy.deepcopy(cnn)
-    selected = dampen(cnn, full, forget, alpha=alpha, lam=lam)
-    beta = ratios(cnn, original)
-    changed = beta != 1
-    assert int(changed.sum()) == selected > 0
-    assert (beta[changed] < lam / alpha + 1e-6).all()
-    assert (beta >= 0).all()
 
 
 def test_the_clamp_is_inactive_at_the_published_settings(cnn, split, context):
@@ -90,23 +70,11 @@ def test_the_clamp_is_inactive_at_the_published_settings(cnn, split, context):
     for alpha, lam in ((10, 1), (5, 1), (25, 1), (50, 0.1)):
         model = copy.deepcopy(cnn)
         selected = dampen(model, full, forget, alpha=alpha, lam=lam)
-        assert selected > 0
-        beta = ratios(model, cnn)
+        beta = vector(model).double() / vector(cnn).double()
+        assert (beta[beta != 1] < lam / alpha + 1e-6).all()
+        assert int((beta != 1).sum()) == selected > 0
         unclamped = torch.cat([(lam * full[n] / forget[n]).flatten() for n in full]).double()
         torch.testing.assert_close(beta[beta != 1], unclamped[beta != 1], rtol=1e-5, atol=0)
-
-
-def test_a_larger_alpha_selects_a_subset(cnn, split, context):
-    full, forget = importances(cnn, split, context)
-    larger = None
-    for alpha in (0.5, 1.0, 1.5, 2.0, 2.9):
-        model = copy.deepcopy(cnn)
-        dampen(model, full, forget, alpha=alpha, lam=0.1)
-        changed = ratios(model, cnn) != 1
-        if larger is not None:
-            assert not (changed & ~larger).any()
-            assert changed.sum() < larger.sum()
-        larger = changed
 
 
 def test_per_sample_importances_bound_alpha_by_the_share_of_the_forget_set(cnn, dataset, context):
@@ -148,49 +116,25 @@ def test_batch_mean_depends_on_the_order_and_per_sample_does_not(cnn, split, con
 
 
 def test_importances_are_remembered_under_what_they_depend_on(cnn, split, dataset, context):
-    asked = []
+    def keys(split=split, seed=0, **changes):
+        asked = {}
 
-    def cache(phase, options, make):
-        asked.append((phase, dict(options)))
-        return make()
+        def cache(phase, options, make):
+            asked[phase] = dict(options)
+            return make()
 
-    def key(split=split, seed=0, **changes):
         method(**changes)(copy.deepcopy(cnn), split, replace(context, cache=cache, seed=seed))
-        (full, options), (forget, forget_options) = asked
-        asked.clear()
-        assert (full, forget) == ("importance_full", "importance_forget")
-        forget_keys.append(forget_options)
-        return options
+        return asked["importance_full"], asked["importance_forget"]
 
-    forget_keys = []
-
-    other = random_split(dataset, n=6, seed=0)
-    assert key() == key(other, alpha=9.0, order="shuffled", batch_size=7, seed=5)  # Eq. 1 depends on none of these
-    paper = {"reduction": "batch_mean"}
-    assert key(**paper) == key(**paper, alpha=9.0, lam=0.1, seed=5)
-    different = [
-        key(), key(**paper), key(other, **paper), key(**paper, batch_size=7), key(**paper, order="shuffled"),
-        key(**paper, order="shuffled", seed=5), key(**paper, order="retain_shuffled"),
-        key(**paper, order="retain_shuffled", seed=5),
-    ]  # fmt: skip
-    assert all(a != b for i, a in enumerate(different) for b in different[:i])
-    one, _, same, same_too, _, _, other_set, other_batch, other_order, *_ = forget_keys
-    # per sample: no batch size; the order of D says nothing about D_f
-    assert "batch_size" not in one
-    assert same == same_too == other_order
-    assert one != same != other_set != other_batch != same
-
-
-def test_a_remembered_importance_gives_the_same_model(cnn, split, context):
-    kept = {}
-
-    def cache(phase, options, make):
-        if phase not in kept:
-            kept[phase] = make()
-        return kept[phase]
-
-    fresh = method()(copy.deepcopy(cnn), split, context)
-    for _ in range(2):
-        model = method()(copy.deepcopy(cnn), split, replace(context, cache=cache))
-        assert torch.equal(vector(model), vector(fresh))
-    assert not torch.equal(vector(fresh), vector(cnn))
+    other, paper = random_split(dataset, n=6, seed=0), {"reduction": "batch_mean"}
+    per_sample, by_batch, of_other = keys(), keys(**paper), keys(other, **paper)
+    seven, shuffled = keys(**paper, batch_size=7), keys(**paper, order="shuffled")
+    assert per_sample[0] == keys(other, alpha=9.0, order="shuffled", batch_size=7, seed=5)[0]  # Eq. 1 needs none of it
+    assert by_batch == keys(**paper, alpha=9.0, lam=0.1, seed=5)
+    later = [keys(**paper, order=order, seed=5)[0] for order in ("shuffled", "retain_shuffled")]
+    full = [per_sample[0], by_batch[0], of_other[0], seven[0], shuffled[0], *later]
+    forget = [per_sample[1], by_batch[1], of_other[1], seven[1]]
+    for different in (full, forget):
+        assert all(a != b for a, b in combinations(different, 2))
+    assert shuffled[1] == by_batch[1]  # the order of D says nothing about D_f
+    assert "batch_size" not in per_sample[1]

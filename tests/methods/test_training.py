@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datasets.batches import Augmentation, Batches
+from datasets.batches import Augmentation
 from methods import training
 from methods.training import Compute, Recipe, train
 
@@ -58,17 +58,14 @@ def test_a_wrong_recipe_is_refused():
                 replace(ORIGINAL, **change)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "expected"),
-    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
-)
-def test_the_optimizer_is_the_named_one_and_skips_frozen_parameters(cnn, optimizer, expected):
+def test_the_optimizer_is_the_named_one_and_skips_frozen_parameters(cnn):
     cnn.fc.bias.requires_grad_(False)
-    built = replace(ORIGINAL, optimizer=optimizer).build_optimizer(cnn)
-    assert type(built) is expected
-    (group,) = built.param_groups
-    assert group["weight_decay"] == 5e-4
-    assert not any(p is cnn.fc.bias for p in group["params"])
+    for name, expected in (("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
+        built = replace(ORIGINAL, optimizer=name).build_optimizer(cnn)
+        assert type(built) is expected
+        (group,) = built.param_groups
+        assert group["weight_decay"] == 5e-4
+        assert not any(p is cnn.fc.bias for p in group["params"])
 
 
 def plain_sgd(model, data, recipe, preprocessing, random):
@@ -92,7 +89,7 @@ def plain_sgd(model, data, recipe, preprocessing, random):
 
 @pytest.mark.parametrize(
     ("precision", "channels_last", "close"),
-    [("float32", False, 1e-6), ("float32", True, 1e-6), ("bfloat16", True, 0.02)],
+    [("float32", False, 1e-6), ("bfloat16", True, 0.02)],
 )
 def test_train_equals_the_plain_loop(cnn, dataset, preprocessing, compute, precision, channels_last, close):
     compute = replace(compute, precision=precision, channels_last=channels_last)
@@ -114,14 +111,6 @@ def fit(dataset, preprocessing, compute, recipe):
         return train(model, data, recipe, preprocessing=preprocessing, random=seeded(seed), compute=compute, **options)
 
     return run
-
-
-@pytest.mark.usefixtures("global_rng_untouched")
-def test_train_belongs_to_the_generator(make_cnn, fit, recipe):
-    recipe = replace(recipe, augmentation=Augmentation(1, True, 15))
-    one, same, other = (fit(make_cnn(), recipe=recipe, seed=seed).fc.weight for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
 
 
 def test_train_augments_only_if_the_recipe_says_so(make_cnn, fit, recipe):
@@ -155,12 +144,6 @@ def test_a_loss_that_is_not_finite_stops_the_training(cnn, fit, recipe):
     with pytest.raises(FloatingPointError, match=r"in epoch 1; lower lr \(now 1e\+30\)"):
         fit(cnn, recipe=replace(recipe, lr=1e30), after_epoch=epochs.append)
     assert epochs == []
-
-
-def test_training_learns(make_cnn, fit, dataset, preprocessing):
-    model = fit(make_cnn(), recipe=Recipe.constant("adam", lr=0.03, epochs=15, batch_size=16))
-    ((images, labels),) = Batches(dataset.test, 30, preprocessing)
-    assert (model(images).argmax(1) == labels).float().mean() > 0.8
 
 
 class Kept:

@@ -10,7 +10,7 @@ from torch import nn
 
 from methods.base import skip_reason
 from methods.training import Recipe
-from methods.unsir import Unsir, first_of_each, learn_noise
+from methods.unsir import Unsir, learn_noise
 from tests.methods.helpers import make_context, tiny_net, tiny_split
 
 SHORT = Recipe.constant("adam", lr=1e-3, epochs=1, batch_size=32)
@@ -55,12 +55,6 @@ def test_train_mode_moves_the_running_statistics_only():
     assert changed == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 
 
-def test_first_of_each_group():
-    groups = torch.tensor([2, 0, 2, 2, 0, 5, 2])
-    assert first_of_each(groups, 2).tolist() == [0, 1, 2, 4, 5]
-    assert first_of_each(groups, 100).tolist() == list(range(7))
-
-
 @pytest.mark.parametrize("task", ["class", "subclass"])
 def test_retained_samples_are_the_first_of_every_retained_group(task):
     split = tiny_split(task)
@@ -69,6 +63,7 @@ def test_retained_samples_are_the_first_of_every_retained_group(task):
     for group in groups.unique():
         literal += [int(row) for row in split.retain_train.index[groups == group][:6]]
     assert sorted(literal) == retained.index.tolist()
+    assert len(replace(METHOD, samples_per_class=100).retained(split)) == len(groups)  # no group has as many
     assert len(split.groups(retained).unique()) == 9  # fine classes, one of ten is forgotten
 
 

@@ -32,18 +32,6 @@ def test_jensen_shannon_equals_scipys():
     np.testing.assert_allclose(jensen_shannon(p, q).sqrt().numpy(), expected, rtol=1e-9)
 
 
-def test_jensen_shannon_is_0_for_equal_and_1_for_disjoint_predictions():
-    p, q = torch.tensor([[1e4, 0.0], [2.0, 1.0]]), torch.tensor([[0.0, 1e4], [2.0, 1.0]])
-    assert jensen_shannon(p, q).tolist() == pytest.approx([1, 0], abs=1e-7)
-    # logits matter up to a constant only
-    assert float(jensen_shannon(p[1:], q[1:] + 7)) == pytest.approx(0, abs=1e-7)
-
-
-def test_jensen_shannon_is_symmetric():
-    p, q = (torch.randn(5, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    torch.testing.assert_close(jensen_shannon(p, q), jensen_shannon(q, p))
-
-
 def test_distance_is_the_mean_over_the_named_split():
     made = compared()
     for name in SPLITS:
@@ -64,11 +52,7 @@ def test_zrf_is_1_for_a_model_that_predicts_as_an_untrained_one_and_0_for_disjoi
     certain = 1e4 * torch.eye(3)[made.labels["forget_train"]]
     assert zrf(certain, certain.roll(1, dims=1)) == pytest.approx(0, abs=1e-7)
     other = outputs(1).logits["forget_train"]
-    distances = [
-        jensenshannon(softmax(a), softmax(b), base=2)
-        for a, b in zip(logits.double().numpy(), other.double().numpy(), strict=True)
-    ]
-    assert zrf(logits, other) == pytest.approx(1 - np.mean(np.square(distances)))
+    assert zrf(logits, other) == pytest.approx(1 - float(jensen_shannon(logits, other).mean()))
 
 
 def value(first, second):

@@ -17,25 +17,13 @@ MEMBERS = 0.01 + 0.05 * QUANTILES**2
 NON_MEMBERS = 0.5827 * (0.02 + QUANTILES[::3] ** 1.5)
 
 
-def test_entropy_equals_scipys():
+def test_entropy_equals_scipys_and_a_probability_of_zero_adds_nothing():
     logits = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)) * 5
     expected = scipy.stats.entropy(softmax(logits.double().numpy(), axis=1), axis=1)
     np.testing.assert_allclose(entropy(logits).numpy(), expected, rtol=1e-10, atol=1e-14)
-
-
-def test_a_probability_of_zero_adds_nothing():
     zero = float("-inf")
-    logits = [
-        [0.0] * 4,
-        [1e4, 0.0, -1e4, 0.0],
-        [3e38, -3e38, 0.0, 0.0],
-        [0.0, zero, 0.0, zero],
-        [900.0, 900.0, -900.0, 0],
-    ]
-    values = entropy(torch.tensor(logits))
-    assert values.tolist() == pytest.approx([math.log(4), 0, 0, math.log(2), math.log(2)], abs=1e-12)
-    p = softmax(np.clip(np.array(logits), -1e300, None), axis=1)
-    np.testing.assert_allclose(values, scipy.stats.entropy(p, axis=1), atol=1e-12)
+    values = entropy(torch.tensor([[0.0] * 4, [3e38, -3e38, 0.0, 0.0], [0.0, zero, 0.0, zero]]))
+    assert values.tolist() == pytest.approx([math.log(4), 0, math.log(2)], abs=1e-12)
 
 
 def threshold(c):
@@ -84,11 +72,6 @@ def outputs(*, forget, members, retain_test, forget_test, random=False):
 
 
 LOW, HIGH = [0.01, 0.02, 0.03] * 30, [0.5, 0.6, 0.65] * 20
-
-
-def test_the_helper_makes_the_entropies_it_is_asked_for():
-    values = [0.01, 0.2, 0.65]
-    assert entropy(with_entropies(values)).tolist() == pytest.approx(values, abs=1e-3)
 
 
 def test_the_score_is_the_share_of_the_forget_set_taken_for_members():

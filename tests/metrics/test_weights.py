@@ -1,8 +1,7 @@
 import torch
 from torch import nn
 
-from metrics.base import EvalOutputs
-from metrics.weights import changed_fraction, share_changed
+from metrics.weights import share_changed
 
 
 def test_share_changed_counts_values():
@@ -15,7 +14,3 @@ def test_share_changed_counts_values():
         model[1].bias[0] = 1
         model[1].running_mean += 1  # a buffer
     assert share_changed(before, model) == 3 / 21
-
-
-def test_changed_fraction_is_a_fact_of_the_model():
-    assert changed_fraction(EvalOutputs({}, {}, False, {"changed_fraction": 0.017})) == 0.017

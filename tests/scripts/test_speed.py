@@ -1,6 +1,5 @@
 """The speed suite on a few digits: every row appears, and both ways give the same results."""
 
-import math
 import subprocess
 import sys
 import time
@@ -42,15 +41,9 @@ def test_every_row_appears_with_its_conditions(frame):
     for name, value in {"n": 2, "images": 70, "width": 2, "threads": 1, "dataset": "digits"}.items():
         assert (frame[name] == value).all()
     assert {"device", "precision", "torch", "commit", "dirty"} <= set(frame)
-
-
-def test_ratios_are_finite_and_belong_to_the_seconds(frame):
     measured = frame[frame["missing"].isna()]
-    assert (measured["ratio"] > 0).all()
-    assert measured["ratio"].map(math.isfinite).all()
     assert measured["ratio"].to_numpy() == pytest.approx(measured["other_seconds"] / measured["seconds"], rel=1e-4)
-    assert (frame["seconds_min"] <= frame["seconds"]).all()
-    assert (frame["seconds"] <= frame["seconds_max"]).all()
+    assert frame["seconds"].between(frame["seconds_min"], frame["seconds_max"]).all()
 
 
 def test_both_ways_give_the_same_results(frame):
@@ -92,17 +85,14 @@ def test_the_difference_is_relative_and_the_largest_of_all_tensors():
     assert largest_difference(found | {"zero": torch.tensor([0.0, 0.5])}, expected) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
+def test_a_wrong_option_is_named():
+    for word, message in (
         ("nope=1", "Expected options to be some of dataset, "),
         ("images=many", "Expected images to be a whole number above 0, but got 'many'"),
         ("dataset=mnist", "Expected dataset to be digits or cifar10 or cifar100, but got 'mnist'"),
-    ],
-)
-def test_a_wrong_option_is_named(word, message):
-    with pytest.raises(ValueError, match=message):
-        parsed([word])
+    ):
+        with pytest.raises(ValueError, match=message):
+            parsed([word])
 
 
 def test_help_is_quick():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cell import Cell
+from benchmark.cell import Cell, Contents, content
 from benchmark.compose import CONFIGS, cells_of, choices
 
 NO_TORCH = """
@@ -225,5 +225,9 @@ def test_bad_values(overrides, message):
 
 @pytest.mark.parametrize("method", choices("method"))
 @pytest.mark.parametrize("protocol", choices("protocol"))
-def test_every_method_composes(method, protocol):
-    assert cell(f"method={method}", f"protocol={protocol}").labels["method"] == method
+def test_every_method_composes_and_is_read_as_omegaconf_reads_it(method, protocol):
+    composed = cell(f"method={method}", f"protocol={protocol}", "requests=sequence")
+    assert composed.labels["method"] == method
+    quick = Contents(composed.config)
+    for name in ("original", "method", "reference", "metric", "preprocessing", "task", "model", "protocol"):
+        assert quick(composed.config[name]) == content(composed.config[name])

@@ -1,11 +1,10 @@
 """Sweeps expanded as Hydra expands them, and composed without composing each job anew."""
 
-import copy
 import itertools
 import pickle
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -32,16 +31,11 @@ class Base:
     """A composition of Hydra's, for cells to copy.
 
     Attributes:
-        config: without Hydra's own node.
-        hydra: that node.
-        choices: the names of the files that other groups than `method` choose.
-        settled: whether a value needed Hydra's node or the time.
+        movable: whether nothing but the method's node depends on the method.
     """
 
     config: DictConfig
-    hydra: Any
-    choices: tuple[str, ...]
-    settled: bool
+    movable: bool
 
     @cached_property
     def pickled(self) -> bytes:
@@ -63,11 +57,9 @@ class Composer:
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         self.parsed: dict[str, Override] = {}
         self.groups: dict[str, list[str]] = {}
-        self.by_hydra: dict[tuple[str, ...], Base] = {}
         self.bases: dict[tuple[str, ...], Base] = {}
-        self.first: dict[
-            tuple[str, ...], tuple[str, tuple[str, ...]]
-        ] = {}  # choices without method -> of the first job
+        # choices without that of the method -> the method and the choices of the first job with them
+        self.first: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {}
         self.clock = OmegaConf.create() if like is None else like
         parsed = self.parser.parse_overrides(list(overrides))
         self.own = [str(o.input_line) for o in parsed if o.is_hydra_override()]  # of Hydra itself: alike in all jobs
@@ -76,6 +68,8 @@ class Composer:
         self.single = [str(o.input_line) for o in self.sweep if not o.is_sweep_override()]
         self.master = compose(NAME, [*self.own, *self.single], return_hydra_config=True)
         self.values = self._values()
+        with open_dict(self.master):
+            del self.master["hydra"]
 
     def _values(self) -> dict[str, list[str]]:
         """Return the overrides of each key: an experiment's own, replaced by those of the command line."""
@@ -100,44 +94,27 @@ class Composer:
         overrides = [self.parse(word) for word in job]
         values = [o for o in overrides if isinstance(o.value(), dict) or not self.is_group(o)]
         groups = tuple(str(o.input_line) for o in overrides if o not in values)
-        unsettled = any(OF_THIS_PROCESS.search(str(o.value())) for o in values)
         try:
-            base = self.composed(groups) if unsettled else self.base(groups)
-            config = base.copy()
+            config = self.chosen(groups)
             for override in values:
                 set_value(config, override)
-            if unsettled:
-                self.settle(config, base.hydra)
         except (UnusualError, OmegaConfBaseException):
             config = self.composed(tuple(job)).copy()  # with Hydra's own message if it is wrong
         return Cell(config, (*self.search_path, *job))
 
-    def base(self, groups: tuple[str, ...]) -> Base:
-        """Return the configuration of these group choices."""
-        if groups not in self.bases:
-            self.bases[groups] = self._by_another_method(groups) or self.composed(groups)
-        return self.bases[groups]
-
-    def _by_another_method(self, groups: tuple[str, ...]) -> Base | None:
-        """Return the first job's configuration with this job's method in it; None if that may not be the same."""
-        words = [word for word in groups if word in self.methods]
-        if len(words) != 1:
-            return None
-        rest = tuple(word for word in groups if word not in words)
-        first, job = self.first.setdefault(rest, (words[0], groups))
-        if job == groups:
-            return None
-        base = self.composed(job)
-        method = with_name(self.methods[first], first)
-        alone = not any(
-            method.about.name in choice for choice in base.choices
-        )  # no file is chosen by the method's name
-        if base.settled or not alone or raw_without(base.config.method) != raw_without(method):
-            return None
-        config = base.copy()
-        with open_dict(config):
-            config.method = with_name(self.methods[words[0]], words[0])
-        return replace(base, config=config)
+    def chosen(self, groups: tuple[str, ...]) -> DictConfig:
+        """Return the configuration of these choices: another job's with this method in it if that is the same."""
+        word = next((word for word in groups if word in self.methods), None)
+        if word is not None:
+            rest = tuple(other for other in groups if other != word)
+            first, theirs = self.first.setdefault(rest, (word, groups))
+            base = self.composed(theirs)
+            if base.movable and plain(base.config.method) == plain(self.methods[first]):
+                config = base.copy()
+                with open_dict(config):
+                    config.method = self.methods[word]
+                return config
+        return self.composed(groups).copy()
 
     @cached_property
     def methods(self) -> dict[str, DictConfig]:
@@ -147,44 +124,36 @@ class Composer:
             return {}
         beside = [f"+method@{BESIDE}.{name}={name}" for name in found.values()]
         try:
-            config = compose(NAME, [*self.own, *self.single, *beside], return_hydra_config=True)
+            config = compose(NAME, [*self.own, *self.single, *beside])
         except HydraException:
             return {}
         with open_dict(config):
             nodes = config.pop(BESIDE)
-        choices = config.hydra.runtime.choices
-        same = all(choices[name] == choice for name, choice in self.master.hydra.runtime.choices.items())
-        if not same or raw_without(config, "hydra") != raw_without(self.master, "hydra"):
+        if plain(config) != plain(self.master):
             return {}
-        return {word: nodes[name] for word, name in found.items() if "_target_" in nodes[name]}
+        return {word: with_name(nodes[name], name) for word, name in found.items() if "_target_" in nodes[name]}
 
     def composed(self, words: tuple[str, ...]) -> Base:
-        """Return Hydra's composition."""
-        if words not in self.by_hydra:
+        """Return Hydra's composition, its own values and the time resolved: a cell means the same in any process."""
+        if words not in self.bases:
             config = compose(NAME, [*self.own, *words], return_hydra_config=True)
+            choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
+            name = choices["method"]
+            by_name = any(name in choice for group, choice in choices.items() if group.partition("@")[0] != "method")
+            with_name(config.method, name)
             instance = HydraConfig.instance()
             before = instance.cfg
             instance.set_config(config)
-            hydra, instance.cfg = instance.cfg, before
-            choices = dict(config.hydra.runtime.choices)
+            OmegaConf.copy_cache(self.clock, config)
             with open_dict(config):
-                config.method = with_name(config.method, choices["method"])
                 del config["hydra"]
-            others = tuple(str(name) for group, name in choices.items() if group.partition("@")[0] != "method")
-            self.by_hydra[words] = Base(config, hydra, others, self.settle(config, hydra))
-        return self.by_hydra[words]
-
-    def settle(self, config: DictConfig, hydra: Any) -> bool:
-        """Resolve values that only this process knows: Hydra's own, and the time, which is one for all cells."""
-        instance = HydraConfig.instance()
-        before, instance.cfg = instance.cfg, hydra
-        OmegaConf.copy_cache(self.clock, config)
-        try:
-            settled = settle(OmegaConf.to_container(config), config)
-        finally:
-            instance.cfg = before
-        OmegaConf.copy_cache(config, self.clock)
-        return settled
+            try:
+                settled = settle(OmegaConf.to_container(config), config)
+            finally:
+                instance.cfg = before
+            OmegaConf.copy_cache(config, self.clock)
+            self.bases[words] = Base(config, movable=not settled and not by_name)
+        return self.bases[words]
 
     def parse(self, word: str) -> Override:
         if word not in self.parsed:
@@ -206,7 +175,7 @@ class UnusualError(Exception):
 def set_value(config: DictConfig, override: Override) -> None:
     """Set one value as Hydra does after it has merged all files; `UnusualError` for the rare forms."""
     key, value = override.key_or_group, override.value()
-    if override.package is not None or override.is_delete():
+    if override.package is not None or override.is_delete() or OF_THIS_PROCESS.search(str(value)):
         raise UnusualError
     adds = override.is_add() or override.is_force_add()
     if override.is_add() and OmegaConf.select(config, key, throw_on_missing=False) is not None:
@@ -214,17 +183,15 @@ def set_value(config: DictConfig, override: Override) -> None:
     OmegaConf.update(config, key, value, merge=True, force_add=adds)
 
 
-def with_name(method: DictConfig, choice: str) -> DictConfig:
-    """Return a method's node with the name of its file in it; `choice` may be an override."""
-    node = copy.deepcopy(method)
-    OmegaConf.update(node, "about.name", choice.removeprefix("method="), force_add=True)
-    return node
+def with_name(method: DictConfig, name: str) -> DictConfig:
+    """Write the name of a method's file into its node."""
+    OmegaConf.update(method, "about.name", name, force_add=True)
+    return method
 
 
-def raw_without(node: DictConfig, *names: str) -> dict[Any, Any]:
-    """Return the node as plain values, interpolations as they stand, without some of its keys."""
-    raw: Any = OmegaConf.to_container(node)
-    return {name: value for name, value in raw.items() if name not in names}
+def plain(node: DictConfig) -> Any:
+    """Return a node as plain values, interpolations as they stand."""
+    return OmegaConf.to_container(node)
 
 
 def settle(raw: Any, node: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmark.cell import Cell
+from benchmark.cell import Cell, Contents, content
 from benchmark.compose import cells_of, choices
 
 
@@ -111,3 +111,13 @@ def test_a_fingerprint_is_declared_or_asked_for():
     assert own.fingerprint == "abc"
     with pytest.raises(ValueError, match="neither; add one"):
         _ = cell("dataset.fingerprint=null").fingerprint
+
+
+@pytest.mark.parametrize("method", choices("method"))
+@pytest.mark.parametrize("protocol", choices("protocol"))
+def test_every_method_composes_and_is_read_as_omegaconf_reads_it(method, protocol):
+    composed = cell(f"method={method}", f"protocol={protocol}", "requests=sequence")
+    assert composed.labels["method"] == method
+    quick = Contents(composed.config)
+    for name in ("original", "method", "reference", "metric", "preprocessing", "task", "model", "protocol"):
+        assert quick(composed.config[name]) == content(composed.config[name])

@@ -1,6 +1,8 @@
 """Bad inputs: one line that says what was expected, a non-zero exit code, no traceback, nothing half written."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from urllib.error import URLError
 
@@ -178,3 +180,21 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     assert "1 of 3 cells failed" in errors
     assert "Traceback" not in errors
     assert len(records_of(tmp_path)) == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 300 kB; skips where mounting is not permitted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk(small_disk, monkeypatch, capsys):
+    code = run_command([*TINY, "model.width=8", *BASELINE, f"output_dir={small_disk}"], monkeypatch)
+    check_one_line(code, capsys.readouterr().err, "No space left on device")
+    check_nothing_half_written(small_disk)

@@ -1,7 +1,11 @@
 """End to end on the digits: sweep, second start, stages, saved models."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -124,3 +128,23 @@ def test_started_as_a_file():
     done = subprocess.run([sys.executable, "benchmark/run.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: start this from the root of the repository as `python -m benchmark.run`."
+
+
+def without_times(output_dir: Path) -> list[dict]:
+    records = [json.loads(text) for text in records_of(output_dir).values()]
+    for record in records:
+        record["seconds"] = record["provenance"] = record["checksum"] = None  # the last covers the first two
+    return records
+
+
+@pytest.mark.slow
+def test_killed_and_continued_equals_uninterrupted(finished, tmp_path):
+    """`kill -9` a few times in mid-run; the same command then ends with the same records but for times."""
+    command = [sys.executable, "-m", "benchmark.run", *GRID, f"output_dir={tmp_path}"]
+    for seconds in (5.0, 6.0, 7.0):
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    assert without_times(tmp_path) == without_times(finished)

@@ -72,16 +72,6 @@ def test_the_default_tolerance_is_kept_on_a_trained_network():
         assert relative_error(information(sample_error(tolerance, n)), exact) < 1.5 * tolerance
 
 
-def test_the_estimate_has_the_right_mean():
-    model, inputs = tiny_net(1, 4).double(), images(3, 16)
-    random = seeded()
-    mean = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for _ in range(60):
-        one = fisher_diagonal(model, in_batches(inputs, 3), error=math.inf, random=random)
-        mean = {name: value + one[name] / 60 for name, value in mean.items()}
-    assert relative_error(mean, literal_information(model, inputs)) < 0.2
-
-
 def test_confident_predictions_need_few_columns():
     logits = torch.randn((8, 50), generator=seeded(), dtype=torch.float64) + 20 * torch.eye(50)[:8]
     p = logits.softmax(dim=1)

@@ -5,7 +5,7 @@ import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from hydra import compose
@@ -55,7 +55,7 @@ class Composer:
 
     def __init__(self, overrides: Sequence[str], like: DictConfig | None = None) -> None:
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        self.parsed: dict[str, Override] = {}
+        self.parse = cache(self.parser.parse_override)
         self.groups: dict[str, list[str]] = {}
         self.bases: dict[tuple[str, ...], Base] = {}
         # choices without that of the method -> the method and the choices of the first job with them
@@ -131,7 +131,8 @@ class Composer:
             nodes = config.pop(BESIDE)
         if plain(config) != plain(self.master):
             return {}
-        return {word: with_name(nodes[name], name) for word, name in found.items() if "_target_" in nodes[name]}
+        own = {word: with_name(nodes[name], name) for word, name in found.items() if "_target_" in nodes[name]}
+        return {word: node for word, node in own.items() if not OF_THIS_PROCESS.search(str(plain(node)))}
 
     def composed(self, words: tuple[str, ...]) -> Base:
         """Return Hydra's composition, its own values and the time resolved: a cell means the same in any process."""
@@ -154,11 +155,6 @@ class Composer:
             OmegaConf.copy_cache(config, self.clock)
             self.bases[words] = Base(config, movable=not settled and not by_name)
         return self.bases[words]
-
-    def parse(self, word: str) -> Override:
-        if word not in self.parsed:
-            self.parsed[word] = self.parser.parse_override(word)
-        return self.parsed[word]
 
     def is_group(self, override: Override) -> bool:
         parent, _, name = override.key_or_group.rpartition("/")

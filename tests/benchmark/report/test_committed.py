@@ -21,6 +21,7 @@ COMMANDS = {
     "table5-paper-quick": "table=5 profile=quick",
     "table6-paper-quick": "table=6 profile=quick",
     "table6-paper-full": "table=6",
+    "table6-paper-full-h200": "table=6 profile=full out=results/table6-paper-full-h200",
     "selectivity-paper-quick": "table=selectivity profile=quick",
     "ablation-paper-quick": "table=ablation profile=quick",
     "figure2-paper-quick": "figure=2 profile=quick",

@@ -30,6 +30,7 @@ class GridCallback(Callback):
     def __init__(self) -> None:
         self.cells: list[Cell] = []
         self.waiting: dict[str, Cell] = {}  # by run id
+        self.wanted: dict[str, list[Artefact]] = {}  # by run id, of the waiting cells
         self.failures: dict[str, Failure] = {}  # by the cell's name
         self.finished = 0
 
@@ -91,12 +92,14 @@ class GridCallback(Callback):
         """Return the artefacts that are still to be made."""
         if not self.waiting:
             return []
-        from benchmark import pipeline  # torch, only if there is something to make
+        from benchmark import artefacts, pipeline  # torch, only if there is something to make
         from benchmark.workbench import Workbench
 
-        benches = [Workbench(cell) for cell in self.waiting.values()]
-        nodes = [node for bench in benches for node in pipeline.wanted(bench)]
-        return benches[0].store.missing(*nodes)
+        for run_id, cell in self.waiting.items():
+            if run_id not in self.wanted:  # planned once: this is asked after every cell
+                self.wanted[run_id] = pipeline.wanted(Workbench(cell))
+        store = artefacts.Store(Path(self.cells[0].config.output_dir) / "artefacts")
+        return store.missing(*(node for run_id in self.waiting for node in self.wanted[run_id]))
 
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""

@@ -54,17 +54,6 @@ def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
         return sorted(loader.get_group_options(group, ObjectType.CONFIG, NAME, with_config_dir([], config_dir)))
 
 
-def sweep_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return those overrides that hold several values, as `method=ssd,retrain` does: without -m Hydra refuses them.
-
-    >>> sweep_overrides(["method=ssd,retrain", "-m", "method_seed=range(3)", "task=class"])
-    ['method=ssd,retrain', 'method_seed=range(3)']
-    """
-    words = [word for word in overrides if not word.startswith("-")]
-    parsed = OverridesParser.create().parse_overrides(words)
-    return [str(override.input_line) for override in parsed if override.is_sweep_override()]
-
-
 @contextmanager
 def initialised() -> Iterator[None]:
     """Have Hydra initialised, as it is inside `hydra.main`."""

@@ -161,10 +161,6 @@ class ForgetSplit:
         return self.forget_test is self.forget_train
 
     @property
-    def num_train(self) -> int:
-        return len(self.forget_train) + len(self.retain_train)
-
-    @property
     def forget_fingerprint(self) -> str:
         """Hash of the rows in the forget set."""
         return hashlib.sha256(self.forget_train.index.cpu().numpy().tobytes()).hexdigest()[:16]

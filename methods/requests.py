@@ -1,8 +1,6 @@
 """Several forget requests: each is an ordinary call on the model that the previous one left."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 
@@ -35,14 +33,3 @@ def answer(
         training_state=None,
     )
     return method(model, later[-1], own)
-
-
-def request_key(method: UnlearningMethod, requests: Sequence[ForgetSplit], seed: int) -> dict[str, Any]:
-    """Return all that decides the model after `requests`, except for the original model; `seed` is the method seed."""
-    kind = type(method)
-    return {
-        "method": f"{kind.__module__}.{kind.__name__}",
-        "options": asdict(method),  # type: ignore[call-overload]
-        "seed": seed,
-        "forget_sets": [request.forget_fingerprint for request in requests],
-    }

@@ -211,3 +211,16 @@ def test_a_long_training_says_a_line_every_ten_seconds(monkeypatch, caplog):
     for epoch in (5, 6, 7):  # continued after epoch 4: two epochs in 12 s, four more to go
         report(epoch)
     assert caplog.messages == ["  training the original x: epoch 6 of 10, 24 s left"]
+
+
+def test_the_key_of_a_model_after_requests_tells_method_options_order_and_seed_apart(tmp_path):
+    def key(method: str, targets: str, *more: str) -> str:
+        bench = bench_of(tmp_path, "requests=sequence", f"method={method}", f"requests.targets={targets}", *more)
+        return unlearned(bench).hash
+
+    refreshed = "method.importance=refreshed"
+    keys = {
+        key("ssd", "[9,4]"), key("ssd", "[4,9]"), key("ssd", "[9]"), key("ssd", "[9,4]", refreshed),
+        key("finetune", "[9,4]"), key("amnesiac", "[9,4]"), key("ssd", "[9,4]", "method_seed=1"),
+    }  # fmt: skip
+    assert len(keys) == 7

@@ -57,7 +57,7 @@ def test_random_split_depends_on_name_n_and_seed_alone_and_measures_the_forgotte
     dataset = pixelless(torch.arange(50_000) % 10)
     split = random_split(dataset, n=83, seed=0)
     assert_partition(dataset.train, split.forget_train, split.retain_train)
-    assert (len(split.forget_train), split.num_train) == (83, 50_000)
+    assert (len(split.forget_train), len(split.forget_train) + len(split.retain_train)) == (83, 50_000)
     assert split.forget_test is split.forget_train
     assert split.forget_test_is_train
     assert split.retain_test is dataset.test

@@ -12,8 +12,7 @@ from datasets.splits import requests_split, subclass_split
 from methods.amnesiac import Amnesiac
 from methods.base import Call
 from methods.dampening import dampen, parameter_importance
-from methods.finetune import Finetune
-from methods.requests import answer, request_key
+from methods.requests import answer
 from methods.ssd import SSD
 from methods.training import Recipe
 
@@ -100,22 +99,3 @@ def test_ssd_by_hand(dataset, cnn, context, method):
     assert any(not torch.equal(original_importance[name], refreshed[name]) for name in refreshed)
     dampen(model, full, importance(model, second.forget_train), alpha=ALPHA, lam=1.0)
     assert torch.equal(state(after(method, cnn, dataset, ("dog", "ant"), context)), state(model))
-
-
-def test_the_key_tells_method_options_order_and_seed_apart(dataset):
-    def key(method, *targets, seed=0):
-        return repr(request_key(method, split_of(dataset, *targets).requests, seed))
-
-    keys = {
-        key(KEPT, "dog", "ant"), key(KEPT, "ant", "dog"), key(KEPT, "dog"), key(REFRESHED, "dog", "ant"),
-        key(Finetune(RECIPE), "dog", "ant"), key(Amnesiac(RECIPE), "dog", "ant"), key(KEPT, "dog", "ant", seed=1),
-    }  # fmt: skip
-    assert len(keys) == 7
-    (single,) = split_of(dataset, "dog").requests
-    assert request_key(KEPT, [single], 5) == {
-        "method": "methods.ssd.SSD", "seed": 5, "forget_sets": [single.forget_fingerprint],
-        "options": {
-            "alpha": ALPHA, "lam": 1.0, "reduction": "batch_mean", "order": "class_sorted", "batch_size": 8,
-            "importance": "kept",
-        },
-    }  # fmt: skip

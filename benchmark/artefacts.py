@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmark.files import content_hash, file_sha256, read_json, set_aside, write_json
+from benchmark.sources import changes, say_changed
 from datasets.files import replacing
 
 Tensors = dict[str, Tensor]
@@ -28,12 +29,14 @@ class Artefact:
         key: all that decides its content; hashed, it is the file's name.
         make: returns the tensors and the facts; it asks the store for the artefacts that it needs.
         needs: the artefacts that `make` asks for, as far as they are known beforehand.
+        code: hashes of the modules and files that decide its content beside the key; made with others, it is outdated.
     """
 
     kind: str
     key: Mapping[str, object]
     make: Callable[[], tuple[Tensors, Facts]]
     needs: tuple["Artefact", ...] = ()
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def hash(self) -> str:
@@ -53,14 +56,16 @@ class Store:
     """Artefacts below one folder; each is made once, by one process at a time.
 
     `<kind>/<hash>.json` holds the facts with the SHA-256 of the tensor file and is written last: its presence says
-    that the artefact is whole. A damaged artefact is set aside as `*.damaged-<time>` and made again.
+    that the artefact is whole. A damaged artefact is set aside as `*.damaged-<time>` and made again, an outdated one
+    is replaced.
 
     Args:
         provenance: code, libraries and device, for the facts of artefacts that are made here.
+        reuse: takes outdated artefacts as they are.
     """
 
-    def __init__(self, folder: Path, provenance: Callable[[], Facts] = dict) -> None:
-        self.folder, self.provenance = folder, provenance
+    def __init__(self, folder: Path, provenance: Callable[[], Facts] = dict, *, reuse: bool = False) -> None:
+        self.folder, self.provenance, self.reuse = folder, provenance, reuse
 
     def path(self, node: Artefact) -> Path:
         """Return the path of the facts; the tensors lie beside it as `.safetensors`."""
@@ -71,7 +76,18 @@ class Store:
         return self.path(node).with_suffix(".progress")
 
     def has(self, node: Artefact) -> bool:
-        return self.path(node).exists()
+        """Return whether the artefact is there, made with today's code."""
+        path = self.path(node)
+        if self.reuse or not node.code or not path.exists():
+            return path.exists()
+        try:
+            return not changes(read_json(path).get("code", {}), node.code)
+        except (OSError, ValueError):
+            return True  # whoever reads it sets it aside
+
+    def remove(self, node: Artefact) -> None:
+        """Remove an artefact, so that it is made again."""
+        self.path(node).unlink(missing_ok=True)
 
     def missing(self, *nodes: Artefact) -> list[Artefact]:
         """Return the artefacts to make for `nodes`, each once, in an order in which they can be made."""
@@ -93,10 +109,14 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             found = self._load(path)
+            if found and not self.reuse and (changed := changes(found[1].get("code", {}), node.code)):
+                say_changed(tuple(changed))
+                found = None
             if found is None:
                 tensors, facts = node.make()
                 data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
-                facts = {"kind": node.kind, "key": dict(node.key), "provenance": self.provenance(), **facts}
+                own = {"kind": node.kind, "key": dict(node.key), "code": dict(node.code)}
+                facts = own | {"provenance": self.provenance()} | facts
                 found = data, self._save(path, data, facts)
             shutil.rmtree(self.training_folder(node), ignore_errors=True)
             return found

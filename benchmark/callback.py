@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,7 @@ from benchmark.cell import Cell
 from benchmark.cli import Failure, describe, duration
 from benchmark.compose import cells_of
 from benchmark.files import content_hash
-from benchmark.records import RunRecord
+from benchmark.records import RunRecord, record_of
 
 if TYPE_CHECKING:
     from benchmark.artefacts import Artefact
@@ -42,6 +42,7 @@ class GridCallback(Callback):
             folders = sorted({str(cell.config.output_dir) for cell in self.cells})
             if len(folders) != 1:
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")
+            forget(self.cells)
             self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
             total, to_run = len(self.cells), self._n_waiting()
             plan = f"{total} cell{'s' if total > 1 else ''}: {total - to_run} done, {to_run} to run"
@@ -50,6 +51,11 @@ class GridCallback(Callback):
             sys.exit(f"error: {describe(error)}")
         if not self.waiting:
             sys.exit(0)
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Forget the results of a single run if `force=true`."""
+        if config.force:
+            forget([Cell(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))])
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Print the cell's numbers, or why it failed."""
@@ -129,12 +135,24 @@ class GridCallback(Callback):
         return f"  about {duration(seconds)} left"
 
 
+def forget(cells: Sequence[Cell]) -> None:
+    """Remove the outputs and the records of those cells whose `force` is true."""
+    for cell in cells:
+        if cell.config.force:
+            from benchmark import pipeline
+            from benchmark.workbench import Workbench
+
+            bench = Workbench(cell)
+            bench.store.remove(pipeline.outputs(bench))
+            cell.record_path.unlink(missing_ok=True)
+
+
 def is_done(cell: Cell) -> bool:
     """Return whether nothing is left to do: the record is there and, with `save=model`, the unlearned model.
 
     A stage is never done: it says where its artefact lies.
     """
-    if cell.config.stage != "record" or (record := RunRecord.find(cell.record_path)) is None:
+    if cell.config.stage != "record" or (record := record_of(cell)) is None:
         return False
     if cell.config.save is None or record.skipped is not None:
         return True

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
+from benchmark.sources import sources_of
 from datasets.targets import first_targets
 
 FORMER = {
@@ -154,6 +155,34 @@ class Cell:
     def reference_key(self) -> dict[str, Any]:
         """All that the outputs of the retrained model depend on."""
         return self.outputs_key | {"method": self.scientific["reference"]}
+
+    @cached_property
+    def original_code(self) -> dict[str, str]:
+        """Hashes of the code and the files behind the original model, see `sources_of`."""
+        config = self.config
+        return sources_of({"dataset": content(config.dataset.load), "model": content(config.model.build),
+                           "original": content(config.original)})  # fmt: skip
+
+    @cached_property
+    def outputs_code(self) -> dict[str, str]:
+        """Hashes of the code and the files behind the outputs of the unlearned model."""
+        return self._code_of(self.config.method)
+
+    @cached_property
+    def reference_code(self) -> dict[str, str]:
+        """Hashes of the code and the files behind the outputs of the retrained model."""
+        return self._code_of(self.config.get("reference"))
+
+    def _code_of(self, method: Any) -> dict[str, str]:
+        task = sources_of({"task": content(self.config.task.split)})
+        return self.original_code | task | sources_of({"method": without_about(method)}, own=True)
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """Hashes of all code and files behind the record: of the metrics and the models that they look at too."""
+        metrics = {str(name): without_about(node) for name, node in self.config.metric.items()}
+        retrained = self.reference_code if "retrained" in self.metric_needs else {}
+        return self.outputs_code | retrained | sources_of(metrics, own=True)
 
     @property
     def is_reference(self) -> bool:

@@ -13,12 +13,11 @@ from typing import Any, get_args
 import torch
 from omegaconf import DictConfig
 
-from benchmark.files import content_hash, file_sha256
+from benchmark.sources import FOLDERS, suite_hash
 from methods.training import Compute, Precision
 
 TRACKED = ("--", ":/", ":(top,exclude)results")
-FOLDERS = ("benchmark", "configs", "datasets", "methods", "metrics")  # code and files that a run reads
-CHANGES = ("finished", "cpu_count")  # parts of the provenance in which two processes may differ
+CHANGES = ("commit", "dirty", "finished", "cpu_count")  # parts of the provenance in which two processes may differ
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "hydra-core")
 
 
@@ -100,14 +99,6 @@ def commit() -> tuple[str, bool | None]:
         return "unknown", None
 
 
-@cache
-def code_hash() -> str:
-    """Return a hash of the Python and YAML files in `FOLDERS`, committed or not, as at the first call."""
-    root = Path(__file__).parents[1]
-    paths = [path for folder in FOLDERS for kind in ("*.py", "*.yaml") for path in (root / folder).rglob(kind)]
-    return content_hash({str(path.relative_to(root)): file_sha256(path) for path in paths if path.is_file()})
-
-
 def device_name(device: torch.device) -> str:
     """Return the model of the GPU, or of the processor with its number of threads."""
     if device.type == "cuda":
@@ -123,11 +114,12 @@ def device_name(device: torch.device) -> str:
 
 
 def provenance(compute: Compute) -> dict[str, Any]:
-    """Return commit, dirty flag, versions, device, and precision and memory layout as resolved."""
+    """Return commit, dirty flag, hash of the suite, versions, device, and precision and memory layout as resolved."""
     revision, dirty = commit()
     return {
         "commit": revision,
         "dirty": dirty,
+        "suite": suite_hash(),
         "python": platform.python_version(),
         **{name.replace("-", "_"): version(name) for name in PACKAGES},
         "device": device_name(compute.device),
@@ -142,5 +134,4 @@ def provenance(compute: Compute) -> dict[str, Any]:
 
 def repeatable(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a provenance on which equal results rest, bit for bit: code, libraries, device."""
-    origin = {name: value for name, value in provenance.items() if name not in CHANGES}
-    return origin | ({"code": code_hash()} if origin["dirty"] else {})  # the commit does not tell two edits apart
+    return {name: value for name, value in provenance.items() if name not in CHANGES}

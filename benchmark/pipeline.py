@@ -13,6 +13,7 @@ from torch import nn
 from benchmark.artefacts import Artefact, Facts, Tensors
 from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
 from benchmark.records import RunRecord
+from benchmark.sources import module_hash
 from benchmark.training_state import StoredTraining
 from benchmark.workbench import Workbench
 from datasets.base import ForgetSplit
@@ -34,7 +35,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def original(bench: Workbench) -> Artefact:
     """Return the original model."""
-    return Artefact("original", bench.cell.original_key, lambda: train_original(bench))
+    return Artefact("original", bench.cell.original_key, lambda: train_original(bench), code=bench.cell.original_code)
 
 
 def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
@@ -48,7 +49,7 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
         n = n or len(cell.targets)
         key = key | {"task": key["task"] | {"target": cell.targets[:n]}}
         needs += [unlearned(bench, n - 1)] if n > 1 else []
-    return Artefact("model", key, lambda: unlearn(bench, n), tuple(needs))
+    return Artefact("model", key, lambda: unlearn(bench, n), tuple(needs), cell.outputs_code)
 
 
 def outputs(bench: Workbench) -> Artefact:
@@ -56,14 +57,17 @@ def outputs(bench: Workbench) -> Artefact:
     cell, needs = bench.cell, [original(bench)]
     if not cell.is_reference and (cell.targets is not None or cell.config.save == "model"):
         needs.append(unlearned(bench))
-    return Artefact("outputs", cell.outputs_key, lambda: look(bench, needs), tuple(needs))
+    return Artefact("outputs", cell.outputs_key, lambda: look(bench, needs), tuple(needs), cell.outputs_code)
 
 
 def reference(bench: Workbench) -> Artefact | None:
     """Return the outputs of the retrained model; None if the configuration has none."""
     if (method := bench.reference_method) is None:
         return None
-    return Artefact("outputs", bench.cell.reference_key, lambda: retrain(bench, method), (original(bench),))
+    cell = bench.cell
+    return Artefact(
+        "outputs", cell.reference_key, lambda: retrain(bench, method), (original(bench),), cell.reference_code
+    )
 
 
 def staged(bench: Workbench) -> Artefact:
@@ -261,7 +265,9 @@ def importance_cache(bench: Workbench, stopwatch: Stopwatch) -> Cache:
 
         first = original(bench)
         with stopwatch.phase("cache"):
-            tensors, facts = bench.store.get(Artefact(phase, {"original": first.hash, **options}, timed, (first,)))
+            key = {"original": first.hash, **options}
+            code = {**first.code, make.__module__: module_hash(make.__module__)}
+            tensors, facts = bench.store.get(Artefact(phase, key, timed, (first,), code))
             on_device = {name: value.to(bench.device) for name, value in tensors.items()}
         stopwatch.add(phase, facts["seconds"])
         return on_device
@@ -342,6 +348,8 @@ def make_record(bench: Workbench) -> RunRecord:
         original={name: origin[name] for name in ("test_accuracy", "kept_epoch", "epochs", "sha256")}
         | {name: origin["provenance"][name] for name in ("commit", "dirty")},
         skipped=bench.skipped,
+        scientific=cell.scientific,
+        code=cell.code,
     )
     record.write(cell.record_path.parent)
     return record

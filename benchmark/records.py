@@ -4,14 +4,17 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmark.files import checked, content_hash, read_json, set_aside, write_json
+from benchmark.sources import changes, say_changed, say_other_suite, suite_hash
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from benchmark.cell import Cell
 
 log = logging.getLogger(__name__)
 FORMER = {"identity": "labels", "config_hash": "scientific_hash"}  # names of fields in older records
@@ -32,6 +35,8 @@ class RunRecord:
         seconds: by phase; `method` is the sum of `importance_full`, `importance_forget` and `rest`.
         sizes: samples per split and parameters.
         skipped: why the method does not apply to the task.
+        scientific: the whole scientific configuration; None in records of the first version.
+        code: hashes of the modules and files that decide the numbers beside the configuration.
     """
 
     run_id: str
@@ -46,6 +51,8 @@ class RunRecord:
     data_fingerprint: str
     original: Mapping[str, Any]
     skipped: str | None = None
+    scientific: Mapping[str, Any] | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
         """Write the record atomically; numbers that are not finite are refused."""
@@ -90,6 +97,19 @@ class RunRecord:
         """Return the record as one flat row; columns are named `part.key`, labels by their bare names."""
         values = asdict(self)
         return {**values.pop("labels"), **flatten(values)}
+
+
+def record_of(cell: "Cell") -> RunRecord | None:
+    """Return the cell's record if it is there, made with today's code or asked for by `reuse=true`; else None."""
+    record = RunRecord.find(cell.record_path)
+    if record is None:
+        return None
+    if not cell.config.reuse and (changed := changes(record.code, cell.code)):
+        say_changed(tuple(changed))
+        return None
+    if record.provenance.get("suite") != suite_hash():
+        say_other_suite(str(record.provenance.get("commit")))
+    return record
 
 
 def flatten(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from benchmark.cell import Cell
 from benchmark.cli import Failure, describe, run_cli, wants_traceback
 from benchmark.compose import CONFIGS
-from benchmark.records import RunRecord
+from benchmark.records import RunRecord, record_of
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def run_cell(cell: Cell) -> RunRecord | str:
     stage, save = cell.config.stage, cell.config.save
     if save not in (None, "model"):
         raise ValueError(f"Expected save to be null or model, but got {save!r}.")
-    found = RunRecord.find(cell.record_path) if stage == "record" else None
+    found = record_of(cell) if stage == "record" else None
     if found is not None and save is None:
         return found
     from benchmark import device, pipeline  # torch and timm, only if there is something to do

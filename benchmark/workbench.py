@@ -70,7 +70,7 @@ class Workbench:
 
     @cached_property
     def store(self) -> Store:
-        return Store(Path(self.config.output_dir) / "artefacts", self.provenance)
+        return Store(Path(self.config.output_dir) / "artefacts", self.provenance, reuse=bool(self.config.reuse))
 
     def training_state(self, node: Artefact, *names: object, extra: dict[str, Any] | None = None) -> StoredTraining:
         """Return the keeper of the training `names` of an artefact while it is made."""

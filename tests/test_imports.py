@@ -19,7 +19,8 @@ MODULES = {
 }
 
 # A module may import those of its own room and of the rooms on its right; the longest name that fits is its room.
-FILES, CELL = ("benchmark.files", "datasets.files"), ("benchmark.cell", "benchmark.resolvers", "datasets.targets")
+FILES = ("benchmark.files", "benchmark.sources", "datasets.files")
+CELL = ("benchmark.cell", "benchmark.resolvers", "datasets.targets")
 LIBRARY = ("datasets", "methods", "metrics")
 BASE = ("benchmark.device", "benchmark.models", "benchmark.artefacts", *CELL, *FILES, *LIBRARY)
 GRID = ("benchmark.compose", "benchmark.composer", "benchmark.records", "benchmark.cli", *CELL, *FILES)
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     "methods": ("datasets",),
     "methods.dampening": (),
     "benchmark.files": FILES,
+    "benchmark.sources": FILES,
     "benchmark.artefacts": FILES,
     "benchmark.resolvers": (),
     "benchmark.cell": (*CELL, *FILES),

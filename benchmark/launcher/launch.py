@@ -14,7 +14,7 @@ from benchmark.cli import Failure, describe, wants_traceback
 from benchmark.composer import Composer
 from benchmark.launcher.engine import run_tasks
 from benchmark.launcher.graph import Result, Task, add_tasks
-from benchmark.records import RunRecord
+from benchmark.records import record_of
 
 
 def launch(
@@ -44,7 +44,7 @@ def launch(
     for i, cell in enumerate(cells):
         try:
             if is_done(cell):
-                end(i, RunRecord.find(cell.record_path))
+                end(i, record_of(cell))
             else:
                 waiting.setdefault(add_tasks(tasks, cell), []).append(i)
         except Exception as error:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmark import sources
 from benchmark.artefacts import Artefact, Store, seconds_of
 from benchmark.files import file_sha256
 
@@ -48,6 +49,20 @@ def test_made_once_and_loaded_the_second_time(store, node):
     assert (facts["kind"], facts["key"], facts["seconds"]) == ("kind", KEY, 1.5)
     assert facts["sha256"] == file_sha256(store.path(node).with_suffix(".safetensors"))
     assert [found["seconds"] for found in store.facts("kind")] == [1.5]
+
+
+def test_an_artefact_of_other_code_is_made_again_unless_it_is_reused(store, node, caplog):
+    first = replace(node, code={"mine": "one"})
+    store.get(first)
+    second = replace(node, code={"mine": "two"})
+    assert (store.has(first), store.has(second)) == (True, False)
+    assert store.missing(second) == [second]
+    reusing = Store(store.folder, reuse=True)
+    assert reusing.has(second)
+    assert reusing.get(second)[0]["n"] == 1
+    sources.say_changed.cache_clear()
+    assert store.get(second)[0]["n"] == store.get(second)[0]["n"] == 2
+    assert caplog.messages == ["made with another version of mine: making it again (reuse=true keeps it)"]
 
 
 def flip_a_byte(facts, data):

@@ -16,6 +16,7 @@ from benchmark.cell import Cell
 from benchmark.cli import Failure
 from benchmark.compose import CONFIGS
 from benchmark.records import RunRecord
+from benchmark.sources import suite_hash
 from benchmark.workbench import Workbench
 
 GRID = ["method=baseline,finetune", "method_seed=0,1", "protocol=paper"]
@@ -26,8 +27,9 @@ def record_of(cell: Cell, skipped: str | None = None) -> RunRecord:
     record = RunRecord(
         run_id=cell.run_id, scientific_hash=cell.scientific_hash, labels=cell.labels, hyperparameters={},
         seeds=cell.seeds, metrics={"retain_accuracy": 0.5, "forget_accuracy": 0.25, "mia": None},
-        seconds={"method": 1.5}, sizes={}, provenance={}, data_fingerprint=cell.fingerprint, original={},
-        skipped=skipped,
+        seconds={"method": 1.5}, sizes={}, provenance={"suite": suite_hash()},
+        data_fingerprint=cell.fingerprint, original={},
+        skipped=skipped, code=cell.code,
     )  # fmt: skip
     record.write(cell.record_path.parent)
     return record

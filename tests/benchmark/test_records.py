@@ -23,6 +23,7 @@ def record(name="r1", **changes):
         provenance={"torch": "2.6", "git": {"dirty": False}},
         data_fingerprint="d" * 64,
         original={"test_accuracy": 0.99},
+        code={"methods.ssd": "e" * 16},
     )
     return replace(plain, **changes)
 

@@ -1,0 +1,154 @@
+"""Results know the code and the files that they were made with; an edit of those makes them again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import TINY, make_cell
+
+from benchmark import sources
+from benchmark.records import load_records
+
+ROOT = Path(__file__).parents[2]
+METHOD = '''
+"""A method of a user."""
+
+from dataclasses import dataclass
+
+import mine_parts
+
+
+@dataclass(frozen=True)
+class Mine:
+    """Scales the last bias."""
+
+    factor: float = 1.0
+
+    def __call__(self, model, split, context):
+        model.get_classifier().bias.data.mul_(mine_parts.FACTOR * self.factor)
+        return model.eval()
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder with a method `mine`, found by imports."""
+    (tmp_path / "mine.py").write_text(METHOD)
+    (tmp_path / "mine_parts.py").write_text("FACTOR = 2.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def hash_of(node: dict) -> dict[str, str]:
+    for function in (sources.module_of, sources.module_hash, sources.found_file):
+        function.cache_clear()
+    return sources.sources_of({"method": node}, own=True)
+
+
+def test_code_counts_and_words_do_not(folder):
+    first = hash_of({"_target_": "mine.Mine"})
+    assert set(first) == {"mine"}
+    (folder / "mine.py").write_text(METHOD.replace("Scales the last bias.", "Other words.") + "\n# a comment\n")
+    assert hash_of({"_target_": "mine.Mine"}) == first
+    (folder / "mine.py").write_text(METHOD.replace("1.0", "1.5"))
+    assert hash_of({"_target_": "mine.Mine"}) != first
+    (folder / "mine.py").write_text(METHOD)
+    (folder / "mine_parts.py").write_text("FACTOR = 3.0\n")
+    assert hash_of({"_target_": "mine.Mine"}) != first
+
+
+def test_files_that_options_name_count_by_their_content(folder):
+    node = {"_target_": "mine.Mine", "parts": [{"scores": str(folder / "scores.csv")}]}
+    assert set(hash_of(node)) == {"mine"}
+    (folder / "scores.csv").write_text("1")
+    first = hash_of(node)
+    assert set(first) == {"mine", "method.parts.0.scores"}
+    (folder / "scores.csv").write_text("2")
+    assert sources.changes(first, hash_of(node)) == ["method.parts.0.scores"]
+
+
+def test_of_this_project_the_method_counts_and_of_others_all_code(folder):
+    recipe = {"_target_": "methods.training.Recipe.constant", "optimizer": {"_target_": "torch.optim.SGD"}}
+    assert set(hash_of({"_target_": "methods.finetune.Finetune", "recipe": recipe})) == {"methods.finetune"}
+    assert set(hash_of({"_target_": "methods.finetune.Finetune", "recipe": {"_target_": "mine.Mine"}})) == {
+        "methods.finetune", "mine"
+    }  # fmt: skip
+    assert sources.sources_of({"task": {"_target_": "datasets.splits.class_split"}}) == {}
+
+
+def test_a_method_brings_the_folder_that_it_is_built_on():
+    assert sources.imported(sources.found_file("methods.ssd"), "methods") - sources.SHARED == {"dampening"}
+    files = sources.files_of(ROOT / "methods" / "dampening")
+    assert {file.name for file in files} >= {"__init__.py", "dampen.py", "importance.py"}
+
+
+def test_nothing_is_imported_on_the_way():
+    code = """
+import sys
+from benchmark.sources import sources_of
+node = {"_target_": "methods.ssd.SSD", "recipe": {"_target_": "methods.training.Recipe.constant"}}
+assert set(sources_of({"method": node}, own=True)) == {"methods.ssd"}
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_record_knows_its_method_its_metrics_and_the_retrained_models_method(tmp_path):
+    modules = {"methods.ssd", "methods.retrain", "metrics.accuracy", "metrics.membership", "metrics.divergence"}
+    assert set(make_cell(tmp_path, "method=ssd").code) == modules | {"metrics.weights"}
+    assert set(make_cell(tmp_path, "method=ssd").outputs_code) == {"methods.ssd"}
+    assert set(make_cell(tmp_path, "method=ssd", "metric=accuracy").code) == {"methods.ssd", "metrics.accuracy"}
+
+
+def test_the_hash_of_the_suite_tells_edits_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    hashes = []
+    for name in ("methods/ssd.py", "methods/my_method.py", "configs/method/ssd.yaml", "README.md", "results/table.md"):
+        for text in ("one", "two"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+            hashes.append(sources.suite_hash.__wrapped__())
+    assert len(set(hashes)) == 6
+    assert len(set(hashes[5:])) == 1
+
+
+@pytest.mark.slow
+def test_an_edited_method_gives_its_new_number(folder):
+    """The same command after an edit: made again; with `reuse=true` the old number; with `force=true` again."""
+    (folder / "method").mkdir()
+    (folder / "method" / "mine.yaml").write_text("_target_: mine.Mine\n")
+    runs = folder / "runs"
+    command = [sys.executable, "-m", "benchmark.run", "--config-dir", str(folder), *TINY, "method=mine"]
+    reference = sources.content_hash(make_cell(runs).reference_key)
+
+    def run(*words: str) -> tuple[str, str, str]:
+        """Return when the record was made, the hash of the outputs and the lines on screen."""
+        done = subprocess.run(
+            [*command, f"output_dir={runs}", *words], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(folder)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        (record,) = load_records(runs / "records")
+        (outputs,) = [path for path in runs.glob("artefacts/outputs/*.safetensors") if path.stem != reference]
+        return record.provenance["finished"], sources.file_sha256(outputs), done.stderr
+
+    def originals() -> set[int]:
+        return {path.stat().st_mtime_ns for path in runs.glob("artefacts/original/*.json")}
+
+    finished, first, _ = run()
+    trained = originals()
+    assert run()[:2] == (finished, first)
+    (folder / "mine.py").write_text(METHOD.replace("1.0", "-4.0"))
+    assert run("reuse=true")[:2] == (finished, first)
+    _, second, said = run()
+    assert second != first
+    assert "made with another version of mine: making it again" in said
+    _, third, said = run()
+    assert (third, "making it again" in said) == (second, False)
+    outputs = {path: path.stat().st_mtime_ns for path in runs.glob("artefacts/outputs/*.json")}
+    assert run("force=true")[1] == second
+    remade = [path.stem for path, time in outputs.items() if path.stat().st_mtime_ns != time]
+    assert len(remade) == 1
+    assert reference not in remade
+    assert originals() == trained

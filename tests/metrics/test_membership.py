@@ -1,12 +1,14 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
 
 from metrics.base import EvalOutputs
 from metrics.membership import entropy, fit_attack, membership_inference
@@ -52,6 +54,69 @@ def test_the_binary_form_with_c_2_is_the_multinomial_one_with_c_1():
     assert multinomial_threshold(c=1) == pytest.approx(0.1290, abs=5e-5)
     assert threshold(c=2) == pytest.approx(0.1290, abs=5e-5)
     assert abs(threshold(c=1) - 0.1290) > 1e-3
+
+
+def newton(members, non_members, c):
+    """The optimum in float64, by Newton's method with halved steps: slope, threshold, spread of the feature."""
+    x, y = np.concatenate([members, non_members]), np.r_[np.ones(len(members)), np.zeros(len(non_members))]
+    weight = np.where(y == 1, len(x) / (2 * len(members)), len(x) / (2 * len(non_members)))
+    # In standard units the same optimum has the penalty (w / scale)² / 2; the free intercept takes up the shift.
+    shift, scale = (members.mean() + non_members.mean()) / 2, x.std()
+    design, penalty = np.c_[(x - shift) / scale, np.ones(len(x))], np.array([1 / (c * scale**2), 0])
+
+    def loss(theta):
+        return weight @ (np.logaddexp(0, design @ theta) - y * (design @ theta)) + penalty @ theta**2 / 2
+
+    theta = np.zeros(2)
+    for _ in range(50):
+        p = expit(design @ theta)
+        hessian = (design * (weight * p * (1 - p))[:, None]).T @ design + np.diag(penalty)
+        step = -np.linalg.solve(hessian, design.T @ (weight * (p - y)) + penalty * theta)
+        while loss(theta + step) > loss(theta) * (1 + 1e-13) and np.abs(step).max() > 1e-12:
+            step /= 2
+        theta += step
+        if np.all(np.abs(step) <= 1e-13 * np.abs(theta)):
+            break
+    return theta[0] / scale, shift - scale * theta[1] / theta[0], scale
+
+
+def simulated(random, largest):
+    """One pair of skewed entropy samples: spreads from 1e-5, mean differences from 0 to 10 spreads, any sizes."""
+    sizes = np.exp(random.uniform(np.log(8), np.log(largest), 2)).astype(int)
+    spread, base, shape = 10 ** random.uniform(-5, 0), 10 ** random.uniform(-3, 0.3), random.uniform(0.2, 3)
+    gap = spread * random.choice([0, 1e-4, 1e-2, 0.1, 0.5, 1, 3, 10]) * random.choice([-1, 1])
+    members, non_members = (base + spread * random.gamma(shape, 1 / shape, size) for size in sizes)
+    return members, non_members + gap
+
+
+@pytest.mark.parametrize(("pairs", "largest"), [(40, 300), pytest.param(1000, 2_000, marks=pytest.mark.slow)])
+def test_the_attack_is_the_newton_solution_of_simulated_entropies(pairs, largest):
+    random = np.random.default_rng(0)
+    for _ in range(pairs):
+        members, non_members = simulated(random, largest)
+        attack = fit_attack(torch.from_numpy(members), torch.from_numpy(non_members), c=2)
+        slope, threshold, spread = newton(members, non_members, c=2)
+        assert attack.coef_[0, 0] == pytest.approx(slope, rel=1e-6)
+        assert -attack.intercept_[0] / attack.coef_[0, 0] == pytest.approx(threshold, abs=1e-3 * spread)
+
+
+def test_means_closer_than_a_thousandth_still_give_a_threshold_between_them():
+    # A solver that stops before the first step, or after it, calls all of them members or none.
+    members, forget = np.linspace(0.010, 0.020, 500), torch.linspace(0.010, 0.020, 101, dtype=torch.float64)
+    attack = fit_attack(torch.from_numpy(members), torch.from_numpy(members[:200] + 0.0034), c=2)
+    assert abs(members.mean() - (members[:200] + 0.0034).mean()) < 1e-3
+    assert 0.2 < attack.predict(forget[:, None].numpy()).mean() < 0.8
+
+
+def test_a_solver_that_stops_early_is_an_error(monkeypatch):
+    monkeypatch.setattr("metrics.membership.LogisticRegression", partial(LogisticRegression, max_iter=1))
+    with pytest.raises(RuntimeError, match=r"to converge .* after 1 steps on 49 members and 17 non-members"):
+        threshold(c=2)
+
+
+def test_entropies_that_are_all_the_same_give_a_slope_of_zero():
+    attack = fit_attack(torch.full((9,), 0.3).double(), torch.full((4,), 0.3).double(), c=2)
+    assert attack.coef_[0, 0] == pytest.approx(0, abs=1e-12)
 
 
 def with_entropies(values):

@@ -31,6 +31,7 @@ CASES = {
     "importance_reduction": SSD,
     "importance_refreshed": [*SSD, "requests=sequence", "requests.n=2"],
     "unsir_noise": ["method=unsir"],
+    "unsir_gradient": ["method=unsir"],
     "bad_teacher": ["method=bad_teacher", "model=vit", "model.image_size=16"],
     "pins_split": ["dataset=pins", "method=finetune", "dataset.subset.train_images=null"],
 }

@@ -19,6 +19,8 @@ def test_published_settings():
         ("bad_teacher model=vit", {"recipe": {"batch_size": 128}}),
         ("unsir protocol=paper task=class", {"noise_images": 3, "noise_mode": "train", "noise_steps": 25}),
         ("unsir protocol=strict task=subclass", {"noise_images": 32, "noise_mode": "eval", "noise_steps": 250}),
+        ("unsir protocol=paper", {"stale_gradient": True}),
+        ("unsir protocol=strict", {"stale_gradient": False}),
         ("unsir", {"noise_batch": 32, "repetitions": 80, "samples_per_class": 500}),
         ("unsir", {"impair": {"batch_size": 32}, "repair": {"batch_size": 128}}),
     ):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from benchmark.cell import without_about
 from benchmark.models import build
 from methods.fisher import Fisher
 from tests.methods.helpers import compose_config, compose_method
@@ -44,6 +45,18 @@ def test_retain_accuracy_of_unsir_is_measured_in_batches_of_32():
     assert metric.retain_accuracy.batch_size == metric.gap.metrics[0].batch_size == 32
     assert metric.forget_accuracy.batch_size == 64
     assert compose_config("method=ssd", "protocol=paper").metric.retain_accuracy.batch_size == 64
+
+
+def test_under_paper_retained_test_images_are_counted_class_by_class_unless_the_task_is_random():
+    for overrides, expected in (
+        ("task=class protocol=paper", "by_class"), ("task=subclass protocol=paper", "by_class"),
+        ("task=random protocol=paper", None), ("task=class protocol=strict", None),
+        ("task=class protocol=paper switched=accuracy", None),
+    ):  # fmt: skip
+        metric = without_about(compose_config(*overrides.split()).metric)
+        found = [m.get("order") for m in (metric["retain_accuracy"], metric["gap"]["metrics"][0])]
+        assert found == [expected, expected]
+        assert "order" not in metric["forget_accuracy"]
 
 
 def test_the_model_says_how_to_build_it_without_pretrained_weights():

@@ -33,6 +33,7 @@ CASES = {
     "unsir_noise": ["method=unsir"],
     "unsir_gradient": ["method=unsir"],
     "bad_teacher": ["method=bad_teacher", "model=vit", "model.image_size=16"],
+    "pins_crop": ["dataset=pins", "method=baseline", "dataset.subset.train_images=null"],
     "pins_split": ["dataset=pins", "method=finetune", "dataset.subset.train_images=null"],
 }
 

@@ -5,6 +5,7 @@ import torch
 from hydra.utils import instantiate
 
 from benchmark.cell import without_about
+from benchmark.compose import cells_of
 from benchmark.models import build
 from methods.fisher import Fisher
 from tests.methods.helpers import compose_config, compose_method
@@ -57,6 +58,16 @@ def test_under_paper_retained_test_images_are_counted_class_by_class_unless_the_
         found = [m.get("order") for m in (metric["retain_accuracy"], metric["gap"]["metrics"][0])]
         assert found == [expected, expected]
         assert "order" not in metric["forget_accuracy"]
+
+
+def test_under_paper_the_vit_starts_as_in_the_released_code_and_under_strict_as_in_timm():
+    options = {"linear_init": True, "layer_norm_eps": 1e-12}
+    paper, strict = (cells_of(["model=vit", f"protocol={name}"])[0].scientific for name in ("paper", "strict"))
+    assert paper["model"] == strict["model"] | options
+    assert paper["preprocessing"]["mean"] == [0.50708, 0.48655, 0.44092]
+    assert paper["preprocessing"]["std"] == [0.26733, 0.25644, 0.27615]
+    (switched,) = cells_of(["model=vit", "protocol=paper", "switched=vit_start"])
+    assert switched.scientific["model"] == strict["model"]
 
 
 def test_the_model_says_how_to_build_it_without_pretrained_weights():

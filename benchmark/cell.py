@@ -83,8 +83,8 @@ class Cell:
         """The part of the configuration that decides the numbers: no paths, labels, launcher or device."""
         config = self.config
         plain = Contents(config)
-        load = {name: value for name, value in plain(config.dataset.load).items() if name not in PATHS}
-        model = plain(config.model.build)
+        load = {name: value for name, value in without_about(plain(config.dataset.load)).items() if name not in PATHS}
+        model = without_about(plain(config.model.build))
         if model.get("weights"):
             path = Path(model["weights"])
             model["weights"] = file_sha256(path) if path.is_file() else str(path)
@@ -95,7 +95,7 @@ class Cell:
             "dataset": load | plain(config.dataset.subset),
             "model": model,
             "preprocessing": plain(config.preprocessing),
-            "original": plain(config.original),
+            "original": without_about(plain(config.original)),
             "task": task,
             "method": without_about(plain(config.method)),
             "reference": without_about(plain(config.get("reference"))),
@@ -122,7 +122,7 @@ class Cell:
             )
         from hydra.utils import instantiate
 
-        return str(instantiate(dataset.fingerprint_of))
+        return str(instantiate(without_about(dataset.fingerprint_of)))
 
     @cached_property
     def run_id(self) -> str:
@@ -282,7 +282,7 @@ class Contents:
 
 
 def without_about(node: Any) -> Any:
-    """Return a method's or metric's node as plain values, as it is built: presentation and absent options left out."""
+    """Return a node as plain values, as it is built: presentation and absent options left out."""
     value = content(node)
     if isinstance(value, dict):
         return {name: without_about(item) for name, item in value.items() if name != "about" and item != ABSENT}

@@ -63,4 +63,5 @@ def as_outputs(
     facts: Mapping[str, float],
 ) -> EvalOutputs:
     newest = len(split.requests[-1].forget_test) if split.requests else None
-    return EvalOutputs(logits, labels, split.forget_test_is_train, facts, newest)
+    groups = {name: split.groups(getattr(split, name)).cpu() for name in logits}
+    return EvalOutputs(logits, labels, split.forget_test_is_train, facts, newest, groups)

@@ -57,12 +57,17 @@ def resnet18(num_classes: int, *, width: int) -> nn.Module:
     return ResNet18(num_classes, width=width)
 
 
-def vit(num_classes: int, *, name: str, image_size: int, pretrained: bool, weights: str | None) -> nn.Module:
+def vit(
+    num_classes: int, *, name: str, image_size: int, pretrained: bool, weights: str | None, linear_init: bool = False,
+    layer_norm_eps: float | None = None,
+) -> nn.Module:  # fmt: skip
     """Return timm's model `name` for square images of `image_size` pixels with a new linear head.
 
     Args:
         pretrained: start from pretrained weights: `weights` if given, else timm's own download.
         weights: a local `.safetensors`, `.npz` or `.pth` file; its position embeddings are fitted to `image_size`.
+        linear_init: the head starts as `nn.Linear` does, not as timm's.
+        layer_norm_eps: of every layer normalisation; None: timm's.
 
     Raises:
         ValueError: timm does not know `name`, or the file does not fit the model.
@@ -72,15 +77,20 @@ def vit(num_classes: int, *, name: str, image_size: int, pretrained: bool, weigh
         near = timm.list_pretrained(f"*{name.split('.')[0]}*")[:5] or timm.list_models("vit_*")[:5]
         raise ValueError(f"Expected model.name to be a timm model, but got {name!r}; timm has {', '.join(near)}, …")
     options: dict[str, Any] = {"num_classes": num_classes, "img_size": image_size}
-    if pretrained and weights is None:
-        try:
-            downloaded: nn.Module = timm.create_model(name, pretrained=True, **options)
-        except (RuntimeError, OSError, ValueError) as error:
-            raise missing_weights(name, error) from error
-        return downloaded
-    model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    download = pretrained and weights is None
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=download, **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        if not download:
+            raise
+        raise missing_weights(name, error) from error
     if pretrained and weights is not None:
         load_body(model, name, Path(weights))
+    if linear_init:
+        get_classifier(model).reset_parameters()  # type: ignore[operator]
+    for module in model.modules():
+        if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
+            module.eps = layer_norm_eps
     return model
 
 

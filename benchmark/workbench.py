@@ -95,7 +95,7 @@ class Workbench:
     @cached_property
     def _loaded(self) -> tuple[ImageDataset, float]:
         node = self.config.dataset
-        return load_dataset(Hashable(load=content(node.load), subset=content(node.subset),
+        return load_dataset(Hashable(load=without_about(node.load), subset=content(node.subset),
                                      fingerprint=node.get("fingerprint")), self.device)  # fmt: skip
 
     @cached_property
@@ -116,7 +116,7 @@ class Workbench:
 
     @cached_property
     def recipe(self) -> Recipe:
-        recipe: Recipe = instantiate(self.config.original.recipe)
+        recipe: Recipe = instantiate(without_about(self.config.original.recipe))
         return recipe
 
     @cached_property
@@ -141,7 +141,7 @@ class Workbench:
     def build_model(self, seed: int, *, pretrained: bool = True) -> nn.Module:
         """Return a freshly initialised model on the device; without `pretrained`, random in every layer."""
         options = {} if pretrained else content(self.config.model.untrained)
-        builder = instantiate(self.config.model.build, _partial_=True, **options)
+        builder = instantiate(without_about(self.config.model.build), _partial_=True, **options)
         return self.compute.place(build(builder, len(self.dataset.class_names), seed))
 
 

@@ -67,19 +67,23 @@ class Augmentation:
     """Random crop after padding, horizontal flip and rotation, as torchvision's transforms in this order.
 
     Attributes:
-        padding: black pixels on every side before the crop back to the old size.
+        padding: black pixels on every side before the crop.
         flip: mirror half of the images.
         degrees: rotate by an angle uniform in ±degrees, nearest neighbour, black outside.
+        crop: side of the crop in pixels; None: the image's own size.
     """
 
     padding: int
     flip: bool
     degrees: float
+    crop: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("padding", self.padding), ("degrees", self.degrees)):
             if not (isinstance(value, int | float) and value >= 0):
                 raise ValueError(f"Expected {name} of the augmentation to be a number from 0 on, but got {value!r}.")
+        if self.crop is not None and not (isinstance(self.crop, int) and self.crop >= 1):
+            raise ValueError(f"Expected crop of the augmentation to be at least 1 pixel, but got {self.crop!r}.")
 
 
 def augment(data: LabelledImages, positions: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:
@@ -87,8 +91,14 @@ def augment(data: LabelledImages, positions: Tensor, augmentation: Augmentation,
 
     Every output pixel is traced back through rotation, flip and crop to the source pixel it shows.
     """
-    _, height, width, channels = data.storage.shape
-    batch, device = len(positions), data.device
+    _, full_height, full_width, channels = data.storage.shape
+    height, width = (augmentation.crop or full_height), (augmentation.crop or full_width)
+    padding, batch, device = augmentation.padding, len(positions), data.device
+    if max(height - full_height, width - full_width) > 2 * padding:
+        largest = min(full_height, full_width) + 2 * padding
+        raise ValueError(
+            f"Expected crop of the augmentation to be at most the padded image's {largest}, but got {height}."
+        )
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand((batch, 1, 1), generator=random, device=device) * (high - low) + low
@@ -101,13 +111,13 @@ def augment(data: LabelledImages, positions: Tensor, augmentation: Augmentation,
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     if augmentation.flip:
         column = torch.where(uniform(0, 1) < 0.5, width - 1 - column, column)
-    if augmentation.padding:
-        span = 2 * augmentation.padding + 1
-        row += (uniform(0, span).floor_().clamp_(max=span - 1) - augmentation.padding).long()
-        column += (uniform(0, span).floor_().clamp_(max=span - 1) - augmentation.padding).long()
-        inside &= (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    source = (row * width + column).masked_fill_(~inside, 0).view(batch, -1)  # (B, H·W)
-    source += data.index[positions].view(-1, 1) * (height * width)
+    if padding or augmentation.crop:
+        for place, full, size in ((row, full_height, height), (column, full_width, width)):
+            span = full + 2 * padding - size + 1
+            place += (uniform(0, span).floor_().clamp_(max=span - 1) - padding).long()
+        inside &= (row >= 0) & (row < full_height) & (column >= 0) & (column < full_width)
+    source = (row * full_width + column).masked_fill_(~inside, 0).view(batch, -1)  # (B, H·W)
+    source += data.index[positions].view(-1, 1) * (full_height * full_width)
     pixels = data.storage.view(-1, channels)[source.view(-1)].view(batch, height, width, channels)
     return pixels.mul_(inside.unsqueeze(-1))
 

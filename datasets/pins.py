@@ -23,7 +23,7 @@ MAX_FILES, MAX_BYTES = 30_000, 4 * 1024**3  # when unpacked: well above its cont
 
 PREFIX = "pins_"
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-SIZES = (36, 32)  # pixels: two resizes, one after the other, as in the paper's code
+SIZES = (36, 32)  # pixels: resizes, one after the other; the released code augments between them
 TEST_SHARE = 0.2
 NAMES = ("all_images", "all_labels", "class_names")
 
@@ -31,14 +31,17 @@ log = logging.getLogger(__name__)
 
 
 def load_pins(
-    data_dir: str | Path, folder: str | Path | None, split: Literal["none", "stratified"], split_seed: int
-) -> "ImageDataset":
-    """Return the faces as 32×32 RGB images; a class is an identity, in the alphabetical order of the folders.
+    data_dir: str | Path, folder: str | Path | None, split: Literal["none", "stratified"], split_seed: int,
+    size: Literal[36, 32] = 32,
+) -> "ImageDataset":  # fmt: skip
+    """Return the faces as square RGB images; a class is an identity, in the alphabetical order of the folders.
 
-    The array file is `data_dir/pins.npz`; a missing one is made from Kaggle's archive. With a `folder` of folders
-    `pins_<name>` it is `data_dir/pins-<hash of the files>.npz`: another folder, or a changed one, has another file.
+    The array file is `data_dir/pins.npz` (`pins-36.npz`); a missing one is made from Kaggle's archive. With a `folder`
+    of folders `pins_<name>` it is `data_dir/pins-<hash of the files>.npz`: another folder, or a changed one, has
+    another file.
 
     Args:
+        size: pixels; 36 leaves out the second resize, for an augmentation that crops.
         split: `none` makes training and test set the same object, all images; `stratified` draws a fifth of every
             identity for the test set, by `split_seed`.
 
@@ -51,7 +54,7 @@ def load_pins(
 
     if split not in ("none", "stratified"):
         raise ValueError(f"Expected dataset.load.split to be none or stratified, but got {split!r}.")
-    arrays = face_arrays(data_dir, folder)
+    arrays = face_arrays(data_dir, folder, size)
     names = tuple(map(str, arrays.values["class_names"]))
     train = test = LabelledImages.from_tensors(*arrays.part("all"))
     if split == "stratified":
@@ -59,20 +62,24 @@ def load_pins(
     return ImageDataset("pins", train, test, names, names, arrays.fingerprint)
 
 
-def fingerprint_of(data_dir: str | Path, folder: str | Path | None) -> str:
+def fingerprint_of(data_dir: str | Path, folder: str | Path | None, size: int = 32) -> str:
     """Return the fingerprint of the data set that `load_pins` returns; a missing array file is made first."""
-    return face_arrays(data_dir, folder).fingerprint
+    return face_arrays(data_dir, folder, size).fingerprint
 
 
-def face_arrays(data_dir: str | Path, folder: str | Path | None) -> Arrays:
-    root = Path(data_dir)
+def face_arrays(data_dir: str | Path, folder: str | Path | None, size: int) -> Arrays:
+    if size not in SIZES:
+        raise ValueError(f"Expected dataset.load.size to be 36 or 32, but got {size!r}.")
+    root, sizes = Path(data_dir), SIZES[: SIZES.index(size) + 1]
     if folder is None:
-        return read_or_make(root / "pins.npz", NAMES, lambda: official_arrays(root / "download"), check_arrays)
+        path = root / ("pins.npz" if sizes == SIZES else f"pins-{size}.npz")
+        return read_or_make(path, NAMES, lambda: official_arrays(root / "download", sizes), check_arrays)
     files = image_files(Path(folder))
-    return read_or_make(root / f"pins-{content_hash(files)}.npz", NAMES, lambda: decoded(files), check_arrays)
+    path = root / f"pins-{content_hash(files, sizes)}.npz"
+    return read_or_make(path, NAMES, lambda: decoded(files, sizes), check_arrays)
 
 
-def official_arrays(folder: Path) -> dict[str, Array]:
+def official_arrays(folder: Path, sizes: Sequence[int]) -> dict[str, Array]:
     """Download Kaggle's archive into `folder`, unpack it there and return its arrays."""
     log.info("  downloading %s from Kaggle", KAGGLE)
     otherwise = f"set dataset.load.folder=… to a folder of folders {PREFIX}<name>"
@@ -86,7 +93,7 @@ def official_arrays(folder: Path) -> dict[str, Array]:
             f"{counts[1]}; delete it and run again, or use its images with dataset.load.folder="
             f"{archive.with_suffix('')}."
         )
-    return decoded(files)
+    return decoded(files, sizes)
 
 
 def image_files(folder: Path) -> dict[str, list[Path]]:
@@ -117,30 +124,30 @@ def images_of(folder: Path) -> list[Path]:
     return files
 
 
-def content_hash(files: Mapping[str, Sequence[Path]]) -> str:
-    """Return a hash of identities, file names and bytes, wherever the files lie."""
-    digest = hashlib.sha256(repr(SIZES).encode())
+def content_hash(files: Mapping[str, Sequence[Path]], sizes: Sequence[int]) -> str:
+    """Return a hash of sizes, identities, file names and bytes, wherever the files lie."""
+    digest = hashlib.sha256(repr(sizes).encode())
     for name, paths in files.items():
         for path in paths:
             digest.update(repr((name, path.name, hashlib.sha256(path.read_bytes()).hexdigest())).encode())
     return digest.hexdigest()[:16]
 
 
-def decoded(files: Mapping[str, Sequence[Path]]) -> dict[str, Array]:
-    """Return images (N, 32, 32, 3) uint8, labels (N,) int64 and the names of the identities as text."""
+def decoded(files: Mapping[str, Sequence[Path]], sizes: Sequence[int]) -> dict[str, Array]:
+    """Return images (N, S, S, 3) uint8, labels (N,) int64 and the names of the identities as text."""
     return {
-        "all_images": np.stack([decode(path) for paths in files.values() for path in paths]),
+        "all_images": np.stack([decode(path, sizes) for paths in files.values() for path in paths]),
         "all_labels": np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()]),
         "class_names": np.array(list(files)),
     }
 
 
-def decode(path: Path) -> Array:
-    """Return one image as RGB, resized to 36×36 and then to 32×32 with Pillow's bilinear filter."""
+def decode(path: Path, sizes: Sequence[int] = SIZES) -> Array:
+    """Return one image as RGB, resized to each of `sizes` in turn with Pillow's bilinear filter."""
     try:
         with Image.open(path) as image:
             face = image.convert("RGB")
-            for size in SIZES:
+            for size in sizes:
                 face = face.resize((size, size), Image.Resampling.BILINEAR)
             return np.asarray(face)
     except (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError) as error:

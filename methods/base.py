@@ -66,15 +66,16 @@ class MethodContext:
         return Batches(data, batch_size, self.preprocessing)
 
     def train(
-        self, model: nn.Module, data: LabelledImages, recipe: Recipe, *names: object, loss: Loss | None = None
-    ) -> nn.Module:
+        self, model: nn.Module, data: LabelledImages, recipe: Recipe, *names: object, loss: Loss | None = None,
+        stale_gradient: bool = False,
+    ) -> nn.Module:  # fmt: skip
         """Train `model` in place by `recipe` with this context's seed and device; return it in eval mode.
 
-        `loss` is that of `methods.training.train`.
+        `loss` and `stale_gradient` are those of `methods.training.train`.
         """
         return train(
             model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
-            compute=self.compute, loss=loss,
+            compute=self.compute, loss=loss, stale_gradient=stale_gradient,
             training_state=None if self.training_state is None else self.training_state(names),
         )  # fmt: skip
 

@@ -164,6 +164,7 @@ def train(
     loss: Loss | None = None,
     after_epoch: Callable[[int], None] | None = None,
     training_state: TrainingState | None = None,
+    stale_gradient: bool = False,
 ) -> nn.Module:
     """Train `model` in place and return it in eval mode.
 
@@ -174,6 +175,7 @@ def train(
         after_epoch: called with the number of finished epochs, the model in eval mode.
         training_state: continues the training of an earlier process and keeps its state for a later one; the result
             is the same.
+        stale_gradient: the first step adds the gradients with which the model comes; else they are cleared.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
@@ -195,7 +197,8 @@ def train(
             images = compute.arrange(channels_last_images)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(step, len(batches))
-            optimizer.zero_grad(set_to_none=True)
+            if step > 0 or not stale_gradient:
+                optimizer.zero_grad(set_to_none=True)
             if size is None:
                 with compute.autocast():
                     size = microbatch_size(model, images)

@@ -13,23 +13,25 @@ from methods.dampening.microbatch import microbatch_size
 from methods.training import Recipe
 
 
-def learn_noise(model: nn.Module, noise: Tensor, label: int, *, steps: int, lr: float, penalty: float) -> Tensor:
+def learn_noise(
+    model: nn.Module, noise: Tensor, label: int, *, steps: int, lr: float, penalty: float, keep_gradient: bool = False
+) -> Tensor:
     """Return `noise` (B, C, H, W) after `steps` of Adam that raise the model's error on `label`.
 
     The loss is −CE(model(noise), label) + penalty·mean_i Σ pixels². The model is used in the mode it is in; its
-    parameters do not change, but in train mode its running statistics follow the noise.
+    parameters do not change, but in train mode its running statistics follow the noise. With `keep_gradient` their
+    gradients hold the sum over all steps.
     """
     noise = noise.clone().requires_grad_()
     labels = torch.full((len(noise),), label, device=noise.device)
     optimizer = torch.optim.Adam([noise], lr=lr)
     size = microbatch_size(model, noise)
     for _ in range(steps):
-        gradients = []
+        optimizer.zero_grad()
         for part in noise.split(size):
             error = F.cross_entropy(model(part), labels[: len(part)])
             loss = penalty * part.square().sum(dim=(1, 2, 3)).mean() - error
-            gradients.append(torch.autograd.grad(loss * (len(part) / len(noise)), part)[0])
-        noise.grad = torch.cat(gradients)
+            (loss * (len(part) / len(noise))).backward(inputs=None if keep_gradient else [noise])
         optimizer.step()
     return noise.detach()
 
@@ -58,6 +60,8 @@ class Unsir:
         samples_per_class: retained samples of each (fine) class, the first ones in the data set's order.
         impair: recipe of the epoch on noise and retained samples.
         repair: recipe of the epoch on the retained samples.
+        stale_gradient: the first impair step adds the model's gradients of all noise steps, which the released code
+            never clears; so Adam's moments start with them.
     """
 
     noise_batch: int
@@ -70,6 +74,7 @@ class Unsir:
     samples_per_class: int
     impair: Recipe
     repair: Recipe
+    stale_gradient: bool = False
 
     def __post_init__(self) -> None:
         if self.noise_mode not in ("train", "eval"):
@@ -104,7 +109,10 @@ class Unsir:
             (self.noise_batch, *example.shape[1:]), generator=context.random("unsir noise"), device=context.device
         )
         model.train(self.noise_mode == "train")
-        noise = learn_noise(model, start, label, steps=self.noise_steps, lr=self.noise_lr, penalty=self.noise_penalty)
+        noise = learn_noise(
+            model, start, label, steps=self.noise_steps, lr=self.noise_lr, penalty=self.noise_penalty,
+            keep_gradient=self.stale_gradient,
+        )  # fmt: skip
         return noise[: self.noise_images]
 
     def retained(self, split: ForgetSplit) -> LabelledImages:
@@ -126,4 +134,4 @@ class Unsir:
             inputs = torch.where(is_noise, noise[positions % len(noise)], images)
             return F.cross_entropy(model(inputs), data.labels[positions])
 
-        context.train(model, data, self.impair, "unsir impair", loss=loss)
+        context.train(model, data, self.impair, "unsir impair", loss=loss, stale_gradient=self.stale_gradient)

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from metrics.base import EvalOutputs, SplitName
 
 Averaging = Literal["per_sample", "per_batch"]
+Order = Literal["data", "by_class"]
 
 
 def top1_accuracy(logits: Tensor, labels: Tensor, *, averaging: Averaging, batch_size: int) -> float:
@@ -35,9 +37,20 @@ def top1_accuracy(logits: Tensor, labels: Tensor, *, averaging: Averaging, batch
     raise ValueError(f"Expected averaging to be per_sample or per_batch, but got {averaging!r}.")
 
 
-def accuracy(outputs: EvalOutputs, *, split: SplitName, averaging: Averaging, batch_size: int) -> float:
-    """Return the top-1 accuracy on one split, a fraction in [0, 1]."""
-    return top1_accuracy(outputs.logits[split], outputs.labels[split], averaging=averaging, batch_size=batch_size)
+def accuracy(
+    outputs: EvalOutputs, *, split: SplitName, averaging: Averaging, batch_size: int, order: Order = "data"
+) -> float:
+    """Return the top-1 accuracy on one split, a fraction in [0, 1].
+
+    `order` says which samples share a batch: as the data come, or class after class, as in the released code.
+    """
+    logits, labels = outputs.logits[split], outputs.labels[split]
+    if order not in ("data", "by_class"):
+        raise ValueError(f"Expected order to be data or by_class, but got {order!r}.")
+    if order == "by_class":
+        rows = torch.argsort(outputs.groups[split], stable=True)
+        logits, labels = logits[rows], labels[rows]
+    return top1_accuracy(logits, labels, averaging=averaging, batch_size=batch_size)
 
 
 def newest_accuracy(outputs: EvalOutputs, *, averaging: Averaging, batch_size: int) -> float | None:

@@ -20,6 +20,7 @@ class EvalOutputs:
         forget_test_is_train: D_f accuracy is measured on the forgotten training samples (random task).
         facts: numbers about the model itself; `changed_fraction` is the share of parameters that differ from the
             original model, in [0, 1].
+        groups: per split the classes among which one is forgotten, (N,) int64: fine ones in the subclass task.
         newest_test: how many of the samples at the end of `forget_test` belong to the newest of several requests.
         others: outputs of models to compare with: `retrained`, and `untrained` (random in every layer; on
             `forget_train` alone). Only those that a metric of the run needs are there, see `about.needs` in its YAML.
@@ -30,6 +31,7 @@ class EvalOutputs:
     forget_test_is_train: bool
     facts: Mapping[str, float] = field(default_factory=dict)
     newest_test: int | None = None
+    groups: Mapping[SplitName, Tensor] = field(default_factory=dict)
     others: "Mapping[str, EvalOutputs]" = field(default_factory=dict)
 
     @property

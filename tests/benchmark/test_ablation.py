@@ -31,7 +31,10 @@ CASES = {
     "importance_reduction": SSD,
     "importance_refreshed": [*SSD, "requests=sequence", "requests.n=2"],
     "unsir_noise": ["method=unsir"],
+    "unsir_gradient": ["method=unsir"],
+    "vit_start": ["method=baseline", "model=vit", "model.image_size=16"],
     "bad_teacher": ["method=bad_teacher", "model=vit", "model.image_size=16"],
+    "pins_crop": ["dataset=pins", "method=baseline", "dataset.subset.train_images=null"],
     "pins_split": ["dataset=pins", "method=finetune", "dataset.subset.train_images=null"],
 }
 

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark.evaluate import SPLITS, evaluate, from_tensors, predict, to_tensors
-from datasets.splits import random_split
+from datasets.splits import random_split, subclass_split
 
 FACTS = {"changed_fraction": 0.25}
 
@@ -43,6 +43,12 @@ def test_every_split_is_measured_in_eval_mode(cnn, split, preprocessing, outputs
     assert outputs.newest_test is None
 
 
+def test_groups_are_the_classes_among_which_one_is_forgotten(cnn, dataset, preprocessing):
+    split = subclass_split(dataset, target="dog")
+    outputs = evaluate(cnn, split, preprocessing, batch_size=16, facts=FACTS)
+    assert torch.equal(outputs.groups["retain_test"], split.retain_test.fine_labels)
+
+
 def test_the_forgotten_training_samples_are_looked_at_once(cnn, dataset, preprocessing):
     seen = []
     cnn.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
@@ -63,4 +69,5 @@ def test_taking_apart_and_putting_together(is_random, cnn, split, dataset, prepr
     for name in SPLITS:
         assert torch.equal(back.logits[name], outputs.logits[name])
         assert torch.equal(back.labels[name], outputs.labels[name])
+        assert torch.equal(back.groups[name], getattr(split, name).labels)
     assert (back.facts, back.forget_test_is_train) == (FACTS, is_random)

@@ -82,6 +82,24 @@ def test_vit_takes_everything_but_the_head_from_a_local_file(tmp_path, state):
         assert model.get_classifier().out_features == 4
 
 
+def test_the_head_and_layer_norm_can_be_those_of_the_released_code(tmp_path, state):
+    """`ViTModel` with `layer_norm_eps` 1e-12 and a plain `nn.Linear`; timm: 1e-6, a normal head and no bias."""
+    weights = write(tmp_path / "w.safetensors", state)
+    builder = partial(vit, name=VIT, image_size=32, pretrained=True, weights=weights)
+    ours = build(partial(builder, linear_init=True, layer_norm_eps=1e-12), 4, 0)
+    assert {m.eps for m in ours.modules() if isinstance(m, nn.LayerNorm)} == {1e-12}
+    head = ours.get_classifier()
+    bound = head.in_features**-0.5
+    for values in (head.weight, head.bias):  # uniform in ±1/√n
+        assert 0.5 * bound < values.abs().max() <= bound
+    plain = build(builder, 4, 0)
+    assert {m.eps for m in plain.modules() if isinstance(m, nn.LayerNorm)} == {1e-6}
+    assert not plain.get_classifier().bias.any()
+    assert all(torch.equal(ours.state_dict()[name], v) for name, v in state.items() if not name.startswith("head."))
+    images = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(ours.eval().forward_features(images), plain.eval().forward_features(images))
+
+
 def test_position_embeddings_are_fitted_to_the_image(tmp_path, state):
     # On a 2×2 grid that rises along x, the 4×4 grid rises along x too; the class token's own stays.
     rising = state["pos_embed"].clone()

@@ -80,29 +80,47 @@ def test_order_and_augmentation_are_new_each_pass_and_belong_to_the_generator(pr
     assert first[0] != epoch(other)[0]
 
 
+def test_a_crop_smaller_than_the_image_has_13_by_13_offsets():
+    """Image 36, padding 4, crop 32: the pixel in the middle says which offset it was."""
+    rows, columns = torch.meshgrid(torch.arange(36), torch.arange(36), indexing="ij")
+    image = torch.stack([rows, columns, torch.zeros_like(rows)], dim=-1).to(torch.uint8)
+    data = LabelledImages.from_tensors(image.expand(4000, 36, 36, 3).contiguous(), torch.zeros(4000, dtype=torch.int64))
+    pixels = augment(data, torch.arange(4000), Augmentation(4, False, 0, 32), seeded(0))
+    assert pixels.shape == (4000, 32, 32, 3)
+    assert pixels[:, 16, 16, :2].unique(dim=0).tolist() == [[12 + i, 12 + j] for i in range(13) for j in range(13)]
+
+
 def test_what_is_refused(preprocessing):
     for std in ((0.5, 0.5), (0.5, 0.5, 0.0), (0.5, 0.5, float("nan"))):
         with pytest.raises(ValueError, match="as many means as positive stds"):
             Preprocessing(CIFAR100_MEAN, std)
+    with pytest.raises(ValueError, match="crop of the augmentation to be at least 1"):
+        Augmentation(4, True, 15, 0)
+    with pytest.raises(ValueError, match="at most the padded image's 16"):
+        augment(noise_images(2, size=8), torch.arange(2), Augmentation(4, True, 15, 17), seeded(0))
     with pytest.raises(ValueError, match="batch_size"):
         Batches(noise_images(2, size=4), 0, preprocessing)
     with pytest.raises(ValueError, match="generator"):
         Batches(noise_images(2, size=4), 1, preprocessing, None, FULL)
 
 
-@pytest.mark.parametrize(("padding", "flip"), [(0, False), (4, True)])
-def test_augmentation_equals_torchvisions_crop_flip_and_rotation(padding, flip):
+@pytest.mark.parametrize(
+    ("padding", "flip", "size", "crop"),
+    [(0, False, 32, None), (4, True, 32, None), (4, True, 36, 32), (0, True, 36, 32)],
+)
+def test_augmentation_equals_torchvisions_crop_flip_and_rotation(padding, flip, size, crop):
     n, degrees, random = 24, 15, seeded(5)
-    data = noise_images(n + 1).subset(torch.arange(n, 0, -1))
+    data = noise_images(n + 1, size).subset(torch.arange(n, 0, -1))
     before = data.storage.clone()
-    ours = augment(data, torch.arange(n), Augmentation(padding, flip, degrees), seeded(5))
+    ours = augment(data, torch.arange(n), Augmentation(padding, flip, degrees, crop), seeded(5))
+    span = size + 2 * padding - 32 + 1
 
     def draw():  # in the order of `augment`
         return torch.rand((n, 1, 1), generator=random).flatten()
 
     angles = (draw() * 2 - 1) * degrees
     flips = draw() < 0.5 if flip else torch.zeros(n, dtype=torch.bool)
-    tops, lefts = ((draw() * (2 * padding + 1)).long() if padding else torch.zeros(n).long() for _ in range(2))
+    tops, lefts = ((draw() * span).long() if span > 1 else torch.zeros(n).long() for _ in range(2))
     theirs = []
     for image, angle, mirrored, top, left in zip(data.storage[data.index], angles, flips, tops, lefts, strict=True):
         picture = TF.crop(TF.pad(Image.fromarray(image.numpy()), padding), int(top), int(left), 32, 32)

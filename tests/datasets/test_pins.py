@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +7,11 @@ import torch
 from faces import COUNTS, IN_ORDER, load, picture, write_folder
 from PIL import Image
 
+from benchmark.compose import cells_of
+from benchmark.workbench import Workbench
 from datasets import pins
-from datasets.pins import decode, fingerprint_of
+from datasets.batches import Batches
+from datasets.pins import decode, fingerprint_of, load_pins
 
 
 def test_identities_are_classes_in_alphabetical_order(tmp_path, folder):
@@ -29,6 +33,47 @@ def test_two_bilinear_resizes(tmp_path):
         twice = image.resize((36, 36), Image.BILINEAR).resize((32, 32), Image.BILINEAR)
     np.testing.assert_array_equal(decode(tmp_path / "x.png"), np.asarray(twice))
     assert (decode(tmp_path / "x.png") != np.asarray(Image.open(tmp_path / "x.png").resize((32, 32)))).any()
+
+
+def test_the_image_before_the_second_resize_has_an_array_file_of_its_own(tmp_path, folder):
+    small = load(tmp_path / "data", folder)
+    large = load_pins(tmp_path / "data", folder, "stratified", 0, size=36)
+    assert large.train.storage.shape == (29, 36, 36, 3)
+    assert len({small.fingerprint, large.fingerprint, fingerprint_of(tmp_path / "data", folder)}) == 2
+    assert large.fingerprint == fingerprint_of(tmp_path / "data", folder, size=36)
+    twice = [np.asarray(Image.fromarray(face).resize((32, 32), Image.BILINEAR)) for face in large.train.storage.numpy()]
+    np.testing.assert_array_equal(small.train.storage, np.stack(twice))
+    with pytest.raises(ValueError, match=r"dataset\.load\.size to be 36 or 32, but got 64"):
+        load_pins(tmp_path / "data", folder, "none", 0, size=64)
+
+
+def test_under_paper_faces_are_cropped_while_they_are_augmented(tmp_path, folder):
+    def bench(*options):
+        (cell,) = cells_of(["dataset=pins", f"dataset.load.folder={folder}", f"data_dir={tmp_path}", *options])
+        return Workbench(cell)
+
+    paper, strict, cropped = (
+        bench("protocol=paper"),
+        bench("protocol=strict"),
+        bench("protocol=paper", "switched=pins_crop"),
+    )
+    large = paper.dataset.train.storage
+    assert paper.cell.fingerprint == paper.dataset.fingerprint != strict.dataset.fingerprint == strict.cell.fingerprint
+    assert large.shape[1:3] == (36, 36)
+    assert (paper.recipe.augmentation.crop, strict.recipe.augmentation.crop) == (32, None)
+    batches = Batches(paper.dataset.train, 29, paper.preprocessing, torch.Generator(), paper.recipe.augmentation)
+    assert next(iter(batches))[0].shape == (29, 3, 32, 32)
+    whole = Batches(paper.dataset.train, 29, replace(paper.preprocessing, size=None))
+    once = torch.nn.functional.interpolate(next(iter(whole))[0], size=(32, 32), mode="bilinear", antialias=True)
+    torch.testing.assert_close(next(iter(Batches(paper.dataset.train, 29, paper.preprocessing)))[0], once)
+    for other in (strict, cropped):
+        assert other.dataset.train.storage.shape[1:3] == (32, 32)
+        assert other.preprocessing.size is None
+        assert "absent" not in str(other.cell.scientific)
+        assert not {"size", "crop"} & {
+            *other.cell.scientific["dataset"],
+            *other.cell.scientific["original"]["recipe"]["augmentation"],
+        }
 
 
 def test_every_mode_becomes_rgb(tmp_path):

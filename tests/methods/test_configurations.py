@@ -4,6 +4,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from benchmark.cell import without_about
+from benchmark.compose import cells_of
 from benchmark.models import build
 from methods.fisher import Fisher
 from tests.methods.helpers import compose_config, compose_method
@@ -19,6 +21,8 @@ def test_published_settings():
         ("bad_teacher model=vit", {"recipe": {"batch_size": 128}}),
         ("unsir protocol=paper task=class", {"noise_images": 3, "noise_mode": "train", "noise_steps": 25}),
         ("unsir protocol=strict task=subclass", {"noise_images": 32, "noise_mode": "eval", "noise_steps": 250}),
+        ("unsir protocol=paper", {"stale_gradient": True}),
+        ("unsir protocol=strict", {"stale_gradient": False}),
         ("unsir", {"noise_batch": 32, "repetitions": 80, "samples_per_class": 500}),
         ("unsir", {"impair": {"batch_size": 32}, "repair": {"batch_size": 128}}),
     ):
@@ -42,6 +46,28 @@ def test_retain_accuracy_of_unsir_is_measured_in_batches_of_32():
     assert metric.retain_accuracy.batch_size == metric.gap.metrics[0].batch_size == 32
     assert metric.forget_accuracy.batch_size == 64
     assert compose_config("method=ssd", "protocol=paper").metric.retain_accuracy.batch_size == 64
+
+
+def test_under_paper_retained_test_images_are_counted_class_by_class_unless_the_task_is_random():
+    for overrides, expected in (
+        ("task=class protocol=paper", "by_class"), ("task=subclass protocol=paper", "by_class"),
+        ("task=random protocol=paper", None), ("task=class protocol=strict", None),
+        ("task=class protocol=paper switched=accuracy", None),
+    ):  # fmt: skip
+        metric = without_about(compose_config(*overrides.split()).metric)
+        found = [m.get("order") for m in (metric["retain_accuracy"], metric["gap"]["metrics"][0])]
+        assert found == [expected, expected]
+        assert "order" not in metric["forget_accuracy"]
+
+
+def test_under_paper_the_vit_starts_as_in_the_released_code_and_under_strict_as_in_timm():
+    options = {"linear_init": True, "layer_norm_eps": 1e-12}
+    paper, strict = (cells_of(["model=vit", f"protocol={name}"])[0].scientific for name in ("paper", "strict"))
+    assert paper["model"] == strict["model"] | options
+    assert paper["preprocessing"]["mean"] == [0.50708, 0.48655, 0.44092]
+    assert paper["preprocessing"]["std"] == [0.26733, 0.25644, 0.27615]
+    (switched,) = cells_of(["model=vit", "protocol=paper", "switched=vit_start"])
+    assert switched.scientific["model"] == strict["model"]
 
 
 def test_the_model_says_how_to_build_it_without_pretrained_weights():

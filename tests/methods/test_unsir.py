@@ -100,9 +100,56 @@ def test_impair_shows_every_noise_image_under_the_forget_label(monkeypatch):
 
 def test_quirks_change_the_result():
     split = tiny_split("class")
-    quirks = ({}, {"noise_images": 1}, {"noise_mode": "train"}, {"noise_steps": 6})
+    quirks = ({}, {"noise_images": 1}, {"noise_mode": "train"}, {"noise_steps": 6}, {"stale_gradient": True})
     results = [replace(METHOD, **quirk)(tiny_net(1), split, make_context(tiny_net)).fc.weight for quirk in quirks]
-    assert len({tuple(result.flatten().tolist()) for result in results}) == 4
+    assert len({tuple(result.flatten().tolist()) for result in results}) == 5
+
+
+def released_loop(split, context):
+    """The released code on one tiny model, in plain torch: `zero_grad` only after each step of the optimiser."""
+    model, label = tiny_net(1).train(), int(split.forget_train.labels[0])
+    start = torch.randn((4, 3, 16, 16), generator=context.random("unsir noise"))
+    noise, n_used = nn.Parameter(start), 3
+    optimizer = torch.optim.Adam([noise], lr=0.1)
+    for _ in range(5):
+        loss = -F.cross_entropy(model(noise), torch.full((4,), label)) + 0.1 * (noise**2).sum([1, 2, 3]).mean()
+        optimizer.zero_grad()  # of the noise alone
+        loss.backward()
+        optimizer.step()
+    retained = METHOD.retained(split)
+    images = context.preprocessing(retained.storage[retained.index])
+    shown = noise.detach()[:n_used].repeat(3, 1, 1, 1)  # 3 repetitions
+    impair = torch.cat([shown, images]), torch.cat([torch.full((len(shown),), label), retained.labels])
+    for name, (x, y) in {"unsir impair": impair, "unsir repair": (images, retained.labels)}.items():
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        for batch in torch.randperm(len(x), generator=context.random("train", name)).split(32):
+            F.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("task", ["class", "subclass"])
+def test_with_the_quirks_of_the_released_code_it_is_the_released_loop(task):
+    split, context = tiny_split(task), make_context(tiny_net)
+    quirky = replace(METHOD, noise_images=3, noise_mode="train", stale_gradient=True)
+    ours, expected = quirky(tiny_net(1), split, context), released_loop(split, context)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+    cleared = replace(quirky, stale_gradient=False)(tiny_net(1), split, context)
+    assert (cleared.fc.weight - expected["fc.weight"]).abs().max() > 1e-3  # a step of Adam
+    assert all(p.grad is None for p in ours.parameters())
+
+
+def test_microbatches_of_noise_keep_the_same_gradients(monkeypatch):
+    options = {"steps": 3, "lr": 0.1, "penalty": 0.1, "keep_gradient": True}
+    models = [tiny_net(0), tiny_net(0)]
+    noises = [learn_noise(models[0], noise_start(), 3, **options)]
+    monkeypatch.setattr("methods.unsir.microbatch_size", lambda model, noise: 3)
+    noises.append(learn_noise(models[1], noise_start(), 3, **options))
+    torch.testing.assert_close(*noises)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_it_skips_where_no_class_is_forgotten():

@@ -44,6 +44,18 @@ def test_accuracy_looks_at_the_named_split():
     assert values == [0, 0.25, 0.5, 0.75]
 
 
+def test_class_by_class_the_short_last_batch_holds_the_last_class():
+    correct, groups = [True, False, True, True, False], torch.tensor([2, 0, 1, 0, 1])
+    logits, labels = predictions(correct)
+    outputs = EvalOutputs({"retain_test": logits}, {"retain_test": labels}, False, groups={"retain_test": groups})
+    options = {"split": "retain_test", "averaging": "per_batch", "batch_size": 2}
+    # 0, 1 | 2, 3 | 4 as the data come; 1, 3 | 2, 4 | 0 by class, within a class as the data come
+    assert accuracy(outputs, **options) == accuracy(outputs, **options, order="data") == pytest.approx(1.5 / 3)
+    assert accuracy(outputs, **options, order="by_class") == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="data or by_class, but got 'label'"):
+        accuracy(outputs, **options, order="label")
+
+
 def test_newest_accuracy_looks_at_the_end_of_the_forget_set():
     whole = dict.fromkeys(SPLITS, predictions([True, True, False, True, False]))
     logits, labels = ({name: part[i] for name, part in whole.items()} for i in (0, 1))

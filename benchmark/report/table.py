@@ -9,8 +9,8 @@ from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
-from benchmark.report.typeset import KEY, to_latex, to_markdown
-from benchmark.report.verdict import published, verdict_markdown, verdicts
+from benchmark.report.typeset import KEY, images_of, span, to_latex, to_markdown
+from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
 
@@ -106,9 +106,11 @@ def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd
 
 def caption(query: Query) -> str:
     """Return all that a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
-    if query.caption:
-        return query.caption
     names, records = query.options.labels, query.records
+    gaps = "gap" in query.options.config.table.metrics and any(x.labels["method"] == UNTOUCHED for x in records)
+    note = f" {GAP_NOTE}" if gaps else ""
+    if query.caption:
+        return f"{query.caption} {images_of(records)}{note}"
     cells = {(cell.labels["dataset"], cell.labels["model"]): cell for cell in query.cells}
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
     for dataset, model in dict.fromkeys((record.labels["dataset"], record.labels["model"]) for record in records):
@@ -122,15 +124,14 @@ def caption(query: Query) -> str:
             f"{sizes['parameters'] / 1e6:.2f} M parameters, originals trained for {epochs} epochs "
             f"{'without' if augmentation is None else 'with'} augmentation "
             f"({cell.config.dataset.get('judged', 'test')} accuracy {accuracy} %). "
-            f"D_f is over {span([record.sizes['forget_test'] for record in members], 0)} images, "
-            f"MIA over {span([record.sizes['forget_train'] for record in members], 0)}."
+            f"{images_of(members)}"
         )
     parts.append(counts(query))
     ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
     if any(cell.is_reference for cell in query.cells):
         parts.append("Bold: closest to the retrained model.")
-    return " ".join(parts)
+    return " ".join(parts) + note
 
 
 def counts(query: Query) -> str:
@@ -147,16 +148,6 @@ def counts(query: Query) -> str:
     return f"{but if others else 'Percent'}, {spread} (n = {n * targets})."
 
 
-def span(values: Sequence[float], decimals: int = 1) -> str:
-    """Return one number, or the range.
-
-    >>> span([1.0, 1.01]), span([1.0, 2.0]), span([3, 5], 0)
-    ('1.0', '1.0 to 2.0', '3 to 5')
-    """
-    low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
-    return low if low == high else f"{low} to {high}"
-
-
 def table_files(query: Query) -> dict[str, str]:
     """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
     values, title, about, names = make_values(query), query.title, query.about, query.options.labels
@@ -168,7 +159,9 @@ def table_files(query: Query) -> dict[str, str]:
     }
     paper = published()
     if query.name in set(paper["table"]):
-        verdict = verdicts(query.name, values, paper, protocol=names["protocol"], profile=names["profile"])
+        verdict = verdicts(
+            query.name, values, paper, query.records, protocol=names["protocol"], profile=names["profile"]
+        )
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
-        files["verdict.md"] = verdict_markdown(verdict, title, about)
+        files["verdict.md"] = verdict_markdown(verdict, title, about, query.records)
     return files

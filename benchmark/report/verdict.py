@@ -85,7 +85,7 @@ def draw_error(percent: float, n: int) -> float:
     """Return the standard error, in points, of a share of n random samples.
 
     >>> round(draw_error(95.3, 83), 2), round(draw_error(100, 83), 2)
-    (2.32, 1.64)
+    (2.32, 1.65)
     """
     p = percent / 100
     if p in (0, 1):

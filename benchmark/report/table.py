@@ -9,7 +9,7 @@ from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
-from benchmark.report.typeset import KEY, images_of, span, to_latex, to_markdown
+from benchmark.report.typeset import KEY, to_latex, to_markdown
 from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
@@ -108,9 +108,9 @@ def caption(query: Query) -> str:
     """Return all that a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
     names, records = query.options.labels, query.records
     gaps = "gap" in query.options.config.table.metrics and any(x.labels["method"] == UNTOUCHED for x in records)
-    note = f" {GAP_NOTE}" if gaps else ""
+    note = [GAP_NOTE] if gaps else []
     if query.caption:
-        return f"{query.caption} {images_of(records)}{note}"
+        return " ".join([query.caption, images_of(records), *note])
     cells = {(cell.labels["dataset"], cell.labels["model"]): cell for cell in query.cells}
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
     for dataset, model in dict.fromkeys((record.labels["dataset"], record.labels["model"]) for record in records):
@@ -131,7 +131,7 @@ def caption(query: Query) -> str:
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
     if any(cell.is_reference for cell in query.cells):
         parts.append("Bold: closest to the retrained model.")
-    return " ".join(parts) + note
+    return " ".join([*parts, *note])
 
 
 def counts(query: Query) -> str:
@@ -146,6 +146,23 @@ def counts(query: Query) -> str:
     others = [metric.label for metric in metrics if metric.unit != "percent"]
     but = f"{'Percent but for' if len(others) < len(metrics) else 'No percent:'} {', '.join(others)}"
     return f"{but if others else 'Percent'}, {spread} (n = {n * targets})."
+
+
+def span(values: Sequence[float], decimals: int = 1) -> str:
+    """Return one number, or the range.
+
+    >>> span([1.0, 1.01]), span([1.0, 2.0]), span([3, 5], 0)
+    ('1.0', '1.0 to 2.0', '3 to 5')
+    """
+    low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def images_of(records: Sequence[RunRecord]) -> str:
+    """Return over how many images D_f and MIA are, and how many points one of them is."""
+    shares, attacks = ([record.sizes[part] for record in records] for part in ("forget_test", "forget_train"))
+    (n, point), (m, other) = ((span(x, 0), span([100 / size for size in x], 2)) for x in (shares, attacks))
+    return f"D_f is over {n} images (one is {point} points), MIA over {m} ({other})."
 
 
 def table_files(query: Query) -> dict[str, str]:
@@ -163,5 +180,5 @@ def table_files(query: Query) -> dict[str, str]:
             query.name, values, paper, query.records, protocol=names["protocol"], profile=names["profile"]
         )
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
-        files["verdict.md"] = verdict_markdown(verdict, title, about, query.records)
+        files["verdict.md"] = verdict_markdown(verdict, title, about, images_of(query.records))
     return files

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.records import RunRecord
 from benchmark.report.about import About
 
 BLOCK = ["ablation", "dataset", "model", "task", "target"]
@@ -107,23 +106,6 @@ def mean_and_spread(mean: float, std: float, plus_minus: str = " ± ", decimals:
     ('74.54 ± 0.10', '2.00')
     """
     return f"{mean:.{decimals}f}" + ("" if math.isnan(std) else f"{plus_minus}{std:.{decimals}f}")
-
-
-def span(values: Sequence[float], decimals: int = 1) -> str:
-    """Return one number, or the range.
-
-    >>> span([1.0, 1.01]), span([1.0, 2.0]), span([3, 5], 0)
-    ('1.0', '1.0 to 2.0', '3 to 5')
-    """
-    low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
-    return low if low == high else f"{low} to {high}"
-
-
-def images_of(records: Sequence[RunRecord]) -> str:
-    """Return over how many images D_f and MIA are, and how many points one of them is."""
-    shares, attacks = ([record.sizes[part] for record in records] for part in ("forget_test", "forget_train"))
-    (n, point), (m, other) = ((span(x, 0), span([100 / size for size in x], 2)) for x in (shares, attacks))
-    return f"D_f is over {n} images (one is {point} points), MIA over {m} ({other})."
 
 
 def to_markdown(values: pd.DataFrame, title: str, caption: str, about: About) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmark.records import RunRecord
 from benchmark.report.about import About
-from benchmark.report.typeset import KEY, blocks, images_of, mean_and_spread
+from benchmark.report.typeset import KEY, blocks, mean_and_spread
 
 PAPER_KEY = [name for name in KEY if name != "ablation"]
 PUBLISHED = Path(__file__).parents[2] / "results" / "paper" / "tables.csv"
@@ -113,13 +113,13 @@ def with_gaps(verdict: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([verdict, gaps.assign(metric="gap", verdict="")]) if len(gaps) else verdict
 
 
-def verdict_markdown(verdict: pd.DataFrame, title: str, about: About, records: Sequence[RunRecord]) -> str:
+def verdict_markdown(verdict: pd.DataFrame, title: str, about: About, images: str) -> str:
     """Return the rows of `verdicts` in the layout of the table, `ours / published, verdict` in each cell.
 
     Blocks without any run are left out, and published spreads without a certain unit.
 
     Args:
-        records: those behind ours.
+        images: a sentence on how many images D_f and MIA are over.
     """
 
     def cell(row: Mapping[str, Any]) -> str:
@@ -136,7 +136,7 @@ def verdict_markdown(verdict: pd.DataFrame, title: str, about: About, records: S
     shown["std_published"] = shown["std_published"].where(shown["std_unit"] == "percent")
     caption = (
         f"**{title}: ours / published.** Protocol {first['protocol']}, profile {first['profile']}, percent, "
-        f"n = {verdict['n'].max()}. {images_of(records)} Of {len(verdict)} published numbers: {numbers}; "
+        f"n = {verdict['n'].max()}. {images} Of {len(verdict)} published numbers: {numbers}; "
         f"results/README.md has the rule."
     )
     if (shown["metric"] == "gap").any():

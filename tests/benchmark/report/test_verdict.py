@@ -13,6 +13,7 @@ from benchmark.report.about import About
 from benchmark.report.verdict import GAP_NOTE, PAPER_DRAW, PAPER_KEY, published, verdict_markdown, verdicts
 
 NAN = math.nan
+IMAGES = "D_f is over 20 images."
 
 
 def values(rows: list[tuple]) -> pd.DataFrame:
@@ -139,7 +140,7 @@ def test_markdown_shows_the_gap_of_the_untouched_original():
     names = ("retain_accuracy", "forget_accuracy", "mia")
     means = {"retrain": (70.0, 0.0, 10.0), "baseline": (76.0, 80.0, 40.0), "ssd": (70.0, 0.0, 13.0)}
     rows = [(x, name, mean, NAN, 1) for x in means for name, mean in zip(names, means[x], strict=True)]
-    text = verdict_markdown(judged(values(rows)), "A title", About(), runs(0))
+    text = verdict_markdown(judged(values(rows)), "A title", About(), IMAGES)
     theirs = published().query("table == 'table2' and model == 'resnet18' and target == 'rocket'")
     wide = theirs.pivot(index="metric", columns="method", values="mean")
     gaps = wide.sub(wide["retrain"], axis=0).abs().mean()
@@ -148,13 +149,7 @@ def test_markdown_shows_the_gap_of_the_untouched_original():
     assert cells[-1] == f"1.00 / {gaps['ssd']:.2f} |"
     assert GAP_NOTE in text.splitlines()[0]
     alone = [row for row in rows if row[0] != "baseline"]
-    assert "gap" not in verdict_markdown(judged(values(alone)), "A title", About(), runs(0))
-
-
-def test_the_caption_says_how_many_points_one_image_is():
-    records = runs(0, n=50)
-    text = verdict_markdown(judged(values([("ssd", "mia", 20.0, NAN, 1)])), "A title", About(), records)
-    assert "D_f is over 50 images (one is 2.00 points), MIA over 50 (2.00)." in text.splitlines()[0]
+    assert "gap" not in verdict_markdown(judged(values(alone)), "A title", About(), IMAGES)
 
 
 def test_markdown_shows_both_numbers_and_counts():
@@ -162,11 +157,10 @@ def test_markdown_shows_both_numbers_and_counts():
         ("baseline", "retain_accuracy", 76.0, NAN, 1), ("ssd", "retain_accuracy", 74.0, 0.5, 3),
         ("retrain", "mia", 30.0, 1.0, 3),
     ]  # fmt: skip
-    lines = verdict_markdown(judged(values(rows)), "A title", About(), runs(0)).splitlines()
+    lines = verdict_markdown(judged(values(rows)), "A title", About(), IMAGES).splitlines()
     assert lines[0] == (
-        "**A title: ours / published.** Protocol paper, profile full, percent, n = 3. D_f is over 83 images (one is "
-        "1.20 points), MIA over 83 (1.20). Of 84 published numbers: 2 match, 0 near, 1 off, 81 missing; "
-        "results/README.md has the rule."
+        "**A title: ours / published.** Protocol paper, profile full, percent, n = 3. D_f is over 20 images. Of 84 "
+        "published numbers: 2 match, 0 near, 1 off, 81 missing; results/README.md has the rule."
     )
     assert lines[2].startswith("| Model | Target | Metric | Baseline | Retrain |")
     accuracy, _, attack = (line.split(" | ") for line in lines[4:])
@@ -179,4 +173,4 @@ def test_markdown_shows_both_numbers_and_counts():
 
 
 def test_markdown_of_a_table_that_was_not_run():
-    assert verdict_markdown(judged(values([])), "A title", About(), runs(0)).count("\n") == 1
+    assert verdict_markdown(judged(values([])), "A title", About(), IMAGES).count("\n") == 1

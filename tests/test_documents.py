@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import TINY, run_command
+from omegaconf import OmegaConf
 
 from benchmark import run
 from benchmark.compose import first_cell
@@ -125,6 +126,15 @@ def test_quoted_tables_are_those_of_results():
     assert quoted
     for path in quoted:
         assert README.partition(f"<!-- {path} -->\n")[2].startswith((ROOT / path).read_text()), path
+
+
+@pytest.mark.parametrize("protocol", ["paper", "strict"])
+def test_every_option_of_a_protocol_stands_beside_the_text(protocol):
+    """The table says where `strict` has each value from: the text, the released code or a choice of our own."""
+    text = (ROOT / "configs/README.md").read_text()
+    rows = re.findall(r"^\| (.+) \| (?:text|code|own) \|$", text, flags=re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    assert set(OmegaConf.load(ROOT / f"configs/protocol/{protocol}.yaml")) - {"name"} <= named
 
 
 def test_links_lead_somewhere():

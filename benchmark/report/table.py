@@ -10,7 +10,7 @@ from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
 from benchmark.report.typeset import KEY, to_latex, to_markdown
-from benchmark.report.verdict import published, verdict_markdown, verdicts
+from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
 
@@ -106,9 +106,11 @@ def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd
 
 def caption(query: Query) -> str:
     """Return all that a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
-    if query.caption:
-        return query.caption
     names, records = query.options.labels, query.records
+    gaps = "gap" in query.options.config.table.metrics and any(x.labels["method"] == UNTOUCHED for x in records)
+    note = [GAP_NOTE] if gaps else []
+    if query.caption:
+        return " ".join([query.caption, images_of(records), *note])
     cells = {(cell.labels["dataset"], cell.labels["model"]): cell for cell in query.cells}
     parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
     for dataset, model in dict.fromkeys((record.labels["dataset"], record.labels["model"]) for record in records):
@@ -122,15 +124,14 @@ def caption(query: Query) -> str:
             f"{sizes['parameters'] / 1e6:.2f} M parameters, originals trained for {epochs} epochs "
             f"{'without' if augmentation is None else 'with'} augmentation "
             f"({cell.config.dataset.get('judged', 'test')} accuracy {accuracy} %). "
-            f"D_f is over {span([record.sizes['forget_test'] for record in members], 0)} images, "
-            f"MIA over {span([record.sizes['forget_train'] for record in members], 0)}."
+            f"{images_of(members)}"
         )
     parts.append(counts(query))
     ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
     if any(cell.is_reference for cell in query.cells):
         parts.append("Bold: closest to the retrained model.")
-    return " ".join(parts)
+    return " ".join([*parts, *note])
 
 
 def counts(query: Query) -> str:
@@ -157,6 +158,13 @@ def span(values: Sequence[float], decimals: int = 1) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def images_of(records: Sequence[RunRecord]) -> str:
+    """Return over how many images D_f and MIA are, and how many points one of them is."""
+    shares, attacks = ([record.sizes[part] for record in records] for part in ("forget_test", "forget_train"))
+    (n, point), (m, other) = ((span(x, 0), span([100 / size for size in x], 2)) for x in (shares, attacks))
+    return f"D_f is over {n} images (one is {point} points), MIA over {m} ({other})."
+
+
 def table_files(query: Query) -> dict[str, str]:
     """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
     values, title, about, names = make_values(query), query.title, query.about, query.options.labels
@@ -168,7 +176,9 @@ def table_files(query: Query) -> dict[str, str]:
     }
     paper = published()
     if query.name in set(paper["table"]):
-        verdict = verdicts(query.name, values, paper, protocol=names["protocol"], profile=names["profile"])
+        verdict = verdicts(
+            query.name, values, paper, query.records, protocol=names["protocol"], profile=names["profile"]
+        )
         files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
-        files["verdict.md"] = verdict_markdown(verdict, title, about)
+        files["verdict.md"] = verdict_markdown(verdict, title, about, images_of(query.records))
     return files

@@ -122,7 +122,7 @@ def test_a_caption_by_hand_holds_until_the_records_change(committed, report):
     memory = committed / "report.json"
     memory.write_text(json.dumps({**read_memory(committed), "caption": "By hand."}))
     report("table=demo", *GRID)
-    assert (committed / "table.md").read_text().startswith("**Digits, every task.** By hand.\n")
+    assert (committed / "table.md").read_text().startswith("**Digits, every task.** By hand. D_f is over 20 images")
     write_records(*GRID[:3], "method_seed=2")
     report("table=demo", *GRID[:3], "method_seed=0,1,2")
     assert "By hand" not in (committed / "table.md").read_text() + memory.read_text()

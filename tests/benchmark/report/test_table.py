@@ -1,6 +1,7 @@
 """Numbers, bold, ranks and captions; typesetting, on values made by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from benchmark.report.query import Query
 from benchmark.report.select import Place
 from benchmark.report.table import aggregate, caption, make_values, mark_best, measured, with_ranks
 from benchmark.report.typeset import KEY, Grid, escape, label_of, to_latex, to_markdown
+from benchmark.report.verdict import GAP_NOTE
 
 NAN = math.nan
 ABOUT = About()
@@ -188,10 +190,17 @@ def test_the_caption_says_all_that_the_numbers_need(committed):
     text = (committed / "table.md").read_text().splitlines()[0]
     assert text == (
         "**Digits, every task.** Protocol paper, profile quick. digits: 983 training images, resnet18 of 0.70 M "
-        "parameters, originals trained for 4 epochs with augmentation (test accuracy 90.0 %). D_f is over 20 images, "
-        "MIA over 83. Percent, mean ± sample standard deviation over 2 method seeds (n = 2). Device and training "
-        "precision: A CPU, 2 threads, float32. Bold: closest to the retrained model."
+        "parameters, originals trained for 4 epochs with augmentation (test accuracy 90.0 %). D_f is over 20 images "
+        "(one is 5.00 points), MIA over 83 (1.20). Percent, mean ± sample standard deviation over 2 method seeds "
+        "(n = 2). Device and training precision: A CPU, 2 threads, float32. Bold: closest to the retrained model."
     )
+
+
+def test_a_caption_explains_the_gap_of_the_untouched_original():
+    assert caption(query_of("mia", "gap")).endswith(GAP_NOTE)
+    by_hand = caption(replace(query_of("gap"), caption="By hand."))
+    assert by_hand == f"By hand. D_f is over 20 images (one is 5.00 points), MIA over 83 (1.20). {GAP_NOTE}"
+    assert GAP_NOTE not in caption(query_of("mia"))
 
 
 def test_accuracies_on_training_images_are_called_so(results):

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.cli import with_search_path
-from benchmark.compose import CONFIGS, cells_of, choices
+from benchmark.compose import CONFIGS, cells_of, choices, initialised
+from benchmark.composer import Composer
 
 ROOT = Path(CONFIGS).parent
 PLAIN = """
@@ -102,8 +103,11 @@ def without_name(cell: Cell) -> object:
 def test_a_quick_composition_is_what_hydra_composes():
     for experiment in choices("experiment"):
         more = ["~method@reference", "++a.b=1", "+dataset.subset.held_out=0.1"] if experiment == "demo" else []
-        cells = cells_of([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
-        for cell in (cells[len(cells) // 2], cells[-1]):
+        with initialised():
+            composer = Composer([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
+            jobs = composer.jobs()
+            cells = [composer.cell(job) for job in (jobs[0], jobs[len(jobs) // 2], jobs[-1])]
+        for cell in cells[1:]:  # they may share a composition with the first
             assert without_name(cell) == composed(cell.overrides)
             assert OmegaConf.is_struct(cell.config)
 

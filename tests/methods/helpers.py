@@ -27,6 +27,10 @@ PREPROCESSING = Preprocessing((0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
 RECIPE = Recipe.constant("adam", lr=1e-3, epochs=1, batch_size=32)
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def tiny_net(seed: int, num_classes: int = 10, *, pretrained: bool = True) -> nn.Module:
     return build(partial(TinyCNN, stride=4), num_classes, seed).eval()
 

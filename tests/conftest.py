@@ -43,6 +43,16 @@ class TinyCNN(nn.Module):
         return self.fc
 
 
+class Touching:
+    """A pickle of it, loaded carelessly, makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     """Networks that a test builds start from the same weights in every run, and commands leave no variables behind."""

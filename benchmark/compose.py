@@ -10,48 +10,37 @@ from typing import Any
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
-from benchmark.composer import NAME, SEARCH_PATH, Composer
+from benchmark.composer import NAME, Composer
 
 CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
 
 
-def cells_of(
-    overrides: Sequence[str], *, config_dir: str | Path | None = None, like: DictConfig | None = None
-) -> list[Cell]:
+def cells_of(overrides: Sequence[str], *, like: DictConfig | None = None) -> list[Cell]:
     """Return the composed cells of a sweep, an experiment's own parameters included, in Hydra's order.
 
     Works inside `hydra.main` and without it. All cells share one time in `${now:…}`.
 
     Args:
-        overrides: as on the command line, those of `hydra.…` too.
-        config_dir: a folder of configuration files beside the suite's, as `--config-dir` names it.
+        overrides: as on the command line, those of `hydra.…` too; for `--config-dir` see `cli.with_search_path`.
         like: Hydra's configuration of the same sweep: the cells share its `${now:…}` and its overrides of Hydra.
     """
     if like is not None and "hydra" in like:
         own: Any = OmegaConf.to_container(like.hydra.overrides.hydra)
         overrides = [*own, *overrides]
     with initialised(), files_read_once():
-        composer = Composer(with_config_dir(overrides, config_dir), like)
+        composer = Composer(overrides, like)
         return [composer.cell(job) for job in composer.jobs()]
 
 
-def first_cell(overrides: Sequence[str]) -> Cell:
-    """Return the first of `cells_of`: enough for the names that all cells of a command line share."""
-    with initialised():
-        composer = Composer(overrides)
-        return composer.cell(composer.jobs()[0])
-
-
-def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
+def choices(group: str) -> list[str]:
     """Return the choices of a configuration group, sorted by name."""
     with initialised():
         loader = GlobalHydra.instance().config_loader()
-        return sorted(loader.get_group_options(group, ObjectType.CONFIG, NAME, with_config_dir([], config_dir)))
+        return sorted(loader.get_group_options(group, ObjectType.CONFIG, NAME, []))
 
 
 @contextmanager
@@ -89,17 +78,3 @@ def parsed_once(load: Callable[[str], ConfigResult]) -> Callable[[str], ConfigRe
         return result
 
     return copy_of
-
-
-def with_config_dir(overrides: Sequence[str], config_dir: str | Path | None) -> list[str]:
-    """Return the overrides with a folder on Hydra's search path; ValueError if it is none."""
-    if config_dir is None:
-        return list(overrides)
-    folder = Path(config_dir).resolve()
-    if not folder.is_dir():
-        raise ValueError(f"Expected --config-dir to name a folder, but {folder} is none.")
-    rest = [word for word in overrides if not word.startswith(f"{SEARCH_PATH}=")]
-    given = [word for word in overrides if word.startswith(f"{SEARCH_PATH}=")]
-    values: list[Any] = [override.value() for override in OverridesParser.create().parse_overrides(given)]
-    paths = [*(path for value in values for path in value), f"file://{folder}"]
-    return [f"{SEARCH_PATH}=[{','.join(map(repr, paths))}]", *rest]

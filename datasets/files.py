@@ -1,9 +1,7 @@
 """Files that are there whole or not at all, whatever ends the process or the machine while they are written."""
 
-import hashlib
 import os
-import platform
-import re
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,13 +15,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield another name in the folder of `path`; after the body the file moves to `path`, replacing an older one.
 
     Before it moves it is on the disk, not only in the cache: a crash of the machine leaves the old file or the new
-    one. Files that dead processes left in the folder are removed.
+    one. Files that killed processes left in the folder are removed once they are ten minutes old.
 
     Raises:
         OSError: the file cannot be written; the message names it and the remedy. Nothing is left then.
     """
     remove_leftovers(path.parent)
-    part = path.with_name(f"{path.name}.{host_hash()}-{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         yield part
         synchronise(part)
@@ -50,41 +48,8 @@ def synchronise(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the `*.part` files in `folder` that processes left when they were killed."""
+    """Remove the `*.part` files in `folder` that killed processes left."""
     for part in folder.glob("*.part"):
         with suppress(OSError):  # another process was faster, or may and we may not
-            if part.is_file() and is_leftover(part):
+            if part.is_file() and time.time() - part.stat().st_mtime > STALE_SECONDS:
                 part.unlink()
-
-
-def is_leftover(part: Path) -> bool:
-    """Return whether nobody writes this file any more: it is old, or its process on this host has ended."""
-    if time.time() - part.stat().st_mtime > STALE_SECONDS:
-        return True
-    here = re.search(rf"\.{host_hash()}-(\d+)\.part$", part.name)
-    return here is not None and not is_running(int(here[1]))
-
-
-def host_name() -> str:
-    """Return a name for the set of processes that this one can see: host, boot and, in a container, its processes."""
-    parts = [platform.node()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
-
-
-def host_hash() -> str:
-    """Return `host_name` as 16 hex digits, for names of files."""
-    return hashlib.sha256(host_name().encode()).hexdigest()[:16]
-
-
-def is_running(process: int) -> bool:
-    """Return whether this host, as `host_name` says, has a process of that id, whoever owns it."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

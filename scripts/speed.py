@@ -3,15 +3,14 @@
     python -m scripts.speed dataset=cifar100 images=10000 test_images=2000 width=64
 
 Options, as key=value, with their defaults:
-    dataset=digits               digits | cifar100, whose array file lies in data_dir=$UNLEARN_DATA_DIR or data
     images=1000 test_images=300  a stratified subset
     width=16                     of ResNet18; 64 in the paper
+    threads=null                 null: torch's own choice
     repeats=5                    measurements of each implementation, after a call that warms up
-    threads=0                    0: torch's own choice
-    compute=default              default: float32 | fast: training in bfloat16, channels last
     steps=                       only steps whose name starts so, e.g. steps=importance
     out=results/speed
 
+Every other key=value is one of `python -m benchmark.run`: dataset=, data_dir=, compute=fast.
 Writes OUT/<device>-<dataset>-<precision>-torch<version>.csv and the same as a Markdown table, and prints the latter.
 """
 
@@ -24,16 +23,14 @@ if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):  # before th
 import copy
 import importlib
 import math
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import product
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -46,22 +43,21 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmark.cli import describe, run_cli
-from benchmark.device import commit, device_name
-from benchmark.evaluate import predict
-from benchmark.models import build, resnet18
-from datasets.base import ForgetSplit, LabelledImages
-from datasets.batches import Augmentation, Batches, Preprocessing, channel_statistics
-from datasets.cifar import load_cifar10, load_cifar100
-from datasets.digits import load_digits
+from benchmark.compose import cells_of
+from benchmark.device import commit, device_name, set_up
+from benchmark.evaluate import evaluate
+from benchmark.report.typeset import Grid
+from benchmark.resolvers import whole_number
+from benchmark.workbench import Workbench
+from datasets.base import LabelledImages
+from datasets.batches import Augmentation, Batches
 from datasets.seeding import generator
-from datasets.splits import class_split, stratified_subset
 from methods.dampening.dampen import dampen
 from methods.dampening.importance import Reduction, parameter_importance
 from methods.fisher import sample_error
 from methods.fisher_information import fisher_diagonal
-from methods.training import Compute, Recipe, train
-from metrics.accuracy import top1_accuracy
-from metrics.membership import entropy, fit_attack
+from methods.training import Recipe, train
+from metrics.membership import fit_attack
 
 Result = dict[str, Tensor]
 Way = Callable[[], Result]
@@ -72,13 +68,15 @@ ALPHA, ATTACK_C = 8.0, 2.0
 ONE_CALL = 1e-6  # seconds; a longer call is timed alone
 PLAIN = Recipe.constant("sgd", lr=0.01, momentum=0.9, weight_decay=5e-4, epochs=1, batch_size=BATCH_SIZE)
 RECIPE = replace(PLAIN, augmentation=Augmentation(padding=4, flip=True, degrees=15))
-OPTIONS: dict[str, Any] = {
-    "dataset": "digits", "data_dir": os.environ.get("UNLEARN_DATA_DIR", "data"), "images": 1000, "test_images": 300,
-    "width": 16, "repeats": 5, "threads": 0, "compute": "default", "steps": "", "out": "results/speed",
+OPTIONS = {"images": "1000", "test_images": "300", "width": "16", "threads": "null"}
+KEYS = {
+    "images": "dataset.subset.train_images", "test_images": "dataset.subset.test_images", "width": "model.width",
+    "threads": "compute.threads",
 }  # fmt: skip
+OWN = {"repeats": "5", "steps": "", "out": "results/speed"}
+METRICS = ("retain_accuracy", "forget_accuracy", "mia")
 CAPTION = "Median [least, largest] seconds; ratio: the other's time over ours; the difference is relative."
-SECONDS = ("seconds", "other_seconds")
-CHOICES = {"dataset": ("digits", "cifar10", "cifar100"), "compute": ("default", "fast")}
+HEAD = ("Step", "Throughput", "Seconds", "Beside", "Seconds", "Ratio", "Largest difference")
 
 
 @dataclass(frozen=True)
@@ -92,91 +90,76 @@ class Step:
     compared: Callable[[], tuple[Result, Result]] | None = None  # both results, if the timed ones differ by intent
 
 
-@dataclass(frozen=True)
-class Setup:
-    """The problem: a split and a model that was trained for one epoch."""
+class Setup(Workbench):
+    """The problem: a split, and a model that was trained for one epoch."""
 
-    split: ForgetSplit
-    sample: LabelledImages
-    preprocessing: Preprocessing
-    compute: Compute
-    model: nn.Module
+    @cached_property
+    def model(self) -> nn.Module:
+        return train(
+            self.build_model(0), self.dataset.train, RECIPE, preprocessing=self.preprocessing, compute=self.compute,
+            random=generator("speed", device=self.device),
+        )  # fmt: skip
 
+    @cached_property
+    def plain_model(self) -> nn.Module:
+        """The same in torch's own memory layout, for the other implementations."""
+        return copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)
 
-def parsed(words: Iterable[str]) -> SimpleNamespace:
-    """Return the options that key=value words give."""
-    options = dict(OPTIONS)
-    for name, _, value in (word.partition("=") for word in words):
-        if name not in options:
-            raise ValueError(f"Expected options to be some of {', '.join(options)}, but got {name!r}.")
-        if value not in CHOICES.get(name, (value,)):
-            raise ValueError(f"Expected {name} to be {' or '.join(CHOICES[name])}, but got {value!r}.")
-        if isinstance(OPTIONS[name], int) and not (value.isdigit() and (int(value) or name == "threads")):
-            raise ValueError(f"Expected {name} to be a whole number above 0, but got {value!r}.")
-        options[name] = type(OPTIONS[name])(value)
-    return SimpleNamespace(**options)
+    def sample(self, n: int) -> LabelledImages:
+        """Return the first training images, which no class orders."""
+        return self.dataset.train.subset(torch.arange(min(n, len(self.dataset.train)), device=self.device))
 
 
-def set_up(options: SimpleNamespace) -> Setup:
-    """Set threads and arithmetic as a run of the suite does, and return the problem."""
-    device, fast = torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.compute == "fast"
-    torch.set_num_threads(options.threads or torch.get_num_threads())
-    torch.set_flush_denormal(True)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    compute = Compute(device, "bfloat16" if fast else "float32", channels_last=fast)
-    whole = {
-        "digits": lambda: load_digits("fine"),
-        "cifar10": lambda: load_cifar10(options.data_dir),
-        "cifar100": lambda: load_cifar100(options.data_dir, "fine"),
-    }[options.dataset]()
-    subset = stratified_subset(whole, train_images=options.images, test_images=options.test_images, seed=0)
-    data = subset.to(device)
-    preprocessing = Preprocessing(*channel_statistics(data.train))
-    model = compute.place(build(partial(resnet18, width=options.width), len(data.class_names), 0))
-    random = generator("speed", device=device)
-    train(model, data.train, RECIPE, preprocessing=preprocessing, random=random, compute=compute)
-    sample = data.train.subset(torch.randperm(len(data.train), generator=random, device=device)[:SAMPLE])
-    return Setup(class_split(data, target=0), sample, preprocessing, compute, model)
+def parsed(words: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the options of this script and, by key, those of a run."""
+    given = dict(word.partition("=")[::2] for word in words)
+    own = {name: given.pop(name, value) for name, value in OWN.items()}
+    options = OPTIONS | given
+    for name, value in (("repeats", own["repeats"]), *((name, options[name]) for name in ("images", "test_images"))):
+        if whole_number(name, value) < 1:
+            raise ValueError(f"Expected {name} to be at least 1, but got {value}.")
+    return own, {KEYS.get(name, name): value for name, value in options.items()}
 
 
 def steps_of(s: Setup) -> list[Step]:
     """Return the steps; nothing is computed before it is measured."""
     split, everything = s.split, s.split.retain_train.join(s.split.forget_train)
-    few, batch = (
-        s.sample.subset(torch.arange(len(s.sample), device=s.compute.device)[:n]) for n in (LITERAL, BATCH_SIZE)
-    )
+    sample, few = s.sample(SAMPLE), s.sample(LITERAL)
     images = len(everything) + len(split.retain_test) + len(split.forget_test)
     full, forget = (partial(importance, s, data, "batch_mean") for data in (everything, split.forget_train))
     kept, kept_forget = cache(full), cache(forget)
-    libraries: dict[str, Way] = {name: partial(library_importance, s, cache(make)) for name, make in LIBRARIES.items()}
-    again, plain_again = copy.deepcopy(s.model), copy.deepcopy(s.model)  # dampened repeatedly: always the same work
+    libraries: dict[str, Way] = {
+        name: partial(library_importance, s, sample, cache(make)) for name, make in LIBRARIES.items()
+    }
+    again, plain_again = copy.deepcopy(s.model), copy.deepcopy(s.plain_model)  # dampened repeatedly: the same work
 
     def cell(full: Way) -> Result:
         return evaluation(s, dampened(copy.deepcopy(s.model), full(), forget()))
 
     def plain_cell() -> Result:
         full, forget = plain_importance(s, everything), plain_importance(s, split.forget_train)
-        return plain_evaluation(s, plain_dampened(copy.deepcopy(s.model), full, forget))
+        return plain_evaluation(s, plain_dampened(copy.deepcopy(s.plain_model), full, forget))
 
     def one_step() -> tuple[Result, Result]:
+        batch = s.sample(BATCH_SIZE)
         return training(s, batch, PLAIN, precision="float32"), plain_training(s, batch, PLAIN)
 
     return [
         Step(
-            len(s.sample), {"training": lambda: training(s, s.sample, RECIPE)},
-            {"textbook": lambda: plain_training(s, s.sample, RECIPE)}, compared=one_step,
+            len(sample), {"training": lambda: training(s, sample, RECIPE)},
+            {"textbook": lambda: plain_training(s, sample, RECIPE)}, compared=one_step,
         ),
         Step(
             images, {"evaluation and attack": lambda: evaluation(s, s.model)},
-            {"textbook": lambda: plain_evaluation(s, s.model)},
+            {"textbook": lambda: plain_evaluation(s, s.plain_model)},
         ),
         Step(
-            len(s.sample), {"importance batch_mean": lambda: importance(s, s.sample, "batch_mean")},
-            {"textbook": lambda: plain_importance(s, s.sample)},
+            len(sample), {"importance batch_mean": lambda: importance(s, sample, "batch_mean")},
+            {"textbook": lambda: plain_importance(s, sample)},
         ),
         Step(
-            len(s.sample), {"importance per_sample": lambda: importance(s, s.sample, "per_sample")},
-            {"textbook": lambda: plain_importance(s, s.sample, 1)} | libraries,
+            len(sample), {"importance per_sample": lambda: importance(s, sample, "per_sample")},
+            {"textbook": lambda: plain_importance(s, sample, 1)} | libraries,
         ),
         Step(
             images, {"SSD cell": lambda: cell(full), "SSD cell, I_D kept": lambda: cell(kept)},
@@ -197,7 +180,7 @@ def steps_of(s: Setup) -> list[Step]:
 
 def training(s: Setup, data: LabelledImages, recipe: Recipe, **changes: Any) -> Result:
     """Return the parameters after an epoch; `changes` are of `Compute`."""
-    model, random = copy.deepcopy(s.model), generator("training", device=data.device)
+    model, random = copy.deepcopy(s.model), generator("training", device=s.device)
     compute = replace(s.compute, **changes)
     train(model, data, recipe, preprocessing=s.preprocessing, random=random, compute=compute)
     return dict(model.named_parameters())
@@ -205,15 +188,8 @@ def training(s: Setup, data: LabelledImages, recipe: Recipe, **changes: Any) -> 
 
 def evaluation(s: Setup, model: nn.Module) -> Result:
     """Return both accuracies and the attack's share, from one pass over each part of the split."""
-    retain_train, retain, forget_train, forget = (
-        predict(model, data, s.preprocessing, 100)
-        for data in (s.split.retain_train, s.split.retain_test, s.split.forget_train, s.split.forget_test)
-    )
-    attack = fit_attack(entropy(retain_train), entropy(torch.cat([retain, forget])), c=ATTACK_C)
-    share = attack.predict(entropy(forget_train).numpy()[:, None]).mean()
-    accuracy = partial(top1_accuracy, averaging="per_sample", batch_size=BATCH_SIZE)
-    values = accuracy(retain, s.split.retain_test.labels.cpu()), accuracy(forget, s.split.forget_test.labels.cpu())
-    return {"metrics": torch.tensor([*values, share])}
+    outputs = evaluate(model, s.split, s.preprocessing, batch_size=s.eval_batch_size, facts={})
+    return {"metrics": torch.tensor([s.metrics[name](outputs) for name in METRICS], dtype=torch.float64)}
 
 
 def importance(s: Setup, data: LabelledImages, reduction: Reduction) -> Result:
@@ -227,7 +203,7 @@ def dampened(model: nn.Module, full: Result, forget: Result) -> nn.Module:
 
 def information(s: Setup, data: LabelledImages, tolerance: float) -> Result:
     """Return the Fisher information in one vector, each image with the error that it may have among all of D_r."""
-    error, random = sample_error(tolerance, len(s.split.retain_train)), generator("fisher", device=data.device)
+    error, random = sample_error(tolerance, len(s.split.retain_train)), generator("fisher", device=s.device)
     found = fisher_diagonal(s.model, Batches(data, BATCH_SIZE, s.preprocessing), error=error, random=random)
     return {"all": torch.cat([value.flatten() for value in found.values()])}
 
@@ -246,11 +222,11 @@ def loader(s: Setup, data: LabelledImages, size: int, recipe: Recipe = PLAIN) ->
 
     pairs: Any = list(zip(data.storage[data.index].cpu().numpy(), data.labels.tolist(), strict=True))
     for images, labels in DataLoader(pairs, size, shuffle=recipe.augmentation is not None, collate_fn=collate):
-        yield images.to(s.compute.device), labels.to(s.compute.device)
+        yield images.to(s.device), labels.to(s.device)
 
 
 def plain_training(s: Setup, data: LabelledImages, recipe: Recipe) -> Result:
-    model = copy.deepcopy(s.model).to(memory_format=torch.contiguous_format).train()
+    model = copy.deepcopy(s.plain_model).train()
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
     for images, labels in loader(s, data, recipe.batch_size, recipe):
         optimizer.zero_grad()
@@ -281,9 +257,10 @@ def plain_evaluation(s: Setup, model: nn.Module) -> Result:
 
 def plain_importance(s: Setup, data: LabelledImages, size: int = BATCH_SIZE) -> Result:
     """Return the mean over batches of the squared gradient of the mean loss; Eq. 1 with batches of one image."""
-    sums = {name: torch.zeros_like(p) for name, p in s.model.named_parameters()}
+    model = s.plain_model
+    sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for images, labels in loader(s, data, size):
-        gradients = torch.autograd.grad(F.cross_entropy(s.model(images), labels), list(s.model.parameters()))
+        gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), list(model.parameters()))
         for total, gradient in zip(sums.values(), gradients, strict=True):
             total += gradient.square()
     return {name: value / math.ceil(len(data) / size) for name, value in sums.items()}
@@ -299,9 +276,9 @@ def plain_dampened(model: nn.Module, full: Result, forget: Result) -> nn.Module:
 
 def plain_information(s: Setup, data: LabelledImages) -> Result:
     """Return (1/N) Σ_x Σ_y p(y|x)·(∂CE(x, y)/∂θ)² by one backward pass per image and class."""
-    parameters, total = list(s.model.parameters()), torch.zeros((), device=data.device)
+    parameters, total = list(s.plain_model.parameters()), torch.zeros((), device=s.device)
     for image, _ in loader(s, data, 1):
-        for log_p in F.log_softmax(s.model(image), dim=1)[0]:
+        for log_p in F.log_softmax(s.plain_model(image), dim=1)[0]:
             gradients = torch.autograd.grad(log_p, parameters, retain_graph=True)
             total = total + log_p.detach().exp() * torch.cat([g.flatten() for g in gradients]).square()
     return {"all": total / len(data)}
@@ -355,15 +332,15 @@ def backpack(model: nn.Module) -> Squares:
 LIBRARIES = {"torch.func": torch_func, "opacus": opacus, "backpack": backpack}
 
 
-def library_importance(s: Setup, make: Callable[[nn.Module], Squares]) -> Result:
+def library_importance(s: Setup, sample: LabelledImages, make: Callable[[nn.Module], Squares]) -> Result:
     """Return the importance by Eq. 1 from a library's gradients of single images."""
     sums: Result = {}
     with warnings.catch_warnings(action="ignore"):
-        for images, labels in Batches(s.sample, CHUNK, s.preprocessing):
-            squares = make(s.model)(images.contiguous(), labels)  # Opacus is wrong about images in channels-last
+        for images, labels in Batches(sample, CHUNK, s.preprocessing):
+            squares = make(s.plain_model)(images.contiguous(), labels)  # Opacus is wrong about images in channels-last
             for name, value in squares.items():
                 sums[name] = sums[name] + value if name in sums else value
-    return {name: value / len(s.sample) for name, value in sums.items()}
+    return {name: value / len(sample) for name, value in sums.items()}
 
 
 def measure(step: Step, repeats: int) -> Iterator[dict[str, Any]]:
@@ -402,35 +379,40 @@ def largest_difference(found: Result, expected: Result) -> float:
     return max(float((a - b).norm()) / (float(b.norm()) or 1.0) for a, b in pairs)
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """Return the table for people."""
-    lines = ["| Step | Throughput | Seconds | Beside | Seconds | Ratio | Largest difference |", f"|{' --- |' * 7}"]
-    for row in frame.to_dict("records"):
-        ours, other = (f"{row[n]:.3g} [{row[f'{n}_min']:.3g}, {row[f'{n}_max']:.3g}]" for n in SECONDS)
-        found = [other, f"{row['ratio']:.2g}", f"{row['largest_difference']:.0e}"]
-        cells = [row["step"], f"{row['per_second']:,.0f} {row['unit']}/s", ours, row["beside"]]
-        lines.append(f"| {' | '.join(cells + ([row['missing'], '–', '–'] if row['missing'] else found))} |")
-    return "\n".join(lines) + "\n"
+def shown(row: dict[str, Any]) -> list[str]:
+    """Return the row for people."""
+    if row["missing"]:
+        others = [row["missing"], "–", "–"]
+    else:
+        others = [interval(row, "other_seconds"), f"{row['ratio']:.2g}", f"{row['largest_difference']:.0e}"]
+    return [row["step"], f"{row['per_second']:,.0f} {row['unit']}/s", interval(row, "seconds"), row["beside"], *others]
+
+
+def interval(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.3g} [{row[f'{name}_min']:.3g}, {row[f'{name}_max']:.3g}]"
 
 
 def main() -> None:
     """Read the command line, measure, write both files after each step, print the table."""
-    options = parsed(sys.argv[1:])
-    s, rows, text = set_up(options), list[dict[str, Any]](), ""
-    conditions = {name: getattr(options, name) for name in ("dataset", "images", "test_images", "width")}
-    conditions |= {"device": device_name(s.compute.device), "threads": torch.get_num_threads()}
-    conditions |= {"precision": s.compute.precision, "torch": torch.__version__.partition("+")[0]}
+    own, options = parsed(sys.argv[1:])
+    (cell,) = cells_of(
+        ["task.target=0", *(f"{key}={value}" for key, value in options.items()), "compute.compile=false"]
+    )
+    s, compute = Setup(cell), set_up(cell.config.compute)
+    conditions: dict[str, Any] = {"dataset": cell.labels["dataset"]} | {name: options[KEYS[name]] for name in KEYS}
+    conditions |= {"device": device_name(compute.device), "threads": torch.get_num_threads()}
+    conditions |= {"precision": compute.precision, "torch": torch.__version__.partition("+")[0]}
     conditions |= dict(zip(("commit", "dirty"), commit(), strict=True))
     name = "{device}-{dataset}-{precision}-torch{torch}".format_map(conditions).lower()
-    path = Path(options.out) / f"{re.sub('[^a-z0-9.]+', '-', name)}.csv"
+    path = Path(own["out"]) / f"{re.sub('[^a-z0-9.]+', '-', name)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows, text = list[dict[str, Any]](), ""
     for step in steps_of(s):
-        if any(ours.startswith(options.steps) for ours in step.ours):
-            rows += measure(step, options.repeats)
-            frame = pd.DataFrame(rows)
-            frame.assign(**conditions).to_csv(path, index=False, float_format="%.6g")
+        if any(ours.startswith(own["steps"]) for ours in step.ours):
+            rows += measure(step, int(own["repeats"]))
+            pd.DataFrame(rows).assign(**conditions).to_csv(path, index=False, float_format="%.6g")
             text = f"ResNet18; {', '.join(f'{name} {value}' for name, value in conditions.items())}. {CAPTION}\n\n"
-            text += markdown(frame)
+            text += Grid(HEAD, list(map(shown, rows)), "lrrlrrr").markdown()
             path.with_suffix(".md").write_text(text)
     print(text)
 

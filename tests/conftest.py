@@ -29,9 +29,9 @@ CLASSES = ("insect", "pet", "wild")
 class TinyCNN(nn.Module):
     """Convolution, batch normalisation, linear head."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(3, 4, 3, stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(4)
         self.fc = nn.Linear(4 * 4, num_classes)
 
@@ -41,6 +41,16 @@ class TinyCNN(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         return self.fc
+
+
+class Touching:
+    """A pickle of it, loaded carelessly, makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from command_line import TINY, run_command
 from omegaconf import OmegaConf
 
 from benchmark import run
-from benchmark.compose import first_cell
+from benchmark.compose import initialised
+from benchmark.composer import Composer
 from benchmark.report.__main__ import main as report_main
 from benchmark.search.__main__ import main as search_main
 
@@ -106,7 +107,9 @@ def test_other_commands_exist_and_compose():
             module, words = split(line)
             assert importlib.util.find_spec(module), line
             if module in ("benchmark.run", "benchmark.search"):
-                assert first_cell([word for word in words if not word.startswith("-") and word != "job"]), line
+                with initialised():
+                    composer = Composer([word for word in words if not word.startswith("-") and word != "job"])
+                    assert composer.cell(composer.jobs()[0]), line
 
 
 def test_the_library_example_runs(cnn, split, context):

@@ -124,16 +124,6 @@ def test_there_is_no_circle():
     assert circles(rooms) == []
 
 
-def test_dampening_needs_torch_and_the_standard_library_alone():
-    for module, path in MODULES.items():
-        if is_in(module, "methods.dampening"):
-            outside = {name.split(".")[0] for name in imports_of(module, path.read_text())} - sys.stdlib_module_names
-            assert outside <= {"torch", "methods"}, module
-            for node in ast.walk(ast.parse(path.read_text())):
-                is_absolute = (isinstance(node, ast.ImportFrom) and node.level == 0) or isinstance(node, ast.Import)
-                assert not is_absolute or "methods" not in ast.unparse(node), module
-
-
 @pytest.mark.parametrize(
     ("source", "module", "wrong"),
     [

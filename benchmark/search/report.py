@@ -61,7 +61,7 @@ def trials_of(study: Study) -> pd.DataFrame:
         | trial.user_attrs
         for trial in study.get_trials(deepcopy=False)
     ]
-    return pd.json_normalize(rows).drop(columns="alive", errors="ignore")  # a column of older studies
+    return pd.json_normalize(rows)
 
 
 def importances_of(study: Study) -> dict[str, float]:

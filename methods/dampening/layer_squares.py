@@ -1,7 +1,6 @@
 """Squared per-sample gradients of single layers, from their inputs and the gradients at their outputs."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,19 +20,7 @@ class UnknownLayerError(Exception):
     """A layer whose squared gradients have no formula here."""
 
 
-class LayerSquares(Protocol):
-    """Sums the squared gradients of a layer's parameters over samples, and over several gradients of each sample."""
-
-    def add(self, gradient: Tensor) -> None:
-        """Take one gradient of every sample at the layer's output, (B, …)."""
-        ...
-
-    def sums(self) -> Sums:
-        """Return the sums over all that was added, by the parameter's name in the layer."""
-        ...
-
-
-def squares_of(layer: nn.Module, activation: Tensor, rounds: int, sharing: int) -> LayerSquares:
+def squares_of(layer: nn.Module, activation: Tensor, rounds: int, sharing: int) -> "Scales | Products":
     """Return the sums for a layer with the input `activation` (B, …), to which `rounds` gradients will be added.
 
     `sharing` linear and convolutional layers share the room for kept gradients.
@@ -70,11 +57,13 @@ class Scales:
         self.totals: Sums = {}
 
     def add(self, gradient: Tensor) -> None:
+        """Take one gradient of every sample at the layer's output, (B, …)."""
         for name, part in (("weight", gradient * self.normalised), ("bias", gradient)):
             square = (part.sum(dim=self.over) if self.over else part).square().sum(dim=0)
             self.totals[name] = self.totals.get(name, 0) + square
 
     def sums(self) -> Sums:
+        """Return the sums over samples and gradients, by the parameter's name in the layer."""
         return self.totals
 
 
@@ -104,6 +93,7 @@ class Products:
         self.n_kept = 0
 
     def add(self, gradient: Tensor) -> None:
+        """Take one gradient of every sample at the layer's output, (B, …)."""
         left = self.left(gradient)
         if self.bias is not None:
             self.bias += left.sum(dim=1).square_().sum(dim=0)
@@ -120,6 +110,7 @@ class Products:
             self._flush()
 
     def sums(self) -> Sums:
+        """Return the sums over samples and gradients, by the parameter's name in the layer."""
         if self.n_kept:
             self._flush()
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})

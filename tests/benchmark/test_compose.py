@@ -12,7 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
-from benchmark.compose import CONFIGS, cells_of, choices
+from benchmark.cli import with_search_path
+from benchmark.compose import CONFIGS, cells_of, choices, initialised
+from benchmark.composer import Composer
 
 ROOT = Path(CONFIGS).parent
 PLAIN = """
@@ -72,12 +74,11 @@ def test_a_sweep_is_what_hydra_makes_of_it(arguments, tmp_path, own_configs, mon
 
 
 def test_a_config_dir_is_a_search_path(own_configs, tmp_path):
-    (cell,) = cells_of(["method=my_ssd"], config_dir=own_configs)
+    (cell,) = cells_of(with_search_path(["--config-dir", str(own_configs), "method=my_ssd"]))
     assert (cell.labels["method"], cell.method_about["label"], cell.config.method.alpha) == ("my_ssd", "Mine", 3.0)
     assert cells_of(cell.overrides)[0].config == cell.config
-    assert choices("method", config_dir=own_configs) == sorted([*choices("method"), "my_ssd"])
     with pytest.raises(ValueError, match="none"):
-        cells_of([], config_dir=tmp_path / "nowhere")
+        with_search_path([f"--config-dir={tmp_path / 'nowhere'}"])
 
 
 def test_all_cells_share_the_time_of_the_first():
@@ -102,8 +103,11 @@ def without_name(cell: Cell) -> object:
 def test_a_quick_composition_is_what_hydra_composes():
     for experiment in choices("experiment"):
         more = ["~method@reference", "++a.b=1", "+dataset.subset.held_out=0.1"] if experiment == "demo" else []
-        cells = cells_of([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
-        for cell in (cells[len(cells) // 2], cells[-1]):
+        with initialised():
+            composer = Composer([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
+            jobs = composer.jobs()
+            cells = [composer.cell(job) for job in (jobs[0], jobs[len(jobs) // 2], jobs[-1])]
+        for cell in cells[1:]:  # they may share a composition with the first
             assert without_name(cell) == composed(cell.overrides)
             assert OmegaConf.is_struct(cell.config)
 
@@ -126,9 +130,10 @@ def test_a_file_that_reaches_into_the_method_is_heeded(own_configs):
     (own_configs / "method" / "reaching.yaml").write_text(
         "# @package _global_\nsplit_seed: 5\nmethod: {_target_: methods.baseline.Baseline}\n"
     )
-    cells = cells_of(["method=amnesiac,bad_teacher,finetune", "case=digits_class,mine"], config_dir=own_configs)
+    own = with_search_path([f"--config-dir={own_configs}"])
+    cells = cells_of([*own, "method=amnesiac,bad_teacher,finetune", "case=digits_class,mine"])
     assert [cell.config.method.recipe.lr for cell in cells if cell.config.method.recipe.lr == 0.5] == [0.5] * 3
-    cells = cells_of(["method=ssd,reaching,retrain"], config_dir=own_configs)
+    cells = cells_of([*own, "method=ssd,reaching,retrain"])
     assert [(cell.labels["method"], cell.seeds["split_seed"]) for cell in cells] == [
         ("ssd", 0), ("reaching", 5), ("retrain", 0)
     ]  # fmt: skip

@@ -47,6 +47,7 @@ def test_reading_how_to_compute_changes_nothing():
 
 WRONG = [
     ("device", "tpu9", r"compute\.device to be auto, cpu or cuda"),
+    ("device", "cuda:99", r"compute\.device to be one of \d+ CUDA devices, but got cuda:99"),
     ("precision", "float8", r"compute\.precision to be float32 or bfloat16, but got 'float8'"),
     ("channels_last", "auto", r"compute\.channels_last to be true or false, but got 'auto'"),
     ("tf32", "fast", r"compute\.tf32 to be true or false"),

@@ -4,9 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from urllib.error import URLError
 
-import numpy as np
 import pytest
 import yaml
 from command_line import TINY, make_cell, records_of, run_command
@@ -15,14 +13,7 @@ from omegaconf import OmegaConf
 from benchmark.cli import describe
 from benchmark.files import file_sha256
 from benchmark.run import run_cell
-from datasets import cifar
 
-CIFAR10 = {
-    "train_images": np.zeros((20, 32, 32, 3), np.uint8),
-    "train_labels": np.arange(20) % 10,
-    "test_images": np.zeros((10, 32, 32, 3), np.uint8),
-    "test_labels": np.arange(10),
-}
 BASELINE = ["~method@reference", "method=baseline"]
 
 
@@ -66,38 +57,23 @@ def test_a_wrong_word_on_the_command_line(argument, expected, tmp_path, monkeypa
     check_nothing_half_written(tmp_path)
 
 
+# How each part refuses its own wrong options stands in that part's tests: here are those that no part sees alone.
 VALUES = {
     "": [
         ("task.target=rocket", "one of 0, 1, 2"),
-        ("task.target=10", "0 … 9"),
         ("method.alpha=ten", "alpha"),
         ("recipe={lr: 1.0e+30, warmup_epochs: 0}", "finite logits"),
-        ("recipe.optimizer=lion", "sgd, adam or adamw"),
-        ("recipe.lr=0", "lr to be a positive number, but got 0"),
-        ("recipe.momentum=-1", "momentum to lie in [0, 1)"),
         ("preprocessing={mean: [0, 0], std: [1, 1]}", "three of each"),
         ("preprocessing.size=-1", "preprocessing.size to be at least 1 pixel"),
         ("original.checkpoint=first", "last or best_test, but got 'first'"),
-        ("model.width=wide", "model.width to be a whole number from 1 on, but got 'wide'"),
         ("dataset.load.labels=both", "fine or coarse, but got 'both'"),
-        ("dataset.subset.train_images=5", "at least one per class (10)"),
-        ("dataset.subset.test_images=0", "test_images to be at least one per class (10), but got 0"),
         ("metric.mia.c=0", "c of the attack to be a number above 0, but got 0"),
     ],
-    "task=random": [(f"task.n={n}", f"task.n to be in 1 … 59 for digits, but got {n!r}") for n in (60, 0, "many")],
+    "task=random": [("task.n=many", "task.n to be in 1 … 59 for digits, but got 'many'")],
     "method=retrain": [("method.recipe=null", "recipe to be a training recipe, but got None")],
     "method=unsir": [("method.repetitions=0", "repetitions and samples_per_class")],
-    "method=fisher": [("method.tolerance=-1", "tolerance to be at least 0")],
-    "method=bad_teacher": [("method.temperature=0", "temperature to be above 0")],
     "method=finetune": [("method.recipe.lr=1.0e+30", "lower lr (now 1e+30)")],
-    "requests=sequence": [
-        ("requests.targets=[6, 3, 6]", "but got '6' twice"),
-        ("requests.targets=[6, rocket]", "but got 'rocket'"),
-        (f"requests.targets={list(range(10))}", "retain_train"),
-        ("requests.n=10", "requests.n to be in 1 … 9"),
-        ("requests.targets=[]", "at least one target"),
-        ("method.importance=old", "kept or refreshed"),
-    ],
+    "requests=sequence": [("method.importance=old", "kept or refreshed")],
 }  # fmt: skip
 
 
@@ -114,42 +90,6 @@ def test_a_wrong_value(tmp_path):
             assert "\n" not in line, value
             assert "HYDRA_FULL_ERROR" not in line, value  # it was foreseen
     check_nothing_half_written(tmp_path)
-
-
-def cifar10_run(data_dir: Path, tmp_path: Path, monkeypatch, capsys, *more: str) -> tuple[int, str]:
-    own = [] if "nowhere" in str(data_dir) else ["dataset.fingerprint=null"]  # a user's own arrays, not the official
-    arguments = [*TINY[2:], "dataset=cifar10", *own, *more]
-    code = run_command([*arguments, f"data_dir={data_dir}", f"output_dir={tmp_path / 'runs'}"], monkeypatch)
-    check_nothing_half_written(tmp_path)
-    return code, capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arrays", "empty"),
-    [
-        ({"train_labels": np.arange(20) % 10 // 2}, "forget_train"),
-        ({"train_labels": np.full(20, 5)}, "retain_train"),
-        ({"test_labels": np.arange(10) // 2}, "forget_test"),
-    ],
-)
-def test_an_array_file_without_samples_of_the_target(arrays, empty, tmp_path, monkeypatch, capsys):
-    np.savez(tmp_path / "cifar10.npz", **CIFAR10 | arrays)
-    expected = f"{empty} of forget target 'dog' to hold samples"
-    check_one_line(*cifar10_run(tmp_path, tmp_path, monkeypatch, capsys, "task.target=dog"), expected)
-
-
-def test_missing_data_without_network(tmp_path, monkeypatch, capsys):
-    def no_network(name: str, folder: Path):
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(cifar, "official_arrays", no_network)
-    check_one_line(*cifar10_run(tmp_path / "nowhere", tmp_path, monkeypatch, capsys), "$UNLEARN_DATA_DIR")
-
-
-def test_a_subclass_without_superclasses(tmp_path, monkeypatch, capsys):
-    np.savez(tmp_path / "cifar10.npz", **CIFAR10)
-    more = ["task=subclass", "task.target=cat"]
-    check_one_line(*cifar10_run(tmp_path, tmp_path, monkeypatch, capsys, *more), "use dataset=cifar20")
 
 
 @pytest.mark.parametrize("place", ["records", "artefacts/original"])

@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from benchmark.models import ResNet18, build, read_state_dict, resnet18, vit
+from tests.conftest import Touching
 
 VIT = "test_vit"  # timm's smallest: 300 356 parameters at 32 pixels and 4 classes
 
@@ -19,8 +20,9 @@ def test_resnet18_has_the_papers_size():
     model = resnet18(100, width=64)
     assert sum(p.numel() for p in model.parameters()) == 11_220_132
     assert model.get_classifier() is model.fc
-    with pytest.raises(ValueError, match=r"model\.width"):
-        resnet18(7, width=0)
+    for width in (0, "wide"):
+        with pytest.raises(ValueError, match=rf"model\.width to be a whole number from 1 on, but got {width!r}"):
+            resnet18(7, width=width)
 
 
 def test_resnet18_equals_torchvisions_blocks_without_a_strided_1x1_convolution():
@@ -114,17 +116,9 @@ def test_position_embeddings_are_fitted_to_the_image(tmp_path, state):
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
 
 
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_a_pickle_is_refused_and_not_executed(tmp_path):
     trap, weights = tmp_path / "executed", tmp_path / "w.pth"
-    torch.save({"x": Evil(trap)}, weights)
+    torch.save({"x": Touching(trap)}, weights)
     torch.load(weights, weights_only=False)
     assert trap.exists()  # it is armed
     trap.unlink()

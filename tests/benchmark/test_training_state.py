@@ -19,6 +19,7 @@ from benchmark.cell import Cell
 from benchmark.files import file_sha256
 from benchmark.training_state import StoredTraining, stored_training
 from benchmark.workbench import Workbench
+from tests.conftest import Touching
 
 ROOT = Path(__file__).parents[2]
 ALWAYS = "compute.progress_seconds=0"
@@ -142,17 +143,9 @@ def test_the_older_of_two_states_is_taken_if_the_newer_is_damaged(tmp_path, monk
     assert equal(state, train_original(whole)[0])
 
 
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_a_pickle_in_place_of_a_state_is_not_executed(tmp_path, caplog):
     trap, forged = tmp_path / "executed", tmp_path / "forged"
-    torch.save({"epoch": Evil(trap)}, forged)
+    torch.save({"epoch": Touching(trap)}, forged)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(forged, weights_only=True)
     forged.replace(tmp_path / f"000009-{file_sha256(forged)}.pt")

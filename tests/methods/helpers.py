@@ -1,7 +1,7 @@
 """What the tests of the methods share: composed configurations, a tiny digits split, a tiny network, a context."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from datasets.splits import class_split, random_split, stratified_subset, subcla
 from methods.base import MethodContext, UnlearningMethod
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
+from tests.conftest import TinyCNN
 
 DEVICE = torch.device("cpu")
 COMPUTE = Compute(DEVICE, "float32", channels_last=False)
@@ -26,25 +27,12 @@ PREPROCESSING = Preprocessing((0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
 RECIPE = Recipe.constant("adam", lr=1e-3, epochs=1, batch_size=32)
 
 
-class TinyNet(nn.Module):
-    """Strided convolution, batch normalisation, pooling, linear head."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, stride=4, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4 * 4, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.conv(images)))
-        return self.fc(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
-
-    def get_classifier(self) -> nn.Module:
-        return self.fc
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def tiny_net(seed: int, num_classes: int = 10, *, pretrained: bool = True) -> nn.Module:
-    return build(TinyNet, num_classes, seed).eval()
+    return build(partial(TinyCNN, stride=4), num_classes, seed).eval()
 
 
 def tiny_vit(seed: int, num_classes: int = 4) -> nn.Module:

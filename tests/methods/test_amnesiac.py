@@ -5,11 +5,7 @@ import torch
 
 from methods.amnesiac import Amnesiac, wrong_labels
 from methods.training import Recipe
-from tests.methods.helpers import make_context, tiny_net, tiny_split
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.methods.helpers import make_context, seeded, tiny_net, tiny_split
 
 
 def test_wrong_labels_are_uniform_over_the_others():

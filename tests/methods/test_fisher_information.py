@@ -10,11 +10,7 @@ from torch import Tensor, nn
 
 from methods.fisher import sample_error
 from methods.fisher_information import ROTATED, fisher_diagonal, select_columns
-from tests.methods.helpers import literal_information, make_context, tiny_net, tiny_split, tiny_vit
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.methods.helpers import literal_information, make_context, seeded, tiny_net, tiny_split, tiny_vit
 
 
 def images(n: int, size: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -1,6 +1,7 @@
 """What the same computation gives on a GPU: `make test-gpu`."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -25,10 +26,6 @@ CUDA = torch.device("cuda")
 def set_up_as_a_run() -> None:
     """Deterministic kernels, and no float32 products of 10 bits, as in every run of the suite."""
     set_up(compose_config("compute.device=cuda").compute)
-
-
-def seeded(device="cuda"):
-    return torch.Generator(device).manual_seed(0)
 
 
 def network() -> ResNet18:
@@ -70,16 +67,25 @@ def test_compiled_training_is_the_same(trained, precision):
     assert float((eager - compiled).norm() / eager.norm()) < tolerance
 
 
-@pytest.mark.parametrize("reduction", ["batch_mean", "per_sample"])
-def test_importance_is_that_of_the_cpu(dataset, data, preprocessing, reduction):
-    def importance(images, device):
-        model = network().double().to(device).eval()
-        batches = [(x.double(), labels) for x, labels in Batches(images, 16, preprocessing)]
-        return parameter_importance(model, batches, reduction=reduction)
+DIAGONALS = {
+    "batch_mean": partial(parameter_importance, reduction="batch_mean"),
+    "per_sample": partial(parameter_importance, reduction="per_sample"),
+    "fisher": lambda model, batches: fisher_diagonal(
+        model, batches, error=0.0, random=torch.Generator(model.fc.weight.device)
+    ),
+}
 
-    on_cpu, on_gpu = importance(dataset.train, "cpu"), importance(data.train, CUDA)
-    for name, value in on_cpu.items():
-        torch.testing.assert_close(on_gpu[name].cpu(), value, rtol=1e-9, atol=1e-15)
+
+@pytest.mark.parametrize("name", DIAGONALS)
+def test_importance_and_information_are_those_of_the_cpu(dataset, data, preprocessing, name):
+    def diagonal(images, device):
+        model = network().double().to(device).eval()
+        return DIAGONALS[name](model, [(x.double(), labels) for x, labels in Batches(images, 16, preprocessing)])
+
+    on_cpu, on_gpu = diagonal(dataset.train, "cpu"), diagonal(data.train, CUDA)
+    close = {"rtol": 1e-6, "atol": 1e-12} if name == "fisher" else {"rtol": 1e-9, "atol": 1e-15}
+    for part, value in on_cpu.items():
+        torch.testing.assert_close(on_gpu[part].cpu(), value, **close)
 
 
 def test_the_formulas_of_the_layers_serve_on_a_gpu(data, preprocessing):
@@ -89,14 +95,3 @@ def test_the_formulas_of_the_layers_serve_on_a_gpu(data, preprocessing):
     squares = SquaredGradients(network().to(CUDA).eval(), direction)
     ((x, labels), *_) = Batches(data.train, 8, preprocessing)
     assert squares._layers_agree(x[:2], labels[:2])
-
-
-def test_fisher_information_is_that_of_the_cpu(dataset, data, preprocessing):
-    def information(images, device):
-        model = network().double().to(device).eval()
-        batches = [(x.double(), labels) for x, labels in Batches(images, 16, preprocessing)]
-        return fisher_diagonal(model, batches, error=0.0, random=seeded(device))
-
-    on_cpu, on_gpu = information(dataset.train, "cpu"), information(data.train, CUDA)
-    for name, value in on_cpu.items():
-        torch.testing.assert_close(on_gpu[name].cpu(), value, rtol=1e-6, atol=1e-12)

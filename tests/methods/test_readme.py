@@ -18,7 +18,7 @@ OWN_METHOD, OWN_MODEL = re.findall(r"```python\n(.*?)```", README, flags=re.DOTA
 TORCH_ALONE = """
 import sys, types
 import torch
-for name in ("datasets", "benchmark", "metrics", "numpy", "sklearn", "timm", "hydra", "omegaconf"):
+for name in ("methods", "datasets", "benchmark", "metrics", "numpy", "sklearn", "timm", "hydra", "omegaconf"):
     sys.modules[name] = None  # an import of it fails
 package = types.ModuleType("elsewhere")
 package.__path__ = [sys.argv[1]]

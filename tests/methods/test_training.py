@@ -9,16 +9,13 @@ import torch.nn.functional as F
 from datasets.batches import Augmentation
 from methods import training
 from methods.training import Compute, Recipe, train
+from tests.methods.helpers import seeded
 
 ORIGINAL = Recipe(
     "sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, batch_size=64, epochs=20, milestones=(8, 12, 16), decay=0.2,
     warmup_epochs=1, warmup_ramp=1, augmentation=None,
 )  # fmt: skip
 RETRAIN_PAPER = replace(ORIGINAL, lr=0.01, warmup_epochs=2, milestones=tuple(m + 1 for m in ORIGINAL.milestones))
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_learning_rate_of_the_original():

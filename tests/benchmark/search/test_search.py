@@ -259,12 +259,3 @@ def test_a_search_that_is_killed_ends_with_n_trials(tmp_path):
     assert (trials["state"] == "complete").sum() == 50
     assert len(trials) <= 51
     assert records_of(tmp_path / "runs") == {}
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_search(tmp_path):
-    processes = [command(tmp_path, "search.n_trials=20") for _ in "ab"]
-    assert [process.wait() for process in processes] == [0, 0]
-    done = trials_of(tmp_path).query("state == 'complete'")
-    assert len(done) in (20, 21)
-    assert done["alpha"].nunique() == len(done)

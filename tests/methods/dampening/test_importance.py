@@ -6,10 +6,7 @@ from torch import nn
 from datasets.splits import class_split, random_split, subclass_split
 from methods.dampening.importance import parameter_importance
 from methods.ssd import ordered
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.methods.helpers import seeded
 
 
 def samples(n=11, classes=3, shape=(3, 8, 8), seed=0):

@@ -126,21 +126,32 @@ def content_hash(files: Mapping[str, Sequence[Path]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def decoded(files: Mapping[str, Sequence[Path]]) -> dict[str, Array]:
-    """Return images (N, 32, 32, 3) uint8, labels (N,) int64 and the names of the identities as text."""
+def decoded(files: Mapping[str, Sequence[Path]], sizes: Sequence[int] = SIZES) -> dict[str, Array]:
+    """Return images (N, S, S, 3) uint8, labels (N,) int64 and the names of the classes as text; S is the last size."""
+    images, damaged = [], []
+    for path in (path for paths in files.values() for path in paths):
+        try:
+            images.append(decode(path, sizes))
+        except ValueError as error:
+            damaged.append((path, error))
+    if damaged:
+        more = ", ".join(str(path) for path, _ in damaged[1:6])
+        raise ValueError(f"{damaged[0][1]}" + (f" Of {len(damaged)} such files, the next are {more}." if more else ""))
     return {
-        "all_images": np.stack([decode(path) for paths in files.values() for path in paths]),
+        "all_images": np.stack(images),
         "all_labels": np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()]),
         "class_names": np.array(list(files)),
     }
 
 
-def decode(path: Path) -> Array:
-    """Return one image as RGB, resized to 36×36 and then to 32×32 with Pillow's bilinear filter."""
+def decode(path: Path, sizes: Sequence[int] = SIZES) -> Array:
+    """Return one image as RGB, resized with Pillow's bilinear filter: to 36×36 and then to 32×32, as the faces are."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut off all above 255
+                raise ValueError("more than 8 bits per channel")
             face = image.convert("RGB")
-            for size in SIZES:
+            for size in sizes:
                 face = face.resize((size, size), Image.Resampling.BILINEAR)
             return np.asarray(face)
     except (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError) as error:

@@ -46,7 +46,7 @@ def test_build_leaves_the_gpus_random_state():
 
 def test_an_unknown_name_is_answered_with_known_ones():
     for name in ("no_such_vit", "vit_base_patch16_224.no_such_tag"):
-        with pytest.raises(ValueError, match=r"model\.name .*vit_"):
+        with pytest.raises(ValueError, match=r"model\.timm_name .*vit_"):
             vit(4, name=name, image_size=32, pretrained=False, weights=None)
 
 

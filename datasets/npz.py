@@ -38,8 +38,8 @@ def load_npz(name: str, file: str | Path, test_share: float, split_seed: int) ->
     names, codes = classes_of(file, arrays)
 
     def part(part: str) -> "LabelledImages":
-        images, labels = (arrays[key] for key in keys(arrays, part))
-        return LabelledImages.from_tensors(in_colour(file, part, images, len(labels)), codes[part])
+        key, _ = keys(arrays, part)
+        return LabelledImages.from_tensors(in_colour(file, key, arrays[key], len(codes[part])), codes[part])
 
     if "all" in codes:
         train, test = hold_out_per_class(part("all"), names, share=test_share, dataset=name, seed=split_seed)
@@ -90,7 +90,7 @@ def keys(arrays: Mapping[str, Array], part: str) -> tuple[str, str]:
     """Return under which names a file holds the images and the labels of a part."""
     chosen = [[key for key in spellings if key in arrays] for spellings in SPELLINGS[part]]
     if not all(chosen):
-        raise ValueError(f"it lacks the {part} images: {', '.join(SPELLINGS[part][0])}")
+        raise ValueError(f"it lacks the images of its labels ({', '.join(SPELLINGS[part][0])})")
     return chosen[0][0], chosen[1][0]
 
 
@@ -106,19 +106,17 @@ def classes_of(path: str | Path, arrays: Mapping[str, Array]) -> tuple[tuple[str
     given = next((arrays[key] for key in CLASS_NAMES if key in arrays), None)
     values = np.unique(np.concatenate([*labels.values()])) if given is None else np.arange(len(given))
     names = tuple(map(str, values if given is None else given))
-    for part, found in labels.items():
+    for found in labels.values():
         if unknown := set(found.tolist()) - set(values.tolist()):
             got = ", ".join(map(str, sorted(unknown)[:5]))
-            raise ValueError(f"Expected the {part} labels in {path} to lie in 0 … {len(names) - 1}, but got {got}.")
+            raise ValueError(f"Expected the labels in {path} to lie in 0 … {len(names) - 1}, but got {got}.")
     return names, {part: np.searchsorted(values, found).astype(np.int64) for part, found in labels.items()}
 
 
-def in_colour(path: str | Path, part: str, images: Array, n: int) -> Array:
+def in_colour(path: str | Path, key: str, images: Array, n: int) -> Array:
     """Return images (N, H, W, 3); ValueError unless they are `n` of uint8, grey or RGB, channels last."""
-    grey = images[..., None] if images.ndim == 3 else images
-    if images.dtype != np.uint8 or grey.ndim != 4 or grey.shape[-1] not in (1, 3) or len(images) != n:
-        got = f"{images.dtype} {images.shape}"
-        raise ValueError(
-            f"Expected the {part} images in {path} to be uint8 ({n}, H, W) or ({n}, H, W, 3), but got {got}."
-        )
-    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:3], 3)))
+    pixels = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or len(images) != n:
+        shapes, got = f"({n}, H, W) or ({n}, H, W, 3)", f"{images.dtype} {images.shape}"
+        raise ValueError(f"Expected {key} in {path} to be uint8 of shape {shapes}, but got {got}.")
+    return pixels if pixels.shape[-1] == 3 else pixels.repeat(3, axis=3)

@@ -85,7 +85,7 @@ def forget_samples(dataset: ImageDataset, mask: Tensor, name: str) -> ForgetSpli
 
 
 def requests_split(
-    dataset: ImageDataset, make_split: Callable[..., ForgetSplit], targets: Sequence[str | int]
+    dataset: ImageDataset, make_split: Callable[..., ForgetSplit], targets: Sequence[Target]
 ) -> ForgetSplit:
     """Return the split after the last of several forget requests, with the requests themselves.
 

@@ -69,11 +69,12 @@ def indices_split(dataset: ImageDataset, *, file: str) -> ForgetSplit:
     if absent:
         row, last = absent[0], len(train.storage) - 1
         name = dataset.file_names[row] if row < len(dataset.file_names) else row
-        reason = "is a test image, or dataset.subset.train_images (null: all) leaves it out" if row <= last else (
-            f"is more than the last index, {last}"
-        )  # fmt: skip
+        part = "is a test image, or dataset.subset.train_images (null: all) leaves it out"
+        reason = part if row <= last else f"is more than the last index, {last}"
+        more = f" So for lines {', '.join(str(lines[row]) for row in absent[1:6])}." if len(absent) > 1 else ""
         raise ValueError(
-            f"Expected line {lines[row]} of {file} to name a training image, but {name} {reason}; remove the line."
+            f"Expected line {lines[row]} of {file} to name a training image, but {name} {reason}; "
+            f"remove the line.{more}"
         )
     return forget_samples(dataset, torch.isin(train.index.cpu(), torch.tensor(list(lines))), f"{len(lines)} samples")
 

@@ -1,6 +1,8 @@
 """Own images, own models and deletion requests from the command line, without a line of code."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from faces import picture, write_folder
 
 from benchmark.compose import choices
 from benchmark.report.__main__ import main as report_main
+from datasets.folder import load_folder
 
 SMALL = ["recipe.epochs=1", "recipe.milestones=[]", "method=baseline", "~method@reference"]
 METRICS = "metric=[accuracy,membership]"
@@ -25,6 +28,12 @@ def command(tmp_path, monkeypatch):
 def pets(tmp_path):
     names = [f"{name}/{name}{i}.png" for name in ("cat", "dog", "owl") for i in range(10)]
     return write_folder(tmp_path / "pets", {name: picture(seed) for seed, name in enumerate(names)})
+
+
+def trained_on(pets, tmp_path):
+    """Return the files of the training images."""
+    data = load_folder("pets", tmp_path / "data", pets, 32, 0.2, 0)
+    return [data.file_names[row] for row in data.train.index]
 
 
 def record_of(tmp_path):
@@ -54,10 +63,7 @@ def test_every_spelling_of_an_own_class_is_one_run(pets, tmp_path):
 
 
 def test_a_folder_is_trained_on_and_asked_to_forget_files_by_name(pets, tmp_path, command):
-    from datasets.folder import load_folder
-
-    data = load_folder("pets", tmp_path / "data", pets, 32, 0.2, 0)
-    known = [data.file_names[row] for row in data.train.index]
+    known = trained_on(pets, tmp_path)
     (tmp_path / "ids.txt").write_text(f"{known[0]}\n{known[20].rpartition('/')[2]}\n")
     words = [*SMALL, METRICS, "dataset=folder", f"dataset.root={pets}", "model.width=2", "task=indices"]
     assert command(*words, f"task.file={tmp_path / 'ids.txt'}") == 0
@@ -100,3 +106,17 @@ def test_every_method_runs_on_a_model_of_timms_and_stands_in_a_table(tmp_path, c
     assert {record["labels"]["method"] for record in records} == set(choices("method"))
     assert {record["labels"]["model"] for record in records} == {"test_resnet"}
     assert all(record["skipped"] is None for record in records)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_documents_run(pets, tmp_path, command):
+    text = (Path(__file__).parents[2] / "configs" / "README.md").read_text().partition("## Your own data")[2]
+    (pets / "ids.txt").write_text("\n".join(trained_on(pets, tmp_path)[:2]))
+    np.savez(pets / "NAME.npz", images=np.arange(30 * 64, dtype=np.uint8).reshape(30, 8, 8), labels=np.arange(30) % 3)
+    lines = text.partition("```sh long\n")[2].partition("```")[0].replace("FOLDER", str(pets)).splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        words = shlex.split(line.replace("resnet34", "test_resnet"))[3:]
+        width = [] if "model=timm" in words else ["model.width=2"]
+        assert command(*words, *width, *SMALL[:2]) == 0, line
+    assert len(records_of(tmp_path / "runs")) == len(lines)

@@ -185,6 +185,7 @@ def test_a_request_forgets_the_rows_that_its_lines_name(dataset, tmp_path):
         ("1\n60", "line 2 .*60 is more than the last index, 59"),
         ("99999999999999999999", "more than the last index"),
         ("1\n58\n", "line 2 .*a/58.png is a test image, or dataset.subset.train_images"),
+        ("58\n59\n57", r"line 3 .* So for lines 1, 2\."),
         ("# nothing\n", "names none"),
     ],
 )

@@ -1,8 +1,6 @@
 """A folder of images of the user's own: a folder per class, with or without `train/` and `test/` above them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,22 +12,6 @@ if TYPE_CHECKING:
     from datasets.base import ImageDataset
 
 PARTS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the images lie: part (`train` and `test`, or `all`) -> class -> its folder, in alphabetical order."""
-
-    root: Path
-    parts: Mapping[str, Mapping[str, Path]]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(next(iter(self.parts.values())))
-
-    def files(self) -> dict[str, dict[str, list[Path]]]:
-        """Return the image files by part and class; ValueError for a class without any."""
-        return {part: {name: images_of(path) for name, path in of.items()} for part, of in self.parts.items()}
 
 
 def load_folder(
@@ -54,15 +36,14 @@ def load_folder(
 
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"Expected dataset.size to be a whole number of pixels from 1 on, but got {size!r}.")
-    layout = layout_of(folder)
-    names, content = layout.class_names, fingerprint_of(folder)
-    flat = {f"{part}/{label}": paths for part, of in layout.files().items() for label, paths in of.items()}
+    names, content = class_names(folder), fingerprint_of(folder)
+    files = image_files(folder)
     kept = hashlib.sha256(repr((content, size)).encode()).hexdigest()[:16]
     path = Path(data_dir) / f"folder-{kept}.npz"
-    arrays = read_or_make(path, NAMES, lambda: decoded(flat, (size,)), check_arrays)
+    arrays = read_or_make(path, NAMES, lambda: decoded(files, (size,)), check_arrays)
     images, labels = arrays.part("all")
     whole = LabelledImages.from_tensors(images, labels % len(names))
-    if len(layout.parts) == 1:
+    if len(files) == len(names):
         train, test = hold_out_per_class(whole, names, share=test_share, dataset=name, seed=split_seed)
     else:
         is_train = torch.as_tensor(labels) < len(names)
@@ -72,41 +53,48 @@ def load_folder(
 
 def class_names(folder: str | Path) -> tuple[str, ...]:
     """Return the names of the classes, without a look at the images."""
-    return layout_of(folder).class_names
+    places = class_folders(folder)
+    return tuple(dict.fromkeys(path.name for path in places.values()))
 
 
 def file_names(folder: str | Path) -> tuple[str, ...]:
     """Return the path of every image below `folder`, in the order of the rows of `load_folder`."""
-    layout = layout_of(folder)
-    lists: list[Sequence[Path]] = [paths for of in layout.files().values() for paths in of.values()]
-    return tuple(path.relative_to(layout.root).as_posix() for paths in lists for path in paths)
+    return tuple(path.relative_to(folder).as_posix() for paths in image_files(folder).values() for path in paths)
 
 
 def fingerprint_of(folder: str | Path) -> str:
-    """Return the SHA-256 over part, class, name and bytes of every image, wherever the folder lies."""
+    """Return the SHA-256 over path below `folder` and bytes of every image, wherever the folder lies."""
     digest = hashlib.sha256()
-    for part, of in layout_of(folder).files().items():
-        for name, paths in of.items():
-            for path in paths:
-                digest.update(repr((part, name, path.name, content_of(path))).encode())
+    for place, paths in image_files(folder).items():
+        for path in paths:
+            digest.update(repr((place, path.name, content_of(path))).encode())
     return digest.hexdigest()
 
 
-def layout_of(folder: str | Path) -> Layout:
-    """Return the class folders; ValueError unless there are two, the same in `train` and `test`."""
+def image_files(folder: str | Path) -> dict[str, list[Path]]:
+    """Return the image files of every class folder; ValueError for one without any."""
+    return {place: images_of(path) for place, path in class_folders(folder).items()}
+
+
+def class_folders(folder: str | Path) -> dict[str, Path]:
+    """Return path below `folder` -> class folder, in alphabetical order, those of `train` before those of `test`.
+
+    Raises:
+        ValueError: there are fewer than two, or others in `train` than in `test`.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"Expected dataset.root to be a folder with a folder per class, but {root} is none.")
     split = all((root / part).is_dir() for part in PARTS)
-    parts = {part: folders_in(root / part) for part in PARTS} if split else {"all": folders_in(root)}
-    first, *rest = ({*of} for of in parts.values())
+    parts = [folders_in(root / part) for part in PARTS] if split else [folders_in(root)]
+    first, *rest = ({path.name for path in part} for part in parts)
     if rest and first != rest[0]:
         lone = ", ".join(sorted(first ^ rest[0]))
         raise ValueError(f"Expected the same classes in {root}/train and {root}/test, but {lone} is in one alone.")
     if len(first) < 2:
         raise ValueError(f"Expected dataset.root to hold at least two class folders, but {root} has {len(first)}.")
-    return Layout(root, parts)
+    return {path.relative_to(root).as_posix(): path for part in parts for path in part}
 
 
-def folders_in(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+def folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

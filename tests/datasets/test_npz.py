@@ -59,8 +59,13 @@ def test_classes_are_the_values_of_the_labels_or_named(tmp_path):
 
 
 def test_the_fingerprint_is_that_of_the_file(tmp_path):
-    first = load(write(tmp_path, images=COLOUR, labels=LABELS)).fingerprint
-    assert first == fingerprint_of(tmp_path / "mine.npz") == fingerprint_of((tmp_path / "mine.npz").rename("x.npz"))
+    path = write(tmp_path, images=COLOUR, labels=LABELS)
+    first = load(path).fingerprint
+    assert (
+        first
+        == fingerprint_of(tmp_path / "mine.npz")
+        == fingerprint_of((tmp_path / "mine.npz").rename(tmp_path / "x.npz"))
+    )
     assert fingerprint_of(write(tmp_path, images=255 - COLOUR, labels=LABELS)) != first
 
 

@@ -12,17 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
 from benchmark.sources import sources_of
-from datasets.targets import first_targets
+from datasets.targets import first_targets, joined, read_request
 
 FORMER = {
     "benchmark.search.objective.gap_objective": "benchmark.objective.mean_absolute_gap",
     "benchmark.search.objective.score_objective": "benchmark.objective.weighted_score",
     "datasets.batches.Augmentation": "datasets.loading.Augmentation",
 }
-PATHS = ("data_dir", "folder")  # keys that say where data lies; the fingerprint identifies it
+PATHS = ("data_dir", "folder", "file")  # keys that say where data lies; the fingerprint identifies it
 ABSENT = "absent"  # the value of an option that the run does not have
 PLAIN = re.compile(r"\$\{(?:(option|recipe_row|whole):)?([a-z_][\w.]*)\}")  # interpolations, alike wherever they stand
 SEEDS = ("train_seed", "split_seed", "method_seed")
+Target = str | int | list[str | int]  # of one forget request
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Cell:
         """Names for people: of data set, model, task, target, method, protocol, its switched option and profile."""
         config = self.config
         names = {part: str(config[part].name) for part in ("dataset", "model", "task", "protocol", "profile")}
-        target = "+".join(map(str, self.targets or [self.target]))
+        target = joined(self.targets or self.target)
         return names | {"ablation": str(config.switched), "target": target, "method": method_name(config)}
 
     @property
@@ -59,18 +60,24 @@ class Cell:
         return {name: seeds[name] for name in SEEDS}
 
     @cached_property
-    def target(self) -> str | int:
-        """The forgotten class by its name (`rocket`, not 69), or a whole number if the data set has no names."""
+    def target(self) -> Target:
+        """The forgotten class by its name (`rocket`, not 69), or a whole number if the data set has no names.
+
+        Several classes are a sorted list, so that their order does not matter.
+        """
         return self._named(content(self.config.task.target))
 
     @cached_property
-    def targets(self) -> list[str | int] | None:
+    def targets(self) -> list[Target] | None:
         """The targets of several forget requests, oldest first; None for a single one."""
         targets, n = (content(self.config.requests[name]) for name in ("targets", "n"))
         return None if targets is None else [self._named(target) for target in first_targets(targets, n)]
 
-    def _named(self, target: Any) -> str | int:
+    def _named(self, target: Any) -> Target:
         """Return the one spelling of a target; an unknown one as it is, the split knows all that there are."""
+        if isinstance(target, list):
+            several: list[Any] = sorted(map(self._named, target), key=lambda name: (isinstance(name, str), name))
+            return several[0] if len(several) == 1 else several
         text = str(target)
         level = self.config.task.get("level")
         names = named_classes(OmegaConf.select(self.config, f"dataset.classes.{level}"))
@@ -91,6 +98,9 @@ class Cell:
         task = plain(config.task.split)
         if "target" in task or self.targets is not None:
             task["target"] = self.target if self.targets is None else self.targets
+        if "file" in task:  # a request is what its file says, wherever that lies
+            names = instantiated(config.dataset.get("files_of")) or ()
+            task["file"] = content_hash(list(read_request(task["file"], names)))
         scientific = {
             "dataset": load | plain(config.dataset.subset),
             "model": model,
@@ -120,9 +130,7 @@ class Cell:
                 f"Expected dataset.fingerprint or dataset.fingerprint_of in the YAML file of {dataset.name}, but got "
                 f"neither; add one."
             )
-        from hydra.utils import instantiate
-
-        return str(instantiate(without_about(dataset.fingerprint_of)))
+        return str(instantiated(without_about(dataset.fingerprint_of)))
 
     @cached_property
     def run_id(self) -> str:
@@ -160,8 +168,8 @@ class Cell:
     def original_code(self) -> dict[str, str]:
         """Hashes of the code and the files behind the original model, see `sources_of`."""
         config = self.config
-        return sources_of({"dataset": content(config.dataset.load), "model": content(config.model.build),
-                           "original": content(config.original)})  # fmt: skip
+        nodes = {"dataset": config.dataset.load, "model": config.model.build, "original": config.original}
+        return sources_of({name: content(node) for name, node in nodes.items()}, files=False)
 
     @cached_property
     def outputs_code(self) -> dict[str, str]:
@@ -229,14 +237,21 @@ def method_name(config: DictConfig) -> str:
     return str(name or str(config.method._target_).split(".")[-2])
 
 
-def named_classes(path: str | None) -> tuple[str, ...]:
-    """Return the class names that `module.NAME` holds; none for None."""
-    if path is None:
-        return ()
+def named_classes(node: DictConfig | str | None) -> tuple[str, ...]:
+    """Return the class names that `module.NAME` holds, or that a function finds in the data; none for None."""
+    if not isinstance(node, str):
+        return instantiated(node) or ()
     from hydra.utils import get_object
 
-    names: tuple[str, ...] = get_object(path)
+    names: tuple[str, ...] = get_object(node)
     return names
+
+
+def instantiated(node: DictConfig | None) -> Any:
+    """Return what the node's `_target_` returns; None for None."""
+    from hydra.utils import instantiate
+
+    return None if node is None else instantiate(node)
 
 
 def content(node: Any) -> Any:

@@ -1,6 +1,7 @@
 """ResNet18 in its CIFAR form and timm's vision transformers."""
 
 import warnings
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def resnet18(num_classes: int, *, width: int) -> nn.Module:
 
 
 def vit(
-    num_classes: int, *, name: str, image_size: int, pretrained: bool, weights: str | None, linear_init: bool = False,
-    layer_norm_eps: float | None = None,
+    num_classes: int, *, name: str, image_size: int | None, pretrained: bool, weights: str | None,
+    linear_init: bool = False, layer_norm_eps: float | None = None,
 ) -> nn.Module:  # fmt: skip
     """Return timm's model `name` for square images of `image_size` pixels with a new linear head.
 
@@ -74,9 +75,12 @@ def vit(
         FileNotFoundError: there are no weights.
     """
     if not timm.is_model(name) or ("." in name and not timm.is_model_pretrained(name)):
-        near = timm.list_pretrained(f"*{name.split('.')[0]}*")[:5] or timm.list_models("vit_*")[:5]
-        raise ValueError(f"Expected model.name to be a timm model, but got {name!r}; timm has {', '.join(near)}, …")
-    options: dict[str, Any] = {"num_classes": num_classes, "img_size": image_size}
+        near = timm.list_pretrained(f"*{name.split('.')[0]}*")[:5] or get_close_matches(name, timm.list_models(), n=5)
+        near = near or timm.list_models("vit_*")[:5]
+        raise ValueError(
+            f"Expected model.timm_name to be a timm model, but got {name!r}; timm has {', '.join(near)}, …"
+        )
+    options: dict[str, Any] = {"num_classes": num_classes} | ({} if image_size is None else {"img_size": image_size})
     download = pretrained and weights is None
     try:
         model: nn.Module = timm.create_model(name, pretrained=download, **options)
@@ -92,6 +96,19 @@ def vit(
         if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
             module.eps = layer_norm_eps
     return model
+
+
+def timm_model(
+    num_classes: int, *, name: str, image_size: int | None, pretrained: bool, weights: str | None
+) -> nn.Module:
+    """Return any of timm's classifiers, as `vit` does; ValueError if it needs an `image_size` and there is none."""
+    model_name, _, tag = name.partition(".")
+    known = timm.get_pretrained_cfg(name if tag else model_name) if timm.is_model(model_name) else None
+    fixed = bool(known and known.fixed_input_size)  # the others take images of any size, and no such option
+    if fixed and image_size is None:
+        raise ValueError(f"Expected model.image_size for {name}, which takes images of one size; set it in pixels.")
+    size = image_size if fixed else None
+    return vit(num_classes, name=name, image_size=size, pretrained=pretrained, weights=weights)
 
 
 def load_body(model: nn.Module, name: str, path: Path) -> None:

@@ -1,6 +1,7 @@
 """The resolvers `${name:…}` of the configuration files; a process that reads a configuration needs them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -71,6 +72,11 @@ def one_later(epochs: ListConfig) -> ListConfig:
     return OmegaConf.create([epoch + 1 for epoch in epochs])
 
 
+def stem(path: str) -> str:
+    """Return the last part of a path without its suffix: the name of a folder or a file of the user's."""
+    return Path(path).resolve().stem
+
+
 def whole(name: str, *, _root_: DictConfig) -> int:
     """Return a number of the configuration as an integer: 1, 1.0 and "1" are the same; see `whole_number`."""
     return whole_number(name, OmegaConf.select(_root_, name))
@@ -91,5 +97,5 @@ def whole_number(name: str, value: object) -> int:
         raise ValueError(f"Expected {name} to be a whole number, but got {value!r}.") from error
 
 
-for resolver in (option, choose, recipe_row, one_later, whole):
+for resolver in (option, choose, recipe_row, one_later, stem, whole):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -16,13 +16,14 @@ SHARED = {"base", "timing", "training"}  # modules that all methods or metrics s
 FOLDERS = ("benchmark", "configs", "datasets", "methods", "metrics")  # code and files that a run reads
 
 
-def sources_of(nodes: Mapping[str, Any], own: bool = False) -> dict[str, str]:
+def sources_of(nodes: Mapping[str, Any], *, own: bool = False, files: bool = True) -> dict[str, str]:
     """Return a hash for each module that a `_target_` in `nodes` names, and for each file that an option names.
 
     Of this project's modules only those of the nodes themselves count, and only if `own`; others always do.
 
     Args:
         nodes: plain values by name.
+        files: False if other names stand for the files already: the fingerprint of the data, the hash of the weights.
     """
     found: dict[str, str] = {}
     for name, node in nodes.items():
@@ -32,7 +33,7 @@ def sources_of(nodes: Mapping[str, Any], own: bool = False) -> dict[str, str]:
                 counts = (own and path == f"{name}._target_") or not found_file(module or "").is_relative_to(ROOT)
                 if module is not None and counts:
                     found[module] = module_hash(module)
-            elif isinstance(value, str) and "." in value and (file := Path(value)).is_file():
+            elif files and isinstance(value, str) and "." in value and (file := Path(value)).is_file():
                 found[path] = file_sha256(file)[:16]
     return found
 

@@ -79,7 +79,10 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Training and test images of one data set, with the names of its classes and the SHA-256 of its arrays."""
+    """Training and test images of one data set, with the names of its classes and the SHA-256 of its arrays.
+
+    `file_names` are those of the images by row of the training images' storage; empty if they come from no files.
+    """
 
     name: str
     train: LabelledImages
@@ -87,6 +90,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     fine_class_names: tuple[str, ...]
     fingerprint: str
+    file_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split, images in (("train", self.train), ("test", self.test)):

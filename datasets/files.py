@@ -1,10 +1,12 @@
 """Files that are there whole or not at all, whatever ends the process or the machine while they are written."""
 
+import hashlib
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 STALE_SECONDS = 600.0  # a file under another name that nobody has touched for so long has no writer any more
@@ -53,3 +55,16 @@ def remove_leftovers(folder: Path) -> None:
         with suppress(OSError):  # another process was faster, or may and we may not
             if part.is_file() and time.time() - part.stat().st_mtime > STALE_SECONDS:
                 part.unlink()
+
+
+@cache
+def sha256_of(path: Path, size: int, modified: int) -> str:
+    """Return the SHA-256 of a file's bytes, read once as long as its size and its time (ns) are the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes; a file that did not change is read once per process."""
+    state = path.stat()
+    return sha256_of(path, state.st_size, state.st_mtime_ns)

@@ -134,9 +134,18 @@ def content_hash(files: Mapping[str, Sequence[Path]], sizes: Sequence[int]) -> s
 
 
 def decoded(files: Mapping[str, Sequence[Path]], sizes: Sequence[int]) -> dict[str, Array]:
-    """Return images (N, S, S, 3) uint8, labels (N,) int64 and the names of the identities as text."""
+    """Return images (N, S, S, 3) uint8, labels (N,) int64 and the names of the classes as text; S is the last size."""
+    images, damaged = [], []
+    for path in (path for paths in files.values() for path in paths):
+        try:
+            images.append(decode(path, sizes))
+        except ValueError as error:
+            damaged.append((path, error))
+    if damaged:
+        more = ", ".join(str(path) for path, _ in damaged[1:6])
+        raise ValueError(f"{damaged[0][1]}" + (f" Of {len(damaged)} such files, the next are {more}." if more else ""))
     return {
-        "all_images": np.stack([decode(path, sizes) for paths in files.values() for path in paths]),
+        "all_images": np.stack(images),
         "all_labels": np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()]),
         "class_names": np.array(list(files)),
     }
@@ -146,6 +155,8 @@ def decode(path: Path, sizes: Sequence[int] = SIZES) -> Array:
     """Return one image as RGB, resized to each of `sizes` in turn with Pillow's bilinear filter."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would cut off all above 255
+                raise ValueError("more than 8 bits per channel")
             face = image.convert("RGB")
             for size in sizes:
                 face = face.resize((size, size), Image.Resampling.BILINEAR)

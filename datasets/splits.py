@@ -10,16 +10,18 @@ from torch import Tensor
 
 from datasets.base import ForgetSplit, ImageDataset, LabelledImages
 from datasets.seeding import generator
-from datasets.targets import find_class
+from datasets.targets import find_class, read_request
+
+Target = str | int | Sequence[str | int]
 
 
-def class_split(dataset: ImageDataset, *, target: str | int) -> ForgetSplit:
-    """Forget every sample of one class; `target` is its name or index."""
+def class_split(dataset: ImageDataset, *, target: Target) -> ForgetSplit:
+    """Forget every sample of one class, or of several; `target` is a name or an index, or a sequence of them."""
     return forget_label(dataset, dataset.class_names, target, "class")
 
 
-def subclass_split(dataset: ImageDataset, *, target: str | int) -> ForgetSplit:
-    """Forget every sample of one fine class, while models and metrics see the superclasses."""
+def subclass_split(dataset: ImageDataset, *, target: Target) -> ForgetSplit:
+    """Forget every sample of one fine class, or of several, while models and metrics see the superclasses."""
     if dataset.fine_class_names == dataset.class_names:
         raise ValueError(
             f"Expected a data set with superclasses, but {dataset.name} has none; "
@@ -29,16 +31,20 @@ def subclass_split(dataset: ImageDataset, *, target: str | int) -> ForgetSplit:
 
 
 def forget_label(
-    dataset: ImageDataset, names: Sequence[str], target: str | int, level: Literal["class", "subclass"]
+    dataset: ImageDataset, names: Sequence[str], target: Target, level: Literal["class", "subclass"]
 ) -> ForgetSplit:
     kind = "class" if level == "class" else "fine class"
-    position = find_class(names, target, what=f"{kind} of {dataset.name}")
+    targets = [target] if isinstance(target, str | int) else target
+    positions = sorted(find_class(names, one, what=f"{kind} of {dataset.name}") for one in targets)
+    if not positions or len(set(positions)) < len(positions):
+        raise ValueError(f"Expected task.target to name at least one {kind}, and each once, but got {list(targets)}.")
 
     def parted(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
-        return partition(data, (data.labels if level == "class" else data.fine_labels) == position)
+        groups = data.labels if level == "class" else data.fine_labels
+        return partition(data, torch.isin(groups, torch.tensor(positions, device=data.device)))
 
     parts = *parted(dataset.train), *parted(dataset.test)
-    return ForgetSplit(*parts, len(dataset.class_names), names[position], level)
+    return ForgetSplit(*parts, len(dataset.class_names), "+".join(names[position] for position in positions), level)
 
 
 def random_split(dataset: ImageDataset, *, n: int, seed: int) -> ForgetSplit:
@@ -52,12 +58,35 @@ def random_split(dataset: ImageDataset, *, n: int, seed: int) -> ForgetSplit:
     order = torch.randperm(total, generator=generator("forget", dataset.name, "random", n, seed))
     mask = torch.zeros(total, dtype=torch.bool)
     mask[order[:n]] = True
+    return forget_samples(dataset, mask, f"random-{n}")
+
+
+def indices_split(dataset: ImageDataset, *, file: str) -> ForgetSplit:
+    """Forget the training samples that the lines of a file name; see `read_request`. Measured as the random task is."""
+    lines, train = read_request(file, dataset.file_names), dataset.train
+    present = set(train.index.tolist())
+    absent = [row for row in lines if row not in present]
+    if absent:
+        row, last = absent[0], len(train.storage) - 1
+        name = dataset.file_names[row] if row < len(dataset.file_names) else row
+        part = "is a test image, or dataset.subset.train_images (null: all) leaves it out"
+        reason = part if row <= last else f"is more than the last index, {last}"
+        more = f" So for lines {', '.join(str(lines[row]) for row in absent[1:6])}." if len(absent) > 1 else ""
+        raise ValueError(
+            f"Expected line {lines[row]} of {file} to name a training image, but {name} {reason}; "
+            f"remove the line.{more}"
+        )
+    return forget_samples(dataset, torch.isin(train.index.cpu(), torch.tensor(list(lines))), f"{len(lines)} samples")
+
+
+def forget_samples(dataset: ImageDataset, mask: Tensor, name: str) -> ForgetSplit:
+    """Forget the training samples inside `mask` (N,) bool; D_f accuracy is measured on themselves."""
     forget, retain = partition(dataset.train, mask.to(dataset.train.device))
-    return ForgetSplit(forget, retain, forget, dataset.test, len(dataset.class_names), f"random-{n}")
+    return ForgetSplit(forget, retain, forget, dataset.test, len(dataset.class_names), name)
 
 
 def requests_split(
-    dataset: ImageDataset, make_split: Callable[..., ForgetSplit], targets: Sequence[str | int]
+    dataset: ImageDataset, make_split: Callable[..., ForgetSplit], targets: Sequence[Target]
 ) -> ForgetSplit:
     """Return the split after the last of several forget requests, with the requests themselves.
 
@@ -118,11 +147,16 @@ def stratified_subset(
 
 def hold_out(data: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """Return the samples that stay and a stratified `share` of them that is held out, both in their old order."""
-    if not 0 < share < 1:
-        raise ValueError(f"Expected held_out to be a share between 0 and 1, but got {share}.")
+    check_share(share, "held_out")
     held = draw_stratified(data, round(share * len(data)), seed, "held_out")
     stays = ~torch.isin(data.index, held.index)
     return data.subset(stays), held
+
+
+def check_share(share: float, what: str) -> None:
+    """Raise ValueError unless `share` lies between 0 and 1, both excluded."""
+    if not (isinstance(share, int | float) and 0 < share < 1):
+        raise ValueError(f"Expected {what} to be a share between 0 and 1, but got {share!r}.")
 
 
 def hold_out_per_class(
@@ -130,18 +164,19 @@ def hold_out_per_class(
 ) -> tuple[LabelledImages, LabelledImages]:
     """Return the samples that stay and a `share` of every class that is held out: at least one, never all.
 
-    The draw depends on (data set, class, seed) alone; ValueError if a class has a single sample.
+    The draw depends on (data set, class, seed) alone; ValueError if a class has a single sample, or for a wrong share.
     """
+    check_share(share, "the share of test images")
     held = torch.zeros(len(data), dtype=torch.bool)
     for label, name in enumerate(names):
         rows = (data.labels == label).nonzero().flatten()
         if len(rows) < 2:
             raise ValueError(
                 f"Expected at least 2 images of {name!r} for a stratified split, but got {len(rows)}; "
-                f"add some, remove the folder, or set dataset.load.split=none."
+                f"add some, or remove the class."
             )
         order = torch.randperm(len(rows), generator=generator("split", dataset, seed, label))
-        held[rows[order[: max(1, round(share * len(rows)))]]] = True
+        held[rows[order[: min(max(1, round(share * len(rows))), len(rows) - 1)]]] = True
     return data.subset(~held), data.subset(held)
 
 

@@ -32,7 +32,7 @@ class Fisher:
         max_inverse: bound of 1/I.
         max_inverse_head: the bound in the last layer.
         boost: factor on the variance of one-dimensional tensors (biases, normalisation).
-        forget_rows: in the last layer, give the rows of the forgotten class mean 0 and `forgotten_variance`, and then
+        forget_rows: in the last layer, give the rows of the forgotten classes mean 0 and `forgotten_variance`, and then
             boost the whole layer too, as the released code does if a class is forgotten.
         forgotten_variance: before the boost.
         tolerance: relative error of the information (in the Euclidean norm), about; 0 is exact. The random signs of
@@ -78,16 +78,16 @@ class Fisher:
         self, model: nn.Module, information: dict[str, Tensor], split: ForgetSplit, random: torch.Generator
     ) -> None:
         """Replace every parameter of `model` by a draw from its distribution."""
-        forgotten = int(split.forget_train.labels[0]) if self.forget_rows else None
+        forgotten = split.forget_train.labels.unique() if self.forget_rows else None
         for name, parameter in model.named_parameters():
             mean, variance = self.distribution(parameter, information[name], split.num_classes, forgotten)
             noise = torch.randn(parameter.shape, generator=random, device=parameter.device)
             parameter.copy_(mean + variance.sqrt() * noise)
 
     def distribution(
-        self, parameter: Tensor, information: Tensor, num_classes: int, forgotten: int | None
+        self, parameter: Tensor, information: Tensor, num_classes: int, forgotten: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of a parameter, both of its shape; `forgotten` is the class whose rows are reset."""
+        """Return mean and variance of a parameter, both of its shape; `forgotten`: classes whose rows are reset."""
         in_head = parameter.shape[:1] == (num_classes,)
         bound = self.max_inverse_head if in_head else self.max_inverse
         mean = parameter.detach().clone()

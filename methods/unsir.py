@@ -93,6 +93,8 @@ class Unsir:
         """Return why there is no noise to learn if the forget set is not a class."""
         if split.forget_test_is_train:
             return "UNSIR learns noise for one class, and this forget set is not a class"
+        if len(split.forget_train.labels.unique()) > 1:
+            return "UNSIR learns noise for one class, and this forget set holds several"
         return None
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:

@@ -28,7 +28,8 @@ KINDS = {
     "requests": "benchmark.report.requests.request_files",
 }
 # Keys that say where and on what, and change no cell.
-MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "compute", "launcher", "hydra")
+MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "dataset.root", "dataset.file",
+           "compute", "launcher", "hydra")  # fmt: skip
 
 
 @dataclass(frozen=True)

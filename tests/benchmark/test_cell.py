@@ -51,6 +51,29 @@ def test_every_spelling_of_a_target_is_one_run():
     assert (one.run_id, one.labels["target"]) == (other.run_id, "rocket+mushroom")
 
 
+def test_several_classes_are_one_run_in_any_order_and_one_of_them_is_the_single_class():
+    for data, spellings, names in (
+        ("digits", ["[3,6]", '["6",3]'], [3, 6]),
+        ("cifar100", ["[rocket,baby]", "[2,69]"], ["baby", "rocket"]),
+    ):
+        cells = [cell(f"dataset={data}", f"task.target={target}") for target in spellings]
+        assert len({c.run_id for c in cells}) == 1
+        assert {(c.labels["target"], str(c.scientific["task"]["target"])) for c in cells} == {
+            ("+".join(map(str, names)), str(names))
+        }
+    assert cell("task.target=[6]").run_id == cell("task.target=6").run_id
+
+
+def test_a_request_is_its_indices_wherever_its_file_lies(tmp_path):
+    cells = []
+    for name, text in (("a.txt", "7\n3\n"), ("b.txt", "# monday\n3\n\n7"), ("c.txt", "3\n8")):
+        (tmp_path / name).write_text(text)
+        cells.append(cell("task=indices", f"task.file={tmp_path / name}"))
+    assert cells[0].run_id == cells[1].run_id != cells[2].run_id
+    assert [c.labels["target"] for c in cells] == ["a", "b", "c"]
+    assert str(tmp_path) not in str(cells[0].scientific)
+
+
 def test_an_unknown_target_is_left_to_the_split_which_knows_them_all():
     assert cell("dataset=cifar10", "task.target=rocket").target == "rocket"
     assert cell("dataset=cifar10", "task.target=10").target == 10

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from benchmark.models import ResNet18, build, read_state_dict, resnet18, vit
+from benchmark.models import ResNet18, build, read_state_dict, resnet18, timm_model, vit
 from tests.conftest import Touching
 
 VIT = "test_vit"  # timm's smallest: 300 356 parameters at 32 pixels and 4 classes
@@ -48,8 +48,29 @@ def test_build_leaves_the_gpus_random_state():
 
 def test_an_unknown_name_is_answered_with_known_ones():
     for name in ("no_such_vit", "vit_base_patch16_224.no_such_tag"):
-        with pytest.raises(ValueError, match=r"model\.name .*vit_"):
+        with pytest.raises(ValueError, match=r"model\.timm_name .*vit_"):
             vit(4, name=name, image_size=32, pretrained=False, weights=None)
+
+
+def of_timms(name, image_size=None, weights=None):
+    return timm_model(4, name=name, image_size=image_size, pretrained=weights is not None, weights=weights)
+
+
+def test_any_of_timms_models_is_built_by_name(tmp_path):
+    model = of_timms("test_resnet", image_size=48)  # images of any size: scaled before they come here
+    assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+    assert model.get_classifier().out_features == 4
+    assert of_timms(VIT, image_size=32).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+    save_file(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "w.safetensors")
+    first, second = (of_timms("test_resnet", weights=str(tmp_path / "w.safetensors")).state_dict() for _ in range(2))
+    assert {name for name in first if not torch.equal(first[name], second[name])} == {"fc.weight", "fc.bias"}
+
+
+def test_a_model_for_one_size_of_images_asks_for_it_and_a_misspelt_one_is_answered():
+    with pytest.raises(ValueError, match=r"model\.image_size for vit_tiny_patch16_224"):
+        of_timms("vit_tiny_patch16_224")
+    with pytest.raises(ValueError, match=r"but got 'resnet35'.* resnet34"):
+        of_timms("resnet35")
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_a_fingerprint_of_other_arrays_beside_the_four_ignores_them(tmp_path):
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("datasets.arrays, datasets.pins", ("torch", "kaggle")),
+        ("datasets.arrays, datasets.pins, datasets.folder, datasets.npz", ("torch", "kaggle")),
         ("datasets.seeding, datasets.targets, datasets.cifar_classes", ("torch", "numpy")),
     ],
 )

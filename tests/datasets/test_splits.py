@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from datasets.base import ImageDataset, LabelledImages
-from datasets.splits import class_split, hold_out_per_class, random_split, stratified_subset, subclass_split
+from datasets.splits import (
+    class_split,
+    hold_out_per_class,
+    indices_split,
+    random_split,
+    stratified_subset,
+    subclass_split,
+)
+from datasets.targets import read_request
 
 
 def pixelless(labels, name="cifar10"):
@@ -134,3 +142,63 @@ def test_what_is_refused(dataset):
     ):
         with pytest.raises(ValueError, match=expected):
             make()
+
+
+def test_several_classes_are_forgotten_at_once(dataset):
+    both = class_split(dataset, target=["wild", 0])
+    assert both.forget_target == "insect+wild"
+    assert_partition(dataset.train, both.forget_train, both.retain_train)
+    assert_partition(dataset.test, both.forget_test, both.retain_test)
+    assert both.forget_train.labels.unique().tolist() == [0, 2]
+    assert rows(subclass_split(dataset, target=["eel", "fox"]).forget_train) == {
+        *rows(class_split(dataset, target="wild").forget_train)
+    }
+    for targets in ([], [1, "pet"]):
+        with pytest.raises(ValueError, match="at least one class, and each once"):
+            class_split(dataset, target=targets)
+
+
+def request(tmp_path, text):
+    (tmp_path / "ids.txt").write_text(text)
+    return tmp_path / "ids.txt"
+
+
+def test_a_request_forgets_the_rows_that_its_lines_name(dataset, tmp_path):
+    named = replace(dataset, file_names=tuple(f"{'ab'[i % 2]}/{i - i % 2}.png" for i in range(60)))
+    path = request(tmp_path, "# the customer of last week\n\n7\n b/10.png  # and this\n3\n")
+    split = indices_split(named, file=str(path))
+    assert split.forget_train.index.tolist() == [3, 7, 11]
+    assert_partition(dataset.train, split.forget_train, split.retain_train)
+    assert split.forget_test is split.forget_train
+    assert split.retain_test is dataset.test
+    unique = tuple(f"{i % 2}/{i}.png" for i in range(60))
+    assert list(read_request(request(tmp_path, "59.png\n4.png"), unique)) == [4, 59]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3\n\n# a\ncat.png", "line 4 of .*ids.txt to be an index from 0 on .*but got 'cat.png'"),
+        ("-1", "line 1 .*but got '-1'"),
+        ("3\n4\n3", "line 3 .*each once, but got '3', which line 1 names too"),
+        ("a/0.png\n0", "line 2 .*which line 1 names too"),
+        ("0.png", "line 1 .*the name of 2 files; add its folder"),
+        ("1\n60", "line 2 .*60 is more than the last index, 59"),
+        ("99999999999999999999", "more than the last index"),
+        ("1\n58\n", "line 2 .*a/58.png is a test image, or dataset.subset.train_images"),
+        ("58\n59\n57", r"line 3 .* So for lines 1, 2\."),
+        ("# nothing\n", "names none"),
+    ],
+)
+def test_a_wrong_line_of_a_request_is_named(text, expected, dataset, tmp_path):
+    named = replace(dataset, file_names=tuple(f"{'ab'[i % 2]}/{i - i % 2}.png" for i in range(60)))
+    part = replace(named, train=named.train.subset(torch.arange(50)))
+    with pytest.raises(ValueError, match=expected):
+        indices_split(part, file=str(request(tmp_path, text)))
+
+
+def test_a_request_that_is_no_text_is_refused(dataset, tmp_path):
+    (tmp_path / "ids.txt").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "ids.txt", tmp_path / "none.txt", tmp_path):
+        with pytest.raises(ValueError, match=r"task\.file to be a text file"):
+            indices_split(dataset, file=str(path))

@@ -34,6 +34,15 @@ def test_variance_of_the_last_layer_where_a_class_is_forgotten():
     assert bias_mean.tolist() == [0, 0, 6, 9]
 
 
+def test_the_rows_of_every_forgotten_class_are_reset():
+    mean, variance = METHOD.distribution(WEIGHT, INFORMATION, 4, torch.tensor([1, 3]))
+    for row in (1, 3):
+        one, its = METHOD.distribution(WEIGHT, INFORMATION, 4, torch.tensor([row]))
+        assert torch.equal(mean[row], one[row])
+        assert torch.equal(variance[row], its[row])
+    assert torch.equal(mean[[0, 2]], WEIGHT[[0, 2]])
+
+
 def test_variance_of_the_last_layer_where_samples_are_forgotten():
     mean, variance = METHOD.distribution(WEIGHT, INFORMATION, 4, None)
     rows = torch.tensor([(1 + 10 + 100) / 3, (100 + 1 + 1) / 3, 100, 1]) * 1e-6  # no boost, no row

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from datasets.digits import load_digits
+from datasets.splits import class_split
 from methods.base import skip_reason
 from methods.training import Recipe
 from methods.unsir import Unsir, learn_noise
@@ -152,7 +154,9 @@ def test_microbatches_of_noise_keep_the_same_gradients(monkeypatch):
         torch.testing.assert_close(one.grad, other.grad)
 
 
-def test_it_skips_where_no_class_is_forgotten():
+def test_it_skips_where_no_single_class_is_forgotten():
+    digits = load_digits("fine")
+    assert "several" in skip_reason(METHOD, class_split(digits, target=[3, 6]))
     assert "class" in skip_reason(METHOD, tiny_split("random"))
     assert skip_reason(METHOD, tiny_split("class")) is None
     assert skip_reason(METHOD, tiny_split("subclass")) is None

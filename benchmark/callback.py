@@ -1,6 +1,8 @@
 """Everything a person sees of a run or a sweep: the plan, a line per finished cell, the failures."""
 
 import logging
+import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,8 +13,8 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from benchmark.cell import Cell
-from benchmark.cli import Failure, describe, duration
+from benchmark.cell import Cell, method_name, named
+from benchmark.cli import Failure, counted, describe, duration
 from benchmark.compose import cells_of
 from benchmark.files import content_hash
 from benchmark.records import RunRecord, record_of
@@ -45,8 +47,8 @@ class GridCallback(Callback):
             forget(self.cells)
             self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
             total, to_run = len(self.cells), self._n_waiting()
-            plan = f"{total} cell{'s' if total > 1 else ''}: {total - to_run} done, {to_run} to run"
-            log.info("%s%s", plan, self._to_make())
+            check_model_files(self.cells)
+            log.info("%s: %d done, %d to run%s", counted(total, "cell"), total - to_run, to_run, self._to_make())
         except Exception as error:
             sys.exit(f"error: {describe(error)}")
         if not self.waiting:
@@ -69,6 +71,8 @@ class GridCallback(Callback):
         elif isinstance(outcome, RunRecord):
             was_waiting = self.waiting.pop(outcome.run_id, None)
             log.info("%s%s%s", counter, summary(outcome), self._left() if was_waiting else "")
+            if not self.cells and outcome.skipped is None and job_return.cfg is not None:
+                log.info("%s", comparison(Cell(job_return.cfg, tuple(config.hydra.overrides.task))))
         elif outcome is not None:
             log.info("%s%s", counter, outcome)
 
@@ -85,7 +89,7 @@ class GridCallback(Callback):
             missing = [cell for cell in self.cells if not cell.record_path.exists()]
         if missing:
             lines = [f"  {cell}: {self._reason(cell)}" for cell in missing]
-            sys.exit("\n".join([f"error: {len(missing)} of {len(self.cells)} cells failed:", *lines]))
+            sys.exit("\n".join([f"error: {len(missing)} of {counted(len(self.cells), 'cell')} failed:", *lines]))
 
     def _reason(self, cell: Cell) -> str:
         failure = self.failures.get(str(cell))
@@ -110,7 +114,7 @@ class GridCallback(Callback):
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""
         counts = Counter(node.kind for node in self._missing())
-        parts = [f"{n} {NOUNS[kind] if n == 1 else plural(NOUNS[kind])}" for kind, n in counts.items()]
+        parts = [counted(n, NOUNS[kind]) for kind, n in counts.items()]
         return f"; to make: {', '.join(parts)}" if parts else ""
 
     def _left(self) -> str:
@@ -148,19 +152,13 @@ def forget(cells: Sequence[Cell]) -> None:
 
 
 def is_done(cell: Cell) -> bool:
-    """Return whether nothing is left to do: the record is there and, with `save=model`, the unlearned model.
+    """Return whether nothing is left to do.
 
-    A stage is never done: it says where its artefact lies.
+    A stage is never done, and no cell whose model is saved: both say where a file lies.
     """
     if cell.config.stage != "record" or (record := record_of(cell)) is None:
         return False
-    if cell.config.save is None or record.skipped is not None:
-        return True
-    from benchmark import pipeline
-    from benchmark.workbench import Workbench
-
-    bench = Workbench(cell)
-    return bench.store.has(pipeline.unlearned(bench))
+    return cell.model_file is None or record.skipped is not None
 
 
 def likeness(kind: str, key: Mapping[str, Any]) -> str:
@@ -168,21 +166,26 @@ def likeness(kind: str, key: Mapping[str, Any]) -> str:
     return f"{kind} {content_hash(key.get('method'))}"
 
 
-def plural(noun: str) -> str:
-    """Return the plural of a noun of `NOUNS`.
-
-    >>> plural("original"), plural("set of outputs")
-    ('originals', 'sets of outputs')
-    """
-    head, _, rest = noun.partition(" of ")
-    return f"{head}s of {rest}" if rest else f"{head}s"
+def check_model_files(cells: Sequence[Cell]) -> None:
+    """Raise ValueError if two cells would write their unlearned model to the same file."""
+    files = {cell.run_id: cell.model_file for cell in cells}
+    if (file := cells[0].model_file) is None or len(set(files.values())) == len(files):
+        return
+    pairs = [dict(word.split("=", 1) for word in cell.overrides if "=" in word) for cell in cells]
+    nodes = {"method": "method.about.name"} | {
+        name: f"{name}.name" for name in ("dataset", "model", "task", "protocol")
+    }
+    parts = [f"${{{nodes.get(key, key)}}}" for key in pairs[0] if len({pair.get(key) for pair in pairs}) > 1]
+    raise ValueError(
+        f"Expected a file for each of {len(files)} models, but got {file}; put what varies into its name: "
+        f"'save_model={file.with_stem('-'.join([file.stem, *parts]))}'."
+    )
 
 
 def summary(record: RunRecord) -> str:
     """Return one line with the record's names and main numbers."""
     names = record.labels
-    head = " ".join(names[part] for part in ("dataset", "model", "task", "target", "method"))
-    head += f" seed {record.seeds['method_seed']}: "
+    head = f"{named(names, record.seeds)}: "
     if record.skipped is not None:
         return f"{head}skipped, {record.skipped}"
     shown = {"D_r": "retain_accuracy", "D_f": "forget_accuracy", "MIA": "mia"}
@@ -192,3 +195,36 @@ def summary(record: RunRecord) -> str:
         if (value := record.metrics.get(name)) is not None
     ]
     return f"{head}{', '.join(numbers)}, method {record.seconds['method']:.1f} s"
+
+
+def comparison(cell: Cell) -> str:
+    """Return the numbers of a single run beside those of the original and the retrained model, and where to go on."""
+    beside = {"original": cell.sibling("baseline"), "retrained": cell.sibling("reference")}
+    cells = {label: other for label, other in beside.items() if other is not None}
+    if cell.run_id not in {other.run_id for other in cells.values()}:
+        cells[cell.method_about["label"]] = cell
+    about, width = cell.metric_about, max(map(len, cells))
+    shown = [name for name in dict.fromkeys([*cell.config.table.metrics, "gap"]) if name in cell.config.metric]
+    lines = ["".join([" " * width, *(f"{about[name]['label']:>10}" for name in shown)])]
+    for label, other in cells.items():
+        if (record := RunRecord.find(other.record_path)) is None:
+            command = shlex.join(["python", "-m", "benchmark.run", *other.overrides])
+            lines.append(f"{label:{width}}  not made; {command}")
+        else:
+            values = [f"{in_unit(record.metrics.get(name), about[name]):>10}" for name in shown]
+            lines.append("".join([f"{label:{width}}", *values]))
+    if "gap" in shown:
+        lines.append("gap: mean distance to the retrained model over the columns before it; 0 is the aim")
+    words = [word for word in cell.overrides if not word.startswith("save_model=")]
+    if not any(re.match(r"\+*method\.", word) for word in words):  # which the other methods do not have
+        names = dict.fromkeys(method_name(other.config) for other in cells.values())
+        words = [*(word for word in words if not word.startswith("method=")), f"method={','.join(names)}"]
+    table = shlex.join(["python", "-m", "benchmark.report", "-m", *words])
+    return "\n".join([*lines, f"record: {cell.record_path}", f"table: {table}"])
+
+
+def in_unit(value: float | None, about: Mapping[str, Any]) -> str:
+    """Return a metric's value for people, as its `about` says."""
+    if value is None:
+        return "–"
+    return f"{about['scale'] * value:.1f} %" if about["unit"] == "percent" else f"{about['scale'] * value:.4g}"

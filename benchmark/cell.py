@@ -1,6 +1,8 @@
 """One cell of a grid: a composed configuration, its names and all that decides its numbers; no torch, no data."""
 
+import copy
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,10 @@ ABSENT = "absent"  # the value of an option that the run does not have
 PLAIN = re.compile(r"\$\{(?:(option|recipe_row|whole):)?([a-z_][\w.]*)\}")  # interpolations, alike wherever they stand
 SEEDS = ("train_seed", "split_seed", "method_seed")
 Target = str | int | list[str | int]  # of one forget request
+OPEN = {  # nodes that take any key, and keys that a node need not have
+    "about", "classes", "derived", "fingerprint", "fingerprint_of", "metric", "protocol", "recipes", "requests",
+    "strict", "subset", "switches", "targets", "untrained",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +144,26 @@ class Cell:
         return content_hash([self.scientific_hash, self.fingerprint])
 
     @property
+    def model_file(self) -> Path | None:
+        """The file for the unlearned model; None without `save_model`."""
+        file = self.config.save_model
+        if file is not None and (Path(file).suffix != ".safetensors" or self.config.stage != "record"):
+            raise ValueError(
+                f"Expected save_model to be a file name that ends in .safetensors, and stage to be record, but got "
+                f"{file} and {self.config.stage}."
+            )
+        return None if file is None else Path(file)
+
+    def sibling(self, node: str) -> "Cell | None":
+        """The cell that differs in nothing but its method, that of `baseline` or `reference`; None if there is none."""
+        if self.config.get(node) is None:
+            return None
+        config = copy.deepcopy(self.config)
+        config.method, config.save_model, config.force = config[node], None, False
+        shared = [word for word in self.overrides if not re.match(r"\+*(method[=.]|save_model=)", word)]
+        return Cell(config, (*shared, f"method={method_name(config)}"))
+
+    @property
     def record_path(self) -> Path:
         return Path(self.config.output_dir) / "records" / f"{self.run_id}.json"
 
@@ -202,7 +228,7 @@ class Cell:
         """How tables show the method: `name`, `label`, `order` of its column (None: after the others), `ranked`."""
         name = method_name(self.config)
         about = content(self.config.method.get("about")) or {}
-        return {"label": name, "order": None, "ranked": True} | about | {"name": name}
+        return {"label": readable(name), "order": None, "ranked": True} | about | {"name": name}
 
     @property
     def metric_about(self) -> dict[str, dict[str, Any]]:
@@ -221,9 +247,50 @@ class Cell:
         return {need for name in self.config.metric for need in about[str(name)]["needs"]}
 
     def __str__(self) -> str:
-        names = self.labels
-        order = ("dataset", "model", "task", "target", "method")
-        return " ".join(names[part] for part in order) + f" seed {self.seeds['method_seed']}"
+        return named(self.labels, self.seeds)
+
+
+def named(labels: Mapping[str, str], seeds: Mapping[str, int]) -> str:
+    """Return the short name of a cell or record; the random task, which is its own target, stands there once."""
+    parts = dict.fromkeys(labels[part] for part in ("dataset", "model", "task", "target", "method"))
+    return f"{' '.join(parts)} seed {seeds['method_seed']}"
+
+
+def readable(name: str) -> str:
+    """Return a label for something that its YAML file gives none.
+
+    >>> readable("head_noise")
+    'Head noise'
+    """
+    text = name.replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def with_name(method: DictConfig, name: str) -> DictConfig:
+    """Write the name of a method's file into its node, where `method_name` finds it."""
+    OmegaConf.update(method, "about.name", name, force_add=True)
+    return method
+
+
+def check_added(config: DictConfig, keys: Iterable[str]) -> None:
+    """Raise OmegaConf's error for an added key (`+key=value`) that nothing reads.
+
+    Whatever is built from a node with a `_target_` says itself which keys it takes.
+    """
+    for key in keys:
+        parts = key.split(".")
+        nodes = [OmegaConf.select(config, ".".join(parts[:n])) for n in range(1, len(parts))]
+        if OPEN & set(parts) or any("_target_" in node for node in nodes if isinstance(node, DictConfig)):
+            continue
+        rest = copy.deepcopy(config)
+        OmegaConf.set_struct(rest, False)
+        for n in reversed(range(len(parts))):
+            parent, name = OmegaConf.select(rest, ".".join(parts[:n])) if n else rest, parts[n]
+            del parent[name]
+            if len(parent):
+                break  # else the key made this node too
+        OmegaConf.set_struct(rest, True)
+        _ = parent[name]
 
 
 def method_name(config: DictConfig) -> str:

@@ -33,17 +33,30 @@ class Failure:
 def run_cli(command: Callable[[], Any]) -> None:
     """Run `command`; an error ends it with one line and exit code 1, or a traceback under HYDRA_FULL_ERROR=1."""
     show_log()
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        command()
-        return
-    # Hydra then raises instead of printing several lines; the second variable tells worker processes who asked.
-    os.environ |= {"HYDRA_FULL_ERROR": "1", ONE_LINE: "1"}
+    for flag in {"-m", "--multirun"} & {*sys.argv[1:]}:  # argparse takes no overrides on both sides of it
+        sys.argv.remove(flag)
+        sys.argv.insert(1, flag)
+    if os.environ.get("HYDRA_FULL_ERROR") != "1":
+        # Hydra then raises instead of printing several lines; the second variable tells worker processes who asked.
+        os.environ |= {"HYDRA_FULL_ERROR": "1", ONE_LINE: "1"}
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
+        return
     except KeyboardInterrupt:
-        sys.exit("stopped; run the same command again to continue.")
+        code, line = 130, "stopped; run the same command again to continue."
+    except BrokenPipeError:  # of `| head`: nobody reads the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code, line = 141, ""
     except Exception as error:
-        sys.exit(f"error: {describe(error)}")
+        if wants_traceback():
+            raise
+        code, line = 1, f"error: {describe(error)}"
+    if line:  # here the exception is gone, and with it whatever its frames held: a progress bar on the terminal
+        print(line, file=sys.stderr)
+    sys.exit(code)
 
 
 def with_search_path(arguments: Sequence[str]) -> list[str]:
@@ -83,9 +96,12 @@ def describe(error: BaseException) -> str:
     """Return one line about an error; of one that Hydra wrapped, the cause."""
     while isinstance(error, HydraException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    if isinstance(error, MissingConfigException) and error.options:
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
+        from benchmark.compose import choices
+
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        hint, there = nearest(name, list(error.options)), ", ".join(error.options)
+        known = list(error.options or choices(group))
+        hint, there = nearest(name, known), ", ".join(known)
         return f"Expected {group}=… to be one of those in configs/{group}, but got {name!r}{hint}; there are {there}."
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
@@ -99,11 +115,33 @@ def describe(error: BaseException) -> str:
     text = re.sub(r"\s+", " ", str(error).split("Config search path:")[0]).strip()
     text = re.sub(r"^ValueError raised while resolving interpolation: (.+?)( full_key: .*)?$", r"\1", text)
     if found := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)' ", text):
-        return f"Expected one value per option, but got {found[1]}; add -m to run every combination."
+        wrong = error_of_sweep()
+        return wrong or f"Expected one value per option, but got {found[1]}; add -m to run every combination."
     text = text or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"
     return text
+
+
+def error_of_sweep() -> str:
+    """Return what would be wrong with this process's command line if it had -m; nothing if it would do."""
+    from benchmark.compose import cells_of
+
+    try:
+        cells_of([word for word in with_search_path(sys.argv[1:]) if not word.startswith("-")])
+    except Exception as error:
+        return describe(error)
+    return ""
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "cell"), counted(0, "cell"), counted(2, "set of outputs")
+    ('1 cell', '0 cells', '2 sets of outputs')
+    """
+    head, _, rest = noun.partition(" of ")
+    return f"{n} {noun}" if n == 1 else f"{n} {head}s of {rest}" if rest else f"{n} {head}s"
 
 
 def nearest(word: str, known: list[str]) -> str:

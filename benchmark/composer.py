@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.cell import Cell
+from benchmark.cell import Cell, check_added, with_name
 
 NAME = "run"  # of the primary configuration
 SEARCH_PATH = "hydra.searchpath"
@@ -100,6 +100,7 @@ class Composer:
                 set_value(config, override)
         except (UnusualError, OmegaConfBaseException):
             config = self.composed(tuple(job)).copy()  # with Hydra's own message if it is wrong
+        check_added(config, [o.key_or_group for o in values if o.is_add()])
         return Cell(config, (*self.search_path, *job))
 
     def chosen(self, groups: tuple[str, ...]) -> DictConfig:
@@ -177,12 +178,6 @@ def set_value(config: DictConfig, override: Override) -> None:
     if override.is_add() and OmegaConf.select(config, key, throw_on_missing=False) is not None:
         raise UnusualError
     OmegaConf.update(config, key, value, merge=True, force_add=adds)
-
-
-def with_name(method: DictConfig, name: str) -> DictConfig:
-    """Write the name of a method's file into its node."""
-    OmegaConf.update(method, "about.name", name, force_add=True)
-    return method
 
 
 def plain(node: DictConfig) -> Any:

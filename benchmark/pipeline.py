@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from torch import nn
 
 from benchmark.artefacts import Artefact, Facts, Tensors
 from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
+from benchmark.progress import progress
 from benchmark.records import RunRecord
 from benchmark.sources import module_hash
 from benchmark.training_state import StoredTraining
@@ -27,7 +27,7 @@ from metrics.base import EvalOutputs
 from metrics.weights import share_changed
 
 log = logging.getLogger(__name__)
-SECONDS_BETWEEN_LINES = 10.0
+Called = tuple[nn.Module, dict[str, float]]  # the unlearned model and the seconds by phase
 
 
 # The graph
@@ -55,19 +55,31 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
 def outputs(bench: Workbench) -> Artefact:
     """Return the outputs of the unlearned model on every split."""
     cell, needs = bench.cell, [original(bench)]
-    if not cell.is_reference and (cell.targets is not None or cell.config.save == "model"):
+    if cell.config.save_model is not None or (cell.targets is not None and not cell.is_reference):
         needs.append(unlearned(bench))
-    return Artefact("outputs", cell.outputs_key, lambda: look(bench, needs), tuple(needs), cell.outputs_code)
+    node = Artefact("outputs", cell.outputs_key, lambda: look(bench, needs, run), tuple(needs), cell.outputs_code)
+
+    def run(model: nn.Module) -> Called:
+        return call(bench, bench.method, model, bench.split, node)
+
+    return node
 
 
 def reference(bench: Workbench) -> Artefact | None:
     """Return the outputs of the retrained model; None if the configuration has none."""
     if (method := bench.reference_method) is None:
         return None
-    cell = bench.cell
-    return Artefact(
-        "outputs", cell.reference_key, lambda: retrain(bench, method), (original(bench),), cell.reference_code
-    )
+    cell, needs = bench.cell, [original(bench)]
+    key, code = cell.reference_key, cell.reference_code
+    if bench.config.save_model is not None:  # a sweep may save this one too: it is trained once
+        needs.append(Artefact("model", key, lambda: kept(run(load_original(bench)[0])), tuple(needs), code))
+    node = Artefact("outputs", key, lambda: look(bench, needs, run), tuple(needs), code)
+
+    def run(model: nn.Module) -> Called:
+        log.info("  retraining without the forget set (%s)", bench.split.forget_target)
+        return call(bench, method, model, bench.split, node)
+
+    return node
 
 
 def staged(bench: Workbench) -> Artefact:
@@ -89,7 +101,7 @@ def wanted(bench: Workbench) -> list[Artefact]:
         return [staged(bench)]
     cell = bench.cell
     retrained = reference(bench) if "retrained" in cell.metric_needs and not cell.is_reference else None
-    saved = unlearned(bench) if cell.config.save == "model" else None
+    saved = unlearned(bench) if cell.config.save_model is not None else None
     return [node for node in (original(bench), retrained, saved, outputs(bench)) if node is not None]
 
 
@@ -120,7 +132,6 @@ def train_original(bench: Workbench) -> tuple[Tensors, Facts]:
     model = bench.build_model(seed)
     best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0, "state": {}}
     labels = bench.cell.labels
-    report = epoch_reporter(f"original {labels['model']} on {labels['dataset']}", bench.recipe.epochs)
 
     def test_accuracy() -> float:
         logits = predict(model, data.test, bench.preprocessing, bench.eval_batch_size)
@@ -133,7 +144,8 @@ def train_original(bench: Workbench) -> tuple[Tensors, Facts]:
 
     stopwatch = Stopwatch(bench.device)
     state = bench.training_state(original(bench), extra=best)
-    with stopwatch.phase("original"):
+    step = f"epochs of the original {labels['model']} on {labels['dataset']}"
+    with stopwatch.phase("original"), progress(step, bench.recipe.epochs) as report:
         train(
             model, data.train, bench.recipe, preprocessing=bench.preprocessing, compute=bench.compute,
             random=generator("original", seed, device=bench.device), after_epoch=after_epoch,
@@ -150,23 +162,6 @@ def train_original(bench: Workbench) -> tuple[Tensors, Facts]:
     }
 
 
-def epoch_reporter(what: str, epochs: int) -> Callable[[int], None]:
-    """Return a function that logs the epochs of a training, at most one line every ten seconds."""
-    start = last = time.monotonic()
-    before: int | None = None  # epochs of an earlier process
-
-    def report(epoch: int) -> None:
-        nonlocal last, before
-        before = epoch - 1 if before is None else before
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            left = (now - start) / (epoch - before) * (epochs - epoch)
-            log.info("  training the %s: epoch %d of %d, %.0f s left", what, epoch, epochs, left)
-
-    return report
-
-
 def unlearn(bench: Workbench, n: int | None) -> tuple[Tensors, Facts]:
     """Answer the cell's forget request, or the `n`-th of several, starting from the previous one's model."""
     first, _ = load_original(bench)
@@ -175,35 +170,25 @@ def unlearn(bench: Workbench, n: int | None) -> tuple[Tensors, Facts]:
         method, split = partial(answer, method, original=first), replace(split, requests=split.requests[:n])
         for previous in node.needs[1:]:
             model.load_state_dict(bench.store.get(previous)[0])
-    model, seconds = call(bench, method, model, split, node)
+    return kept(call(bench, method, model, split, node))
+
+
+def kept(called: Called) -> tuple[Tensors, Facts]:
+    """Return an unlearned model as tensors and facts."""
+    model, seconds = called
     return dict(model.state_dict()), {"seconds": seconds}
 
 
-def look(bench: Workbench, needs: Sequence[Artefact]) -> tuple[Tensors, Facts]:
-    """Look once at every split with the unlearned model, which is kept only if it is among `needs`."""
+def look(bench: Workbench, needs: Sequence[Artefact], run: Callable[[nn.Module], Called]) -> tuple[Tensors, Facts]:
+    """Look once at every split with the unlearned model: the one among `needs`, else what `run` makes of a copy."""
     first, _ = load_original(bench)
     model = copy.deepcopy(first)
     if len(needs) == 1:
-        model, seconds = call(bench, bench.method, model, bench.split, outputs(bench))
+        model, seconds = run(model)
     else:
         state, facts = bench.store.get(needs[-1])
         model.load_state_dict(state)
         seconds = facts["seconds"]
-    return seen_outputs(bench, model, first, seconds)
-
-
-def retrain(bench: Workbench, method: UnlearningMethod) -> tuple[Tensors, Facts]:
-    """Look once at every split with the retrained model, which never saw the forget set."""
-    log.info("  retraining without the forget set (%s)", bench.split.forget_target)
-    first, _ = load_original(bench)
-    model, seconds = call(bench, method, copy.deepcopy(first), bench.split, reference(bench))
-    return seen_outputs(bench, model, first, seconds)
-
-
-def seen_outputs(
-    bench: Workbench, model: nn.Module, first: nn.Module, seconds: dict[str, float]
-) -> tuple[Tensors, Facts]:
-    """Return the outputs of `model` as tensors and facts; `seconds` are those of the method."""
     seen, evaluation = look_at(bench, model, first)
     return to_tensors(seen), {**seen.facts, "seconds": {**seconds, "evaluation": evaluation}}
 
@@ -216,7 +201,7 @@ def call(
     node: Artefact | None = None,
     *,
     cache: Cache | None = None,
-) -> tuple[nn.Module, dict[str, float]]:
+) -> Called:
     """Call `method` on `model`, which it may change; return the unlearned model and the seconds by phase.
 
     Args:
@@ -239,6 +224,7 @@ def call(
         stopwatch=stopwatch,
         cache=cache or importance_cache(bench, stopwatch),
         training_state=None if node is None else partial(state, node),
+        progress=progress,
     )
     with stopwatch.phase("wall"):
         model = method(model, split, context)

@@ -7,19 +7,30 @@ python -m benchmark.run experiment=table2 profile=quick
 
 import contextlib
 import logging
+import re
+import shutil
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:
     sys.exit("error: start this from the root of the repository as `python -m benchmark.run`.")
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
-from benchmark.cell import Cell
+from benchmark.cell import Cell, check_added, content, with_name, without_about
 from benchmark.cli import Failure, describe, run_cli, wants_traceback
 from benchmark.compose import CONFIGS
 from benchmark.records import RunRecord, record_of
+from datasets.files import replacing
+
+if TYPE_CHECKING:
+    from benchmark.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +38,12 @@ log = logging.getLogger(__name__)
 def run_cell(cell: Cell) -> RunRecord | str:
     """Return the cell's record, read if it is there already, else measured and written.
 
-    With `stage=original|retrained|outputs` nothing but that artefact is made, and its path returned. With `save=model`
-    the unlearned model is kept as well, whether the record is there already or not.
+    With `stage=original|retrained|outputs` nothing but that artefact is made, and its path returned. With
+    `save_model=FILE` the unlearned model is written as well, whether the record is there already or not.
     """
-    stage, save = cell.config.stage, cell.config.save
-    if save not in (None, "model"):
-        raise ValueError(f"Expected save to be null or model, but got {save!r}.")
+    stage, file = cell.config.stage, cell.model_file
     found = record_of(cell) if stage == "record" else None
-    if found is not None and save is None:
+    if found is not None and file is None:
         return found
     from benchmark import device, pipeline  # torch and timm, only if there is something to do
     from benchmark.workbench import Workbench
@@ -45,9 +54,49 @@ def run_cell(cell: Cell) -> RunRecord | str:
     if stage != "record":
         return pipeline.made(bench, pipeline.staged(bench))
     record = found or pipeline.make_record(bench)
-    if save is not None:
-        log.info("unlearned model: %s", pipeline.made(bench, pipeline.unlearned(bench)))
+    if file is not None and record.skipped is not None:
+        log.info("no unlearned model in %s: the method skips the task", file)
+    elif file is not None:
+        copy_file(Path(pipeline.made(bench, pipeline.unlearned(bench))), file)
+        log.info("unlearned model: %s; to load it:\n%s", file, lines_to_load(bench))
     return record
+
+
+def run_siblings(cell: Cell, record: RunRecord) -> None:
+    """Make the records that a single run is compared with, if no training is needed for them."""
+    if record.skipped is None and cell.targets is None:
+        wanted = ["baseline", *(["reference"] if "retrained" in cell.metric_needs else [])]
+        for sibling in filter(None, map(cell.sibling, wanted)):
+            run_cell(sibling)
+
+
+def with_names(config: DictConfig, choices: Mapping[str, str]) -> DictConfig:
+    """Write the names of the files of the method and of those it is compared with into the configuration."""
+    for node, group in {"method": "method", "baseline": "method@baseline", "reference": "method@reference"}.items():
+        if config.get(node) is not None and group in choices:
+            with_name(config[node], choices[group])
+    return config
+
+
+def copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
+
+
+def lines_to_load(bench: "Workbench") -> str:
+    """Return the Python that loads the model that `save_model` wrote, in a process started in this repository."""
+    config, images = bench.config.model, bench.preprocessing
+    mean, std = ([round(value, 4) for value in values] for values in (images.mean, images.std))
+    options = without_about(config.build) | content(config.untrained)
+    module, _, builder = options.pop("_target_").rpartition(".")
+    words = [str(len(bench.dataset.class_names)), *(f"{name}={value!r}" for name, value in options.items())]
+    return "\n".join([
+        "from safetensors.torch import load_file",
+        f"from {module} import {builder}",
+        f"model = {builder}({', '.join(words)}).eval()",
+        f"model.load_state_dict(load_file({str(bench.cell.model_file)!r}))  # RGB in [0, 1], mean {mean}, std {std}",
+    ])  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")
@@ -55,10 +104,17 @@ def main(config: DictConfig) -> RunRecord | str | Failure:
     """Run one cell; Hydra calls this once per cell of a sweep; a failure must not stop the others."""
     name = "run"
     try:
-        cell = Cell(config)
+        job = HydraConfig.get()
+        added = {word[1:].partition("=")[0] for word in job.overrides.task if re.match(r"\+[^+]", word)}
+        check_added(config, added - set(job.runtime.choices))
+        cell = Cell(with_names(config, job.runtime.choices))
         name = str(cell)
         with contextlib.chdir(get_original_cwd()):  # hydra.job.chdir changes no path: the callback sees the same ones
-            return run_cell(cell)
+            is_new = not cell.record_path.exists()
+            result = run_cell(cell)
+            if is_new and job.mode == RunMode.RUN and isinstance(result, RunRecord):
+                run_siblings(cell, result)
+            return result
     except Exception as error:
         if wants_traceback():
             raise

@@ -1,6 +1,7 @@
 """The contract of an unlearning method and all that it may use beside itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,10 +17,26 @@ from methods.training import Compute, Loss, Recipe, TrainingState, train
 Cache = Callable[[str, Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
 
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
 class ModelBuilder(Protocol):
     """Seed -> a freshly initialised model on the device; without `pretrained`, random in every layer."""
 
     def __call__(self, seed: int, *, pretrained: bool = True) -> nn.Module: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReportedBatches(Batches):
+    """Batches that say how far a pass over them is."""
+
+    progress: Progress
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        with self.progress(f"batches of {self.batch_size} images", len(self)) as report:
+            for n, batch in enumerate(super().__iter__(), start=1):
+                yield batch
+                report(n)
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,7 @@ class MethodContext:
         cache: `cache(phase, options, make)` returns `make()`, or its tensors as an earlier run kept them. They depend
             on the original model, the split and `options` alone; their seconds are booked under `phase`.
         training_state: names of a training -> the keeper of its state, so that another process can continue it.
+        progress: (name of a long step, parts) -> a context whose value takes how many parts are done.
         first: the call that answered the first of several forget requests; None in that call itself.
     """
 
@@ -44,6 +62,7 @@ class MethodContext:
     stopwatch: Stopwatch
     cache: Cache | None = None
     training_state: Callable[[tuple[object, ...]], TrainingState] | None = None
+    progress: Progress = lambda step, total: nullcontext(lambda done: None)
     first: "Call | None" = None
 
     @property
@@ -63,7 +82,7 @@ class MethodContext:
 
     def batches(self, data: LabelledImages, batch_size: int) -> Batches:
         """Return batches of `data` in its order; pairs of images (B, C, H, W) float32 and labels (B,) int64."""
-        return Batches(data, batch_size, self.preprocessing)
+        return ReportedBatches(data, batch_size, self.preprocessing, progress=self.progress)
 
     def train(
         self, model: nn.Module, data: LabelledImages, recipe: Recipe, *names: object, loss: Loss | None = None,
@@ -73,11 +92,12 @@ class MethodContext:
 
         `loss` and `stale_gradient` are those of `methods.training.train`.
         """
-        return train(
-            model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
-            compute=self.compute, loss=loss, stale_gradient=stale_gradient,
-            training_state=None if self.training_state is None else self.training_state(names),
-        )  # fmt: skip
+        with self.progress(f"epochs of {' '.join(map(str, names))}", recipe.epochs) as report:
+            return train(
+                model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
+                compute=self.compute, loss=loss, stale_gradient=stale_gradient, after_epoch=report,
+                training_state=None if self.training_state is None else self.training_state(names),
+            )  # fmt: skip
 
     def remember(
         self, phase: str, options: Mapping[str, object], make: Callable[[], dict[str, Tensor]]

@@ -9,6 +9,9 @@ from datasets.cifar import load_cifar10, load_cifar100
 
 def main() -> None:
     """Load both data sets; a missing file is downloaded and written."""
+    if any(word.startswith("-") for word in sys.argv[1:]):
+        print(__doc__)
+        return
     default = os.environ.get("UNLEARN_DATA_DIR", "data")
     folder = sys.argv[1] if len(sys.argv) > 1 else default
     for dataset in (load_cifar10(folder), load_cifar100(folder, "fine")):

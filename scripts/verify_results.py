@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmark.cli import run_cli
+from benchmark.cli import counted, run_cli
 from benchmark.records import RunRecord
 from benchmark.report.claims import claim_files
 from benchmark.report.query import MEMORY, RECORDS, Query, read_memory, read_query
@@ -57,7 +57,7 @@ def main() -> None:
     every = {path.parent for pattern in patterns for path in RESULTS.glob(f"*/{pattern}")}
     folders = [Path(name) for name in sys.argv[1:]] or sorted(every)
     problems = [problem for folder in folders for problem in problems_of(folder)]
-    print("\n".join(problems) or f"{len(folders)} folders follow from their records")
+    print("\n".join(problems) or f"no problem in {counted(len(folders), 'folder')}")
     sys.exit(bool(problems))
 
 

@@ -1,5 +1,6 @@
 """Ray runs the tasks on whatever worker is free: the first one of the grid that has all it needs."""
 
+import atexit
 import logging
 import math
 import os
@@ -62,6 +63,9 @@ def run_tasks(
                     for other in [other for other, task in waiting.items() if name in task.needs]:
                         del waiting[other]
                         yield other, result
+    except KeyboardInterrupt:
+        atexit.register(os._exit, 130)  # at the end of the process, which an interrupted Ray can crash
+        raise
     finally:
         ray.shutdown()
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.cli import run_cli, with_search_path
+from benchmark.cli import counted, run_cli, with_search_path
 
 log = logging.getLogger(__name__)
 KINDS = ("table", "figure", "requests", "claims")
@@ -44,7 +44,7 @@ def report(arguments: Sequence[str]) -> str:
     query = read_query(kind, name, overrides, out=out, drop=drop)
     files = query.files()
     write_files(query.folder, files)
-    log.info("%d cells missing", len({place.command for place in query.places} - {None}))
+    log.info("%s missing", counted(len({place.command for place in query.places} - {None}), "cell"))
     return str(files.get("table.md", files.get("saving.csv", "")))
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from benchmark import callback, pipeline
 from benchmark.artefacts import Artefact
-from benchmark.callback import GridCallback, is_done, summary
+from benchmark.callback import GridCallback, comparison, is_done, summary
 from benchmark.cell import Cell
 from benchmark.cli import Failure
 from benchmark.compose import CONFIGS
@@ -159,14 +159,45 @@ def test_a_failed_single_run_ends_with_its_reason():
     GridCallback().on_run_end(OmegaConf.create())
 
 
-def test_a_cell_whose_model_is_to_be_saved_is_done_with_the_model(tmp_path):
-    cell = make_cell(tmp_path, "method=baseline", "save=model")
-    assert not is_done(cell)
+def test_a_cell_whose_model_is_to_be_saved_says_every_time_where_it_is(tmp_path):
+    cell = make_cell(tmp_path, "method=baseline", "save_model=m.safetensors")
     record_of(cell)
     assert not is_done(cell)
-    bench = Workbench(cell)
-    bench.store.get(pipeline.unlearned(bench))
+    record_of(cell, skipped="no superclasses")
     assert is_done(cell)
-    skipped = make_cell(tmp_path, "save=model", "method_seed=1")
-    record_of(skipped, skipped="no superclasses")
-    assert is_done(skipped)
+
+
+def test_models_of_several_cells_need_names_of_their_own(tmp_path):
+    hint = r"2 models, but got a/m.safetensors; .* 'save_model=a/m-\$\{method.about.name\}.safetensors'"
+    with pytest.raises(SystemExit, match=hint):
+        started(tmp_path, "method=baseline,finetune", "save_model=a/m.safetensors")
+    started(tmp_path, "method=baseline,finetune", "save_model='m-${method.about.name}.safetensors'")
+
+
+def test_a_random_target_is_named_once(tmp_path, caplog, monkeypatch):
+    cell = make_cell(tmp_path, "task=random", "task.n=5")
+    assert str(cell) == "digits resnet18 random ssd seed 0"
+    assert summary(record_of(cell)).startswith("digits resnet18 random ssd seed 0: D_r")
+
+
+def test_what_a_single_run_is_compared_with_may_not_be_there(tmp_path):
+    cell = Cell(make_cell(tmp_path, "method=finetune").config, ("task=class", "method=finetune", "seed=$x"))
+    record_of(cell)
+    OmegaConf.update(cell.config, "reference.about.name", "retrain", force_add=True)  # as in a single run
+    OmegaConf.update(cell.config, "baseline.about.name", "baseline", force_add=True)
+    record_of(cell.sibling("baseline"))
+    lines = comparison(cell).splitlines()
+    assert lines[0].split() == ["D_r", "D_f", "MIA", "gap"]
+    assert lines[1].split() == ["original", "50.0", "%", "25.0", "%", "–", "–"]
+    assert lines[2] == "retrained  not made; python -m benchmark.run task=class 'seed=$x' method=retrain"
+    assert lines[3].startswith("Finetune ")
+    assert lines[-2:] == [
+        f"record: {cell.record_path}",
+        "table: python -m benchmark.report -m task=class 'seed=$x' method=baseline,retrain,finetune",
+    ]
+
+
+def test_the_cells_beside_one_are_those_of_a_sweep(tmp_path):
+    cells = make_cells(tmp_path, "method=ssd,baseline,retrain", "protocol=paper")
+    beside = [cells[0].sibling(name) for name in ("baseline", "reference")]
+    assert [cell.run_id for cell in beside] == [cell.run_id for cell in cells[1:]]

@@ -48,7 +48,11 @@ def check_one_line(code: int, stderr: str, expected: str) -> None:
         ("method_seed=one", "method_seed to be a whole number, but got 'one'"),
         ("switched=nothing", "switched to be one of none, normalisation"),
         ("method=ssd,retrain", "one value per option, but got method=ssd,retrain; add -m"),
-        ("save=weights", "save to be null or model, but got 'weights'"),
+        ("method=ssd,retrian", "got 'retrian'; did you mean retrain"),
+        ("save_model=weights", "save_model to be a file name that ends in .safetensors"),
+        ("+foo=1", "a key of the configuration, but got 'foo'"),
+        ("+dataset.lable=x", "got 'dataset.lable'; did you mean label"),
+        ("metric=[accuracy,wieghts]", "got 'wieghts'; did you mean weights"),
     ],
 )
 def test_a_wrong_word_on_the_command_line(argument, expected, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from benchmark import pipeline
 from benchmark.evaluate import SPLITS
 from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, unlearned, wanted
 from benchmark.workbench import Workbench
+from methods.retrain import Retrain
 
 REQUESTS = ["requests=sequence", "method=finetune", "method.recipe.epochs=1"]
 
@@ -127,7 +128,18 @@ def test_a_saved_model_gives_the_outputs_that_are_had_without_saving(folder, tmp
     assert files_in(tmp_path) == {"original": 1, "model": 1, "outputs": 1}
 
 
-SAVE = ["save=model"]
+SAVE = ["save_model=m.safetensors"]
+
+
+def test_a_sweep_that_saves_its_models_trains_the_retrained_one_once(tmp_path, monkeypatch):
+    calls = []
+    retrain = Retrain.__call__
+    monkeypatch.setattr(Retrain, "__call__", lambda self, *args: calls.append(1) or retrain(self, *args))
+    for bench in benches_of(tmp_path, "method=ssd,retrain", *SAVE):
+        pipeline.make_record(bench)
+        bench.store.get(unlearned(bench))
+    assert calls == [1]
+    assert files_in(tmp_path).items() >= {"original": 1, "model": 2, "outputs": 2}.items()
 
 
 def test_a_method_that_does_not_apply_makes_nothing(tmp_path):
@@ -157,7 +169,7 @@ def test_each_request_rests_on_the_one_before(tmp_path):
 
 
 def test_the_retrained_model_of_several_requests_is_one_call(tmp_path):
-    bench = bench_of(tmp_path, "requests=sequence", "requests.n=3", "method=retrain", "save=model")
+    bench = bench_of(tmp_path, "requests=sequence", "requests.n=3", "method=retrain", *SAVE)
     assert kinds(unlearned(bench).needs) == ["original"]
     assert unlearned(bench).hash == outputs(bench).hash == reference(bench).hash
     assert kinds(wanted(bench)) == ["original", "model", "outputs"]
@@ -201,16 +213,6 @@ def test_the_method_takes_its_wall_clock_without_caching_and_importances_as_firs
         "importance_full": 3.0, "importance_forget": 0.0, "rest": 6.0, "method": 9.0,
     }  # fmt: skip
     assert pipeline.method_seconds({"wall": 1.0, "cache": 1.5})["rest"] == 0.0
-
-
-def test_a_long_training_says_a_line_every_ten_seconds(monkeypatch, caplog):
-    caplog.set_level("INFO")
-    clock = iter([0.0, 4.0, 12.0, 16.0])
-    monkeypatch.setattr(pipeline.time, "monotonic", lambda: next(clock))
-    report = pipeline.epoch_reporter("original x", 10)
-    for epoch in (5, 6, 7):  # continued after epoch 4: two epochs in 12 s, four more to go
-        report(epoch)
-    assert caplog.messages == ["  training the original x: epoch 6 of 10, 24 s left"]
 
 
 def test_the_key_of_a_model_after_requests_tells_method_options_order_and_seed_apart(tmp_path):

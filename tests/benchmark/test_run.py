@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import TINY, records_of, run_command
 from safetensors.torch import load_file
 
@@ -91,20 +92,44 @@ def test_a_stage_prints_the_path_of_what_it_made(tmp_path, monkeypatch, caplog):
     assert records_of(tmp_path) == {}
 
 
-def test_the_unlearned_model_is_kept_on_request_whether_the_record_is_there_or_not(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("method", ["baseline", "retrain", "ssd"])
+def test_the_unlearned_model_is_written_and_four_lines_load_it(method, finished, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
-    arguments = [*ONE, f"output_dir={tmp_path}"]
-    assert run_command(arguments, monkeypatch) == 0
-    records = records_of(tmp_path)
-    assert len(records) == 1
-    assert not list(tmp_path.rglob("model/*"))
-    for command in (["save=model"], ["save=model", "method=baseline,finetune", "-m"]):
-        caplog.clear()
-        assert run_command([*arguments, *command], monkeypatch) == 0
-        (line, *_) = [line for line in caplog.messages if line.startswith("unlearned model: ")]
-        assert "fc.weight" in load_file(line.removeprefix("unlearned model: "))
-    assert len(list(tmp_path.rglob("model/*.safetensors"))) == 2
-    assert records_of(tmp_path).items() >= records.items()
+    file = tmp_path / "new" / "model.safetensors"
+    words = [*TINY, "case=digits_class", "protocol=paper", f"method={method}", f"save_model={file}"]
+    before = records_of(finished)
+    assert run_command([*words, f"output_dir={finished}"], monkeypatch) == 0
+    assert records_of(finished) == before
+    (message,) = [message for message in caplog.messages if message.startswith(f"unlearned model: {file}; to load it:")]
+    _, *lines = message.splitlines()
+    assert len(lines) == 4
+    loaded = {}
+    exec("\n".join(lines), loaded)
+    assert not loaded["model"].training
+    assert torch.equal(loaded["model"].fc.weight, load_file(file)["fc.weight"])
+
+
+def test_a_method_that_skips_the_task_writes_no_model(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    file = tmp_path / "model.safetensors"
+    words = [*TINY, "task=random", "task.n=5", "method=unsir", f"save_model={file}", f"output_dir={tmp_path}"]
+    assert run_command(words, monkeypatch) == 0
+    assert caplog.messages[0] == f"no unlearned model in {file}: the method skips the task"
+    assert "skipped, " in caplog.messages[1]
+    assert not file.exists()
+
+
+def test_a_single_run_shows_the_original_and_the_retrained_model_beside_its_own(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    words = [*TINY, "method=finetune", f"output_dir={tmp_path}"]
+    assert run_command(words, monkeypatch) == 0
+    _, *rows = caplog.messages[-1].splitlines()
+    assert [row.split()[0] for row in rows] == ["original", "retrained", "Finetune", "gap:", "record:", "table:"]
+    assert [record.labels["method"] for record in read_all(tmp_path)].count("finetune") == 1
+    assert {record.labels["method"] for record in read_all(tmp_path)} == {"baseline", "retrain", "finetune"}
+    again = caplog.messages[-1]
+    assert run_command(words, monkeypatch) == 0
+    assert caplog.messages[-1] == again
 
 
 @pytest.mark.parametrize("multirun", [[], ["-m"]], ids=["single", "sweep"])
@@ -115,6 +140,33 @@ def test_paths_start_where_the_command_was_started(tmp_path, monkeypatch, multir
     assert Path.cwd() == tmp_path
     assert len(records_of(tmp_path / "runs")) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_flags_may_stand_anywhere(tmp_path, monkeypatch):
+    assert run_command([*ONE, "-m", f"output_dir={tmp_path}"], monkeypatch) == 0
+    assert len(records_of(tmp_path)) == 1
+
+
+def test_a_reader_that_has_enough_ends_the_help_silently():
+    command = [sys.executable, "-m", "benchmark.search", "--help"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["benchmark.run"], ["benchmark.search", "search=ssd"]], ids=["run", "search"])
+def test_an_interrupted_command_says_one_line_and_leaves_no_process(words, tmp_path):
+    command = [sys.executable, "-m", *words, "recipe.epochs=999", f"output_dir={tmp_path}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(tmp_path.rglob("*.lock")):  # it trains
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stderr.read().splitlines()[-1] == "stopped; run the same command again to continue."
+    assert process.wait() == 130
+    left = subprocess.run(["ps", "-A", "-o", "sid=,stat=,args="], capture_output=True, text=True).stdout.splitlines()
+    assert [row for row in left if row.split()[:1] == [str(process.pid)] and " Z" not in row] == []
 
 
 def test_hydra_says_what_it_knows():

@@ -95,9 +95,10 @@ def test_a_command_that_is_stopped_takes_its_workers_along_and_continues(end, pl
     wait_until(lambda: records_of(tmp_path))
     workers = [pid for pid, name in family(command.pid).items() if re.match("ray::(IDLE|.*/)", name)]
     before = records_of(tmp_path)
-    command.send_signal(end)
+    os.killpg(command.pid, end)  # as a terminal does
     errors = command.communicate(timeout=60)[1]
     assert workers
+    assert command.returncode == (130 if end == signal.SIGINT else -end)
     wait_until(lambda: not alive(workers), seconds=30)
     assert end == signal.SIGKILL or errors.endswith("stopped; run the same command again to continue.\n")
     again = start(tmp_path)

@@ -54,6 +54,17 @@ def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
         return sorted(loader.get_group_options(group, ObjectType.CONFIG, NAME, with_config_dir([], config_dir)))
 
 
+def varying(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return, by scientific hash, the overrides that tell cells of the same name apart, as `method.alpha=3`."""
+    shared: dict[str, set[str]] = {}
+    for cell in cells:
+        shared.setdefault(str(cell), set(cell.overrides)).intersection_update(cell.overrides)
+    return {
+        cell.scientific_hash: " ".join(word for word in cell.overrides if word not in shared[str(cell)])
+        for cell in cells
+    }
+
+
 @contextmanager
 def initialised() -> Iterator[None]:
     """Have Hydra initialised, as it is inside `hydra.main`."""

@@ -1,6 +1,7 @@
 """The cells of a command line, inside `hydra.main` and without it."""
 
 import pickle
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.config_source import ConfigResult
@@ -54,13 +56,21 @@ def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
         return sorted(loader.get_group_options(group, ObjectType.CONFIG, NAME, with_config_dir([], config_dir)))
 
 
+def own_overrides() -> tuple[str, ...]:
+    """Return the overrides that compose the job that Hydra runs, the folder of `--config-dir` among them."""
+    hydra = HydraConfig.get()
+    folder = next((source.path for source in hydra.runtime.config_sources if source.provider == "command-line"), None)
+    search_path = [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCH_PATH}=")]
+    return tuple(with_config_dir([*search_path, *OmegaConf.to_container(hydra.overrides.task)], folder))
+
+
 def varying(cells: Sequence[Cell]) -> dict[str, str]:
     """Return, by scientific hash, the overrides that tell cells of the same name apart, as `method.alpha=3`."""
     shared: dict[str, set[str]] = {}
     for cell in cells:
         shared.setdefault(str(cell), set(cell.overrides)).intersection_update(cell.overrides)
     return {
-        cell.scientific_hash: " ".join(word for word in cell.overrides if word not in shared[str(cell)])
+        cell.scientific_hash: shlex.join(word for word in cell.overrides if word not in shared[str(cell)])
         for cell in cells
     }
 

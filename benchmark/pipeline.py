@@ -342,6 +342,8 @@ def make_record(bench: Workbench) -> RunRecord:
         original={name: origin[name] for name in ("test_accuracy", "kept_epoch", "epochs", "sha256")}
         | {name: origin["provenance"][name] for name in ("commit", "dirty")},
         skipped=bench.skipped,
+        scientific=cell.scientific,
+        overrides=list(cell.overrides),
     )
     record.write(cell.record_path.parent)
     return record

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from benchmark.cell import Cell
 from benchmark.cli import Failure, describe, run_cli, wants_traceback
-from benchmark.compose import CONFIGS
+from benchmark.compose import CONFIGS, own_overrides
 from benchmark.records import RunRecord
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def main(config: DictConfig) -> RunRecord | str | Failure:
     """Run one cell; Hydra calls this once per cell of a sweep; a failure must not stop the others."""
     name = "run"
     try:
-        cell = Cell(config)
+        cell = Cell(config, own_overrides())
         name = str(cell)
         with contextlib.chdir(get_original_cwd()):  # hydra.job.chdir changes no path: the callback sees the same ones
             return run_cell(cell)

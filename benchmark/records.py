@@ -35,7 +35,7 @@ class RunRecord:
         sizes: samples per split and parameters.
         skipped: why the method does not apply to the task.
         scientific: the whole scientific configuration; None in older records.
-        overrides: those that compose the run; None in older and in committed records, which name no folder of a machine.
+        overrides: those that compose the run; None in older and in committed records.
     """
 
     run_id: str

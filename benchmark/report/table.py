@@ -1,7 +1,7 @@
 """A table in long form: mean ± std with n per block, method and metric, ranks, bold, and the caption."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -73,10 +73,16 @@ def aggregate(metric: str, places: Sequence[Place], about: About) -> list[object
     command = "\n".join(place.command for place in places if place.command is not None) or None
     records = [place.record for place in places if place.record is not None]
     run_ids = " ".join(record.run_id for record in records)
-    numbers = (measured(record, metric, about.metric(metric).scale) for record in records)
+    counted = records if metric == "seconds" else different(records)
+    numbers = (measured(record, metric, about.metric(metric).scale) for record in counted)
     series = pd.Series([x for x in numbers if x is not None], dtype=float)
     skipped = None if len(series) else next((record.skipped for record in records if record.skipped), None)
     return [float(series.mean()), float(series.std(ddof=1)), len(series), skipped, command, run_ids]
+
+
+def different(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the records without those that repeat another one's values: one model, which the seeds do not touch."""
+    return list({(x.labels["target"], *sorted(x.metrics.items())): x for x in reversed(records)}.values())[::-1]
 
 
 def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
@@ -92,11 +98,14 @@ def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
 
 
 def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd.DataFrame:
-    """Add `best`: within block and metric, the ranked method closest to the retrained model; times have none."""
+    """Add `best`: within block and metric, the ranked method closest to the retrained model; times have none.
+
+    A retrained model that is missing leaves a block without: that of another seed does not stand for it.
+    """
     values = values.assign(best=False)
     compared = values[values["metric"].isin(COMPARED)]
     for _, rows in compared.groupby([name for name in KEY if name != "method"], sort=False):
-        goal = rows.loc[rows["method"].isin(reference), "mean"]
+        goal = rows.loc[rows["method"].isin(reference) & rows["command"].isna(), "mean"]
         others = rows.loc[rows["method"].isin(ranked), "mean"]
         if goal.notna().any() and others.notna().any():
             gaps = (others - goal.iloc[0]).abs().round(2)
@@ -135,16 +144,47 @@ def caption(query: Query) -> str:
 
 def counts(query: Query) -> str:
     """Return the unit of the numbers, and over how many seeds and targets they are."""
-    options, records = query.options.config.table, query.records
-    n = len({record.seeds["method_seed"] for record in records})
-    seeds = f"{n} method seeds" if n > 1 else "one method seed"
-    targets = len({record.labels["target"] for record in records}) if options.pool_targets else 1
+    options = query.options.config.table
+    columns = [[p.record for p in places if p.record is not None] for places in columns_of(query).values()]
+    sizes = [len({record.run_id for record in records}) for records in columns if records]
+    longest = max(columns, key=len)
+    seeds, targets = seed_names([record.seeds for record in longest]), len({x.labels["target"] for x in longest})
     over = f"{targets} targets and {seeds}" if targets > 1 else seeds
-    spread = f"mean ± sample standard deviation over {over}" if n * targets > 1 else seeds
+    spread = f"mean ± sample standard deviation over {over}" if max(sizes) > 1 else seeds
     metrics = [query.about.metric(name) for name in options.metrics if name not in ("rank", "seconds")]
     others = [metric.label for metric in metrics if metric.unit != "percent"]
     but = f"{'Percent but for' if len(others) < len(metrics) else 'No percent:'} {', '.join(others)}"
-    return f"{but if others else 'Percent'}, {spread} (n = {n * targets})."
+    return f"{but if others else 'Percent'}, {spread} (n = {span(sizes, 0)})."
+
+
+def repeated(query: Query) -> str:
+    """Return a note for each method with the same values under several seeds, or nothing."""
+    notes: dict[str, None] = {}
+    for key, places in columns_of(query).items():
+        records = list({place.record.run_id: place.record for place in places if place.record is not None}.values())
+        models, label = different(records), query.about.method(key[-1]).label
+        if len(models) < len(records):
+            notes[f"{label}: the same values under several seeds are those of one model and count once."] = None
+        for metric in query.about.sorted_metrics(query.options.config.table.metrics):
+            values = {record.metrics.get(metric) for record in models} if len(models) > 1 else {None}
+            if len(values) == 1 and None not in values:
+                notes[f"{label}: every seed gives the same {query.about.metric(metric).label}."] = None
+    return "".join(f"\n{note}\n" for note in notes)
+
+
+def seed_names(seeds: Sequence[Mapping[str, int]]) -> str:
+    """Return how many seeds there are, and which of them vary.
+
+    >>> seed_names([{"train_seed": 0, "method_seed": 0}, {"train_seed": 1, "method_seed": 0}])
+    '2 train seeds'
+    >>> seed_names([{"train_seed": 0, "method_seed": 0}, {"train_seed": 1, "method_seed": 1}])
+    '2 combinations of train and method seed'
+    """
+    n = len({tuple(sorted(values.items())) for values in seeds})
+    names = [name.removesuffix("_seed") for name in seeds[0] if len({values[name] for values in seeds}) > 1]
+    if len(names) > 1:
+        return f"{n} combinations of {' and '.join(names)} seed"
+    return f"{n} {names[0]} seeds" if names else "one seed"
 
 
 def span(values: Sequence[float], decimals: int = 1) -> str:
@@ -164,7 +204,7 @@ def table_files(query: Query) -> dict[str, str]:
     files = {
         "table.csv": to_csv(values, about),
         "table.tex": to_latex(values, title, text, about),
-        "table.md": to_markdown(values, title, text, about),
+        "table.md": to_markdown(values, title, text, about) + repeated(query),
     }
     paper = published()
     if query.name in set(paper["table"]):

@@ -1,6 +1,7 @@
 """A table in long form: mean ± std with n per block, method and metric, ranks, bold, and the caption."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -24,6 +25,12 @@ def to_csv(values: pd.DataFrame, about: About) -> str:
     return text.to_csv(index=False)
 
 
+def with_varied(values: pd.DataFrame) -> pd.DataFrame:
+    """Return the values of a sweep with a column for each option that varies."""
+    words = [dict(word.partition("=")[::2] for word in shlex.split(text)) for text in values["ablation"]]
+    return pd.concat([pd.DataFrame(words, index=values.index), values.drop(columns="ablation")], axis="columns")
+
+
 def make_values(query: Query) -> pd.DataFrame:
     """Return the table in long form, one row per (block, metric, method).
 
@@ -33,18 +40,24 @@ def make_values(query: Query) -> pd.DataFrame:
     Raises:
         ValueError: for a metric that is none, or a column of more than seeds.
     """
-    options = query.options.config.table
+    options, metrics = query.options.config.table, metrics_of(query)
     known = [*query.options.config.metric, "rank", "seconds"]
-    if unknown := [name for name in options.metrics if name not in known]:
+    if unknown := [name for name in metrics if name not in known]:
         raise ValueError(f"Expected table.metrics from {', '.join(known)}, but got {', '.join(unknown)}.")
     rows = []
     for key, places in columns_of(query).items():
         check_column(" ".join(key), places, pooled=options.pool_targets)
-        rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in options.metrics]
+        rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in metrics]
     values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
     reference = {cell.labels["method"] for cell in query.cells if cell.is_reference}
     ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
     return mark_best(with_ranks(values, ranked), ranked, reference)
+
+
+def metrics_of(query: Query) -> list[str]:
+    """Return the metrics of the table; that of a sweep shows the distance to the retrained model too."""
+    metrics = list(query.options.config.table.metrics)
+    return [*metrics, "gap"] if query.kind == "sweep" and "gap" in query.options.config.metric else metrics
 
 
 def columns_of(query: Query) -> dict[tuple[str, ...], list[Place]]:
@@ -117,9 +130,10 @@ def caption(query: Query) -> str:
     """Return all that a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
     if query.caption:
         return query.caption
-    names, records = query.options.labels, query.records
+    records = query.records
     cells = {(cell.labels["dataset"], cell.labels["model"]): cell for cell in query.cells}
-    parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
+    names = [" and ".join(dict.fromkeys(x.labels[part] for x in query.places)) for part in ("protocol", "profile")]
+    parts = ["Protocol {}, profile {}.".format(*names)]
     for dataset, model in dict.fromkeys((record.labels["dataset"], record.labels["model"]) for record in records):
         members = [x for x in records if (x.labels["dataset"], x.labels["model"]) == (dataset, model)]
         sizes, cell = members[0].sizes, cells.get((dataset, model), query.options)
@@ -144,14 +158,13 @@ def caption(query: Query) -> str:
 
 def counts(query: Query) -> str:
     """Return the unit of the numbers, and over how many seeds and targets they are."""
-    options = query.options.config.table
     columns = [[p.record for p in places if p.record is not None] for places in columns_of(query).values()]
     sizes = [len({record.run_id for record in records}) for records in columns if records]
     longest = max(columns, key=len)
     seeds, targets = seed_names([record.seeds for record in longest]), len({x.labels["target"] for x in longest})
     over = f"{targets} targets and {seeds}" if targets > 1 else seeds
     spread = f"mean ± sample standard deviation over {over}" if max(sizes) > 1 else seeds
-    metrics = [query.about.metric(name) for name in options.metrics if name not in ("rank", "seconds")]
+    metrics = [query.about.metric(name) for name in metrics_of(query) if name not in ("rank", "seconds")]
     others = [metric.label for metric in metrics if metric.unit != "percent"]
     but = f"{'Percent but for' if len(others) < len(metrics) else 'No percent:'} {', '.join(others)}"
     return f"{but if others else 'Percent'}, {spread} (n = {span(sizes, 0)})."
@@ -159,16 +172,18 @@ def counts(query: Query) -> str:
 
 def repeated(query: Query) -> str:
     """Return a note for each method with the same values under several seeds, or nothing."""
-    notes: dict[str, None] = {}
+    once: list[str] = []
+    same: dict[str, list[str]] = {}
     for key, places in columns_of(query).items():
         records = list({place.record.run_id: place.record for place in places if place.record is not None}.values())
-        models, label = different(records), query.about.method(key[-1]).label
-        if len(models) < len(records):
-            notes[f"{label}: the same values under several seeds are those of one model and count once."] = None
-        for metric in query.about.sorted_metrics(query.options.config.table.metrics):
-            values = {record.metrics.get(metric) for record in models} if len(models) > 1 else {None}
-            if len(values) == 1 and None not in values:
-                notes[f"{label}: every seed gives the same {query.about.metric(metric).label}."] = None
+        models, method = different(records), query.about.method(key[-1]).label
+        once += [method] if len(models) < len(records) else []
+        for metric in query.about.sorted_metrics(metrics_of(query)) if len(models) > 1 else ():
+            values = {record.metrics.get(metric) for record in models}
+            if len(values) == 1 and values != {None}:
+                same.setdefault(method, []).append(query.about.metric(metric).label)
+    notes = [f"{x}: the same values under several seeds are one model's and count once." for x in dict.fromkeys(once)]
+    notes += [f"± 0.00: {x} has the same {', '.join(dict.fromkeys(y))} under every seed." for x, y in same.items()]
     return "".join(f"\n{note}\n" for note in notes)
 
 
@@ -200,11 +215,11 @@ def span(values: Sequence[float], decimals: int = 1) -> str:
 def table_files(query: Query) -> dict[str, str]:
     """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
     values, title, about, names = make_values(query), query.title, query.about, query.options.labels
-    text = caption(query)
+    text, sweep = caption(query), query.kind == "sweep"
     files = {
-        "table.csv": to_csv(values, about),
-        "table.tex": to_latex(values, title, text, about),
-        "table.md": to_markdown(values, title, text, about) + repeated(query),
+        "table.csv": to_csv(with_varied(values) if sweep else values, about),
+        "table.tex": to_latex(values, title, text, about, sweep=sweep),
+        "table.md": to_markdown(values, title, text, about, sweep=sweep) + repeated(query),
     }
     paper = published()
     if query.name in set(paper["table"]):

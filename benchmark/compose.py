@@ -61,7 +61,8 @@ def own_overrides() -> tuple[str, ...]:
     hydra = HydraConfig.get()
     folder = next((source.path for source in hydra.runtime.config_sources if source.provider == "command-line"), None)
     search_path = [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCH_PATH}=")]
-    return tuple(with_config_dir([*search_path, *OmegaConf.to_container(hydra.overrides.task)], folder))
+    task: Any = OmegaConf.to_container(hydra.overrides.task)
+    return tuple(with_config_dir([*search_path, *task], folder))
 
 
 def varying(cells: Sequence[Cell]) -> dict[str, str]:

@@ -174,9 +174,13 @@ def repeated(query: Query) -> str:
     """Return a note for each method with the same values under several seeds, or nothing."""
     once: list[str] = []
     same: dict[str, list[str]] = {}
-    for key, places in columns_of(query).items():
-        records = list({place.record.run_id: place.record for place in places if place.record is not None}.values())
-        models, method = different(records), query.about.method(key[-1]).label
+    groups: dict[tuple[str, ...], dict[str, RunRecord]] = {}
+    for place in query.places:
+        if place.record is not None:
+            groups.setdefault(tuple(place.labels.values()), {})[place.record.run_id] = place.record
+    for found in groups.values():
+        records = list(found.values())
+        models, method = different(records), query.about.method(records[0].labels["method"]).label
         once += [method] if len(models) < len(records) else []
         for metric in query.about.sorted_metrics(metrics_of(query)) if len(models) > 1 else ():
             values = {record.metrics.get(metric) for record in models}

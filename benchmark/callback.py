@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell, method_name, named
 from benchmark.cli import Failure, counted, describe, duration
-from benchmark.compose import cells_of
+from benchmark.compose import cells_of, varying
 from benchmark.files import content_hash
 from benchmark.records import RunRecord, record_of
 
@@ -33,7 +33,8 @@ class GridCallback(Callback):
         self.cells: list[Cell] = []
         self.waiting: dict[str, Cell] = {}  # by run id
         self.wanted: dict[str, list[Artefact]] = {}  # by run id, of the waiting cells
-        self.failures: dict[str, Failure] = {}  # by the cell's name
+        self.names: dict[str, str] = {}  # by scientific hash: the cell's name and what varies beside it
+        self.failures: dict[str, Failure] = {}  # by scientific hash too
         self.finished = 0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -46,6 +47,10 @@ class GridCallback(Callback):
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")
             forget(self.cells)
             self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
+            varies = varying(self.cells)
+            self.names = {
+                cell.scientific_hash: f"{cell} {varies[cell.scientific_hash]}".rstrip() for cell in self.cells
+            }
             total, to_run = len(self.cells), self._n_waiting()
             check_model_files(self.cells)
             log.info("%s: %d done, %d to run%s", counted(total, "cell"), total - to_run, to_run, self._to_make())
@@ -64,13 +69,14 @@ class GridCallback(Callback):
         outcome = job_return._return_value
         self.finished += 1
         counter = f"[{self.finished}/{len(self.cells)}] " if self.cells else ""
+        key = Cell(job_return.cfg).scientific_hash if self.cells and job_return.cfg else ""
         if isinstance(outcome, Failure):
-            self.failures[outcome.cell] = outcome
+            self.failures[key] = outcome
             if self.cells:
-                log.error("%s%s: failed: %s", counter, outcome.cell, outcome.reason)
+                log.error("%s%s: failed: %s", counter, self.names[key], outcome.reason)
         elif isinstance(outcome, RunRecord):
             was_waiting = self.waiting.pop(outcome.run_id, None)
-            log.info("%s%s%s", counter, summary(outcome), self._left() if was_waiting else "")
+            log.info("%s%s%s", counter, summary(outcome, self.names.get(key)), self._left() if was_waiting else "")
             if not self.cells and outcome.skipped is None and job_return.cfg is not None:
                 log.info("%s", comparison(Cell(job_return.cfg, tuple(config.hydra.overrides.task))))
         elif outcome is not None:
@@ -84,15 +90,15 @@ class GridCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Name the cells without a record; exit code 1 if there are some."""
         if config.stage != "record":
-            missing = [cell for cell in self.cells if str(cell) in self.failures]
+            missing = [cell for cell in self.cells if cell.scientific_hash in self.failures]
         else:
             missing = [cell for cell in self.cells if not cell.record_path.exists()]
         if missing:
-            lines = [f"  {cell}: {self._reason(cell)}" for cell in missing]
+            lines = [f"  {self.names[cell.scientific_hash]}: {self._reason(cell)}" for cell in missing]
             sys.exit("\n".join([f"error: {len(missing)} of {counted(len(self.cells), 'cell')} failed:", *lines]))
 
     def _reason(self, cell: Cell) -> str:
-        failure = self.failures.get(str(cell))
+        failure = self.failures.get(cell.scientific_hash)
         return failure.reason if failure else "its process ended before it was done"
 
     def _n_waiting(self) -> int:
@@ -182,10 +188,9 @@ def check_model_files(cells: Sequence[Cell]) -> None:
     )
 
 
-def summary(record: RunRecord) -> str:
-    """Return one line with the record's names and main numbers."""
-    names = record.labels
-    head = f"{named(names, record.seeds)}: "
+def summary(record: RunRecord, name: str | None = None) -> str:
+    """Return one line with the record's names, or the one that a sweep gives it, and its main numbers."""
+    head = f"{name or named(record.labels, record.seeds)}: "
     if record.skipped is not None:
         return f"{head}skipped, {record.skipped}"
     shown = {"D_r": "retain_accuracy", "D_f": "forget_accuracy", "MIA": "mia"}

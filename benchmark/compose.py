@@ -1,6 +1,7 @@
 """The cells of a command line, inside `hydra.main` and without it."""
 
 import pickle
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
@@ -41,6 +43,26 @@ def choices(group: str) -> list[str]:
     with initialised():
         loader = GlobalHydra.instance().config_loader()
         return sorted(loader.get_group_options(group, ObjectType.CONFIG, NAME, []))
+
+
+def own_overrides() -> tuple[str, ...]:
+    """Return the overrides that compose the job that Hydra runs, the folder of `--config-dir` among them."""
+    hydra = HydraConfig.get()
+    folder = next((source.path for source in hydra.runtime.config_sources if source.provider == "command-line"), None)
+    words = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
+    task: Any = OmegaConf.to_container(hydra.overrides.task)
+    return (*([] if folder is None else [f"hydra.searchpath=[file://{folder}]"]), *words, *task)
+
+
+def varying(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return, by scientific hash, the overrides that tell cells of the same name apart, as `method.alpha=3`."""
+    shared: dict[str, set[str]] = {}
+    for cell in cells:
+        shared.setdefault(str(cell), set(cell.overrides)).intersection_update(cell.overrides)
+    return {
+        cell.scientific_hash: shlex.join(word for word in cell.overrides if word not in shared[str(cell)])
+        for cell in cells
+    }
 
 
 @contextmanager

@@ -336,6 +336,7 @@ def make_record(bench: Workbench) -> RunRecord:
         skipped=bench.skipped,
         scientific=cell.scientific,
         code=cell.code,
+        overrides=list(cell.overrides),
     )
     record.write(cell.record_path.parent)
     return record

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from benchmark.cell import Cell, check_added, content, with_name, without_about
 from benchmark.cli import Failure, describe, run_cli, wants_traceback
-from benchmark.compose import CONFIGS
+from benchmark.compose import CONFIGS, own_overrides
 from benchmark.records import RunRecord, record_of
 from datasets.files import replacing
 
@@ -107,7 +107,7 @@ def main(config: DictConfig) -> RunRecord | str | Failure:
         job = HydraConfig.get()
         added = {word[1:].partition("=")[0] for word in job.overrides.task if re.match(r"\+[^+]", word)}
         check_added(config, added - set(job.runtime.choices))
-        cell = Cell(with_names(config, job.runtime.choices))
+        cell = Cell(with_names(config, job.runtime.choices), own_overrides())
         name = str(cell)
         with contextlib.chdir(get_original_cwd()):  # hydra.job.chdir changes no path: the callback sees the same ones
             is_new = not cell.record_path.exists()

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "benchmark.composer": CELL,
     "benchmark.compose": ("benchmark.composer", *CELL),
     "benchmark.records": FILES,
+    "benchmark.records.__main__": GRID,
     "benchmark.cli": ("benchmark.compose",),
     "benchmark.device": ("methods", *FILES),
     "benchmark.models": ("methods",),

@@ -26,11 +26,13 @@ class Task:
         name: of the artefact, or cell/<run id>.
         config: of a cell that wants it, resolved, as plain values: what an artefact calls to be made does not travel.
         needs: names of the tasks that have to end first, theirs included.
+        overrides: those that compose the cell.
     """
 
     name: str
     config: dict[str, Any]
     needs: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
 
     @property
     def is_cell(self) -> bool:
@@ -45,7 +47,7 @@ def add_tasks(tasks: dict[str, Task], cell: Cell) -> str:
         needs = {str(need): None for need in node.walk() if str(need) in tasks and need is not node}
         tasks.setdefault(str(node), Task(str(node), config, tuple(needs)))
     name = f"cell/{cell.run_id}"
-    tasks.setdefault(name, Task(name, config, tuple(map(str, missing))))
+    tasks.setdefault(name, Task(name, config, tuple(map(str, missing)), cell.overrides))
     return name
 
 
@@ -54,7 +56,7 @@ def work(task: Task, folder: str) -> Result:
     os.chdir(folder)
     show_log()
     try:
-        cell = Cell(OmegaConf.create(task.config))
+        cell = Cell(OmegaConf.create(task.config), task.overrides)
         if task.is_cell:
             return run_cell(cell)
         bench = Workbench(cell)

@@ -1,14 +1,15 @@
 """Records -> tables, figures and claims. Reads, and runs nothing.
 
+    python -m benchmark.report -m method.alpha=1,3,10    # the table of `benchmark.run -m` with the same overrides
     python -m benchmark.report table=2 profile=quick     # the table of experiment=table2; also table=demo, …
     python -m benchmark.report figure=2 profile=quick    # the figure of experiment=figure2
     python -m benchmark.report requests profile=quick    # forget requests one after the other: table and figure
     python -m benchmark.report claims profile=quick      # the paper's claims, from the tables in results/
 
-Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE), drop=RUN_ID,… (take records out of the folder; drop=all
-forgets all that it holds). Every other key=value is an override of the experiment, as for `python -m benchmark.run`;
-claims take protocol and profile. Records in the folder are part of the input: a table grows by new records, and a row
-goes only by drop.
+Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE, for -m runs/tables/OVERRIDES), drop=RUN_ID,… (take records
+out of the folder; drop=all forgets all that it holds). Every other key=value is an override, as for `python -m
+benchmark.run`; claims take protocol and profile. Records in the folder are part of the input: a table grows by new
+records, and a row goes only by drop.
 """
 
 import gc
@@ -20,7 +21,7 @@ from pathlib import Path
 from benchmark.cli import counted, run_cli, with_search_path
 
 log = logging.getLogger(__name__)
-KINDS = ("table", "figure", "requests", "claims")
+KINDS = ("table", "figure", "requests", "claims", "sweep")
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def report(arguments: Sequence[str]) -> str:
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], list[str]]:
-    """Return kind, name of the experiment, options and overrides of `table=NAME|figure=NAME|requests|claims …`.
+    """Return kind, name of the experiment, options and overrides of `table=NAME|figure=NAME|requests|claims|-m …`.
 
     >>> read_arguments(["table=2", "out=x", "profile=quick"])
     ('table', 'table2', {'out': 'x'}, ['profile=quick'])
@@ -60,6 +61,8 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], 
         name, separator, value = argument.partition("=")
         if argument in ("requests", "claims"):
             options[argument] = argument
+        elif argument in ("-m", "--multirun"):
+            options["sweep"] = "sweep"
         elif not separator and not argument.startswith("~"):
             raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
         elif name in ("table", "figure", "out", "drop"):
@@ -69,7 +72,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], 
     kinds = [kind for kind in KINDS if options.get(kind)]
     if len(kinds) != 1:
         got = " and ".join(kinds) or "none"
-        raise ValueError(f"Expected table=…, figure=…, requests or claims, but got {got}; try --help.")
+        raise ValueError(f"Expected table=…, figure=…, requests, claims or -m, but got {got}; try --help.")
     name = options.pop(kinds[0])
     return kinds[0], f"{kinds[0]}{name}" if name.isdigit() else name, options, overrides
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,11 @@ from typing import Any
 from hydra.utils import get_method
 
 from benchmark.cell import Cell
-from benchmark.compose import cells_of
+from benchmark.compose import cells_of, varying
+from benchmark.files import content_hash
 from benchmark.records import RunRecord, load_records, read_lines, to_lines
 from benchmark.report.about import About, read_about
-from benchmark.report.select import Place, places_of
+from benchmark.report.select import SEEDS, Place, places_of
 from datasets.files import replacing
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,7 @@ KINDS = {
     "table": "benchmark.report.table.table_files",
     "figure": "benchmark.report.figures.figure_files",
     "requests": "benchmark.report.requests.request_files",
+    "sweep": "benchmark.report.table.table_files",
 }
 # Keys that say where and on what, and change no cell.
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "dataset.root", "dataset.file",
@@ -99,13 +102,16 @@ def read_query(
     line's overrides change single words of the folder's: they add cells, and take none away.
 
     Args:
-        out: the folder, by default results/NAME-PROTOCOL-PROFILE.
+        out: the folder, by default results/NAME-PROTOCOL-PROFILE, of a sweep OUTPUT_DIR/tables/OVERRIDES.
         drop: run ids of committed records that go; `all` forgets all that the folder holds.
     """
-    base = f"experiment={name}"
+    base = [] if kind == "sweep" else [f"experiment={name}"]
     here, own = ([word for word in overrides if is_here(word) == wanted] for wanted in (True, False))
-    cells = cells_of([base, *own, *here])
-    folder = out or RESULTS / "-".join([name, cells[0].labels["protocol"], cells[0].labels["profile"]])
+    cells = cells_of([*base, *own, *here])
+    if kind == "sweep":
+        folder = out or Path(cells[0].config.output_dir) / "tables" / folder_name(own)
+    else:
+        folder = out or RESULTS / "-".join([name, cells[0].labels["protocol"], cells[0].labels["profile"]])
     memory, committed = ({}, []) if "all" in drop else (read_memory(folder), read_lines(folder / RECORDS))
     if (memory.get("kind", kind), memory.get("experiment", name)) != (kind, name):
         raise ValueError(
@@ -118,8 +124,8 @@ def read_query(
     lines: list[list[str]] = memory.get("overrides", [])
     merged = merge(lines[0], own) if lines else own
     if merged != own:
-        cells = cells_of([base, *merged, *here])
-    remembered = [c for line in lines for c in (cells if line == merged else cells_of([base, *line, *here]))]
+        cells = cells_of([*base, *merged, *here])
+    remembered = [c for line in lines for c in (cells if line == merged else cells_of([*base, *line, *here]))]
     known, new = ({distinct(cell): cell for cell in part} for part in (remembered, cells))
     if known.keys() <= new.keys():
         lines, known = [merged], {}
@@ -132,14 +138,35 @@ def read_query(
         [record for record in committed if record.run_id not in drop],
         [record for record in load_records(output) if record.run_id not in run_ids],
     )
+    if kind == "sweep":
+        places = by_varying(places)
     query = Query(kind, name, folder, places, cells[0], lines, memory.get("caption"))
     if not query.records:
+        start = base or ["-m"]
         raise ValueError(
-            f"Expected records of {base}, but there are none in {folder / RECORDS} and {output}; "
-            f"run python -m benchmark.run {shlex.join([base, *merged, *here])} first."
+            f"Expected records of {' '.join([*start, *merged])}, but there are none in {folder / RECORDS} and "
+            f"{output}; run python -m benchmark.run {shlex.join([*start, *merged, *here])} first."
         )
     unchanged = {record.run_id for record in query.records} == run_ids
     return query if unchanged else replace(query, caption=None)
+
+
+def by_varying(places: Sequence[Place]) -> list[Place]:
+    """Return the places of a sweep, each with what varies, but for seeds, in the place of the switched option."""
+    found = varying([place.cell for place in places if place.cell is not None])
+    varied = [[] if place.cell is None else shlex.split(found[place.cell.scientific_hash]) for place in places]
+    words = [shlex.join(word for word in words if key_of(word) not in SEEDS) for words in varied]
+    return [replace(x, labels={**x.labels, "ablation": text}) for x, text in zip(places, words, strict=True)]
+
+
+def folder_name(overrides: Sequence[str]) -> str:
+    """Return a name for the table of a sweep; a long one ends in a hash.
+
+    >>> folder_name(["method=ssd", "method.alpha=1,3"])
+    'method-ssd-method.alpha-1-3'
+    """
+    name = re.sub(r"[^\w.]+", "-", " ".join(overrides)).strip("-") or "single"
+    return name if len(name) <= 100 else f"{name[:83]}-{content_hash(list(overrides))}"
 
 
 def distinct(cell: Cell) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def request_files(query: Query) -> dict[str, str | bytes]:
     curves, about = make_curves(make_values(query), query), query.about
     text = caption(query) if query.caption else f"{caption(query)} {finding(curves)}"
     text = f"{text} Bold: where a curve breaks."
-    names, n = query.options.labels, len({record.seeds["method_seed"] for record in query.records})
+    names, n = query.options.labels, curves.values["n"].max()
     device = ", ".join(sorted({record.provenance["device"] for record in query.records}))
     setting = f"{names['model']}, protocol {names['protocol']}, profile {names['profile']}; {device}; n = {n}"
     columns = columns_of(curves, about)

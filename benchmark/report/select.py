@@ -57,7 +57,8 @@ def check_column(name: str, places: Sequence[Place], *, pooled: bool) -> None:
     free = (*SEEDS, "task.target") if pooled else SEEDS
     records = {place.record.run_id: place.record for place in places if place.record is not None}
     cells = [flatten(place.cell.scientific) for place in places if place.cell is not None]
-    for values in (cells, [flatten(shared(record)) for record in records.values()]):
+    whole = [flatten(record.scientific) for record in records.values() if record.scientific is not None]
+    for values in (cells, whole, [flatten(shared(record)) for record in records.values()]):
         for other in values[1:]:
             for key in {**values[0], **other}:
                 if values[0].get(key) != other.get(key) and key not in free:
@@ -77,7 +78,7 @@ def check_column(name: str, places: Sequence[Place], *, pooled: bool) -> None:
 
 
 def shared(record: RunRecord) -> dict[str, object]:
-    """Return what all seeds of a column share, as far as a record tells."""
+    """Return what all seeds of a column share, as far as a record without `scientific` tells."""
     return {
         "method": record.hyperparameters,
         "data_fingerprint": record.data_fingerprint,

@@ -1,7 +1,8 @@
 """A table in long form: mean ± std with n per block, method and metric, ranks, bold, and the caption."""
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -24,6 +25,12 @@ def to_csv(values: pd.DataFrame, about: About) -> str:
     return text.to_csv(index=False)
 
 
+def with_varied(values: pd.DataFrame) -> pd.DataFrame:
+    """Return the values of a sweep with a column for each option that varies."""
+    words = [dict(word.partition("=")[::2] for word in shlex.split(text)) for text in values["ablation"]]
+    return pd.concat([pd.DataFrame(words, index=values.index), values.drop(columns="ablation")], axis="columns")
+
+
 def make_values(query: Query) -> pd.DataFrame:
     """Return the table in long form, one row per (block, metric, method).
 
@@ -33,18 +40,24 @@ def make_values(query: Query) -> pd.DataFrame:
     Raises:
         ValueError: for a metric that is none, or a column of more than seeds.
     """
-    options = query.options.config.table
+    options, metrics = query.options.config.table, metrics_of(query)
     known = [*query.options.config.metric, "rank", "seconds"]
-    if unknown := [name for name in options.metrics if name not in known]:
+    if unknown := [name for name in metrics if name not in known]:
         raise ValueError(f"Expected table.metrics from {', '.join(known)}, but got {', '.join(unknown)}.")
     rows = []
     for key, places in columns_of(query).items():
         check_column(" ".join(key), places, pooled=options.pool_targets)
-        rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in options.metrics]
+        rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in metrics]
     values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
     reference = {cell.labels["method"] for cell in query.cells if cell.is_reference}
     ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
     return mark_best(with_ranks(values, ranked), ranked, reference)
+
+
+def metrics_of(query: Query) -> list[str]:
+    """Return the metrics of the table; that of a sweep shows the distance to the retrained model too."""
+    metrics = list(query.options.config.table.metrics)
+    return [*metrics, "gap"] if query.kind == "sweep" and "gap" in query.options.config.metric else metrics
 
 
 def columns_of(query: Query) -> dict[tuple[str, ...], list[Place]]:
@@ -73,10 +86,16 @@ def aggregate(metric: str, places: Sequence[Place], about: About) -> list[object
     command = "\n".join(place.command for place in places if place.command is not None) or None
     records = [place.record for place in places if place.record is not None]
     run_ids = " ".join(record.run_id for record in records)
-    numbers = (measured(record, metric, about.metric(metric).scale) for record in records)
+    counted = records if metric == "seconds" else different(records)
+    numbers = (measured(record, metric, about.metric(metric).scale) for record in counted)
     series = pd.Series([x for x in numbers if x is not None], dtype=float)
     skipped = None if len(series) else next((record.skipped for record in records if record.skipped), None)
     return [float(series.mean()), float(series.std(ddof=1)), len(series), skipped, command, run_ids]
+
+
+def different(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the records without those that repeat another one's values: one model, which the seeds do not touch."""
+    return list({(x.labels["target"], *sorted(x.metrics.items())): x for x in reversed(records)}.values())[::-1]
 
 
 def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
@@ -92,11 +111,14 @@ def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
 
 
 def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd.DataFrame:
-    """Add `best`: within block and metric, the ranked method closest to the retrained model; times have none."""
+    """Add `best`: within block and metric, the ranked method closest to the retrained model; times have none.
+
+    A retrained model that is missing leaves a block without: that of another seed does not stand for it.
+    """
     values = values.assign(best=False)
     compared = values[values["metric"].isin(COMPARED)]
     for _, rows in compared.groupby([name for name in KEY if name != "method"], sort=False):
-        goal = rows.loc[rows["method"].isin(reference), "mean"]
+        goal = rows.loc[rows["method"].isin(reference) & rows["command"].isna(), "mean"]
         others = rows.loc[rows["method"].isin(ranked), "mean"]
         if goal.notna().any() and others.notna().any():
             gaps = (others - goal.iloc[0]).abs().round(2)
@@ -106,13 +128,14 @@ def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd
 
 def caption(query: Query) -> str:
     """Return all that a reader must know beside the numbers: protocol, profile, sizes, device, n, rules."""
-    names, records = query.options.labels, query.records
+    records = query.records
     gaps = "gap" in query.options.config.table.metrics and any(x.labels["method"] == UNTOUCHED for x in records)
     note = [GAP_NOTE] if gaps else []
     if query.caption:
         return " ".join([query.caption, images_of(records), *note])
     cells = {(cell.labels["dataset"], cell.labels["model"]): cell for cell in query.cells}
-    parts = [f"Protocol {names['protocol']}, profile {names['profile']}."]
+    names = [" and ".join(dict.fromkeys(x.labels[part] for x in query.places)) for part in ("protocol", "profile")]
+    parts = ["Protocol {}, profile {}.".format(*names)]
     for dataset, model in dict.fromkeys((record.labels["dataset"], record.labels["model"]) for record in records):
         members = [x for x in records if (x.labels["dataset"], x.labels["model"]) == (dataset, model)]
         sizes, cell = members[0].sizes, cells.get((dataset, model), query.options)
@@ -136,16 +159,52 @@ def caption(query: Query) -> str:
 
 def counts(query: Query) -> str:
     """Return the unit of the numbers, and over how many seeds and targets they are."""
-    options, records = query.options.config.table, query.records
-    n = len({record.seeds["method_seed"] for record in records})
-    seeds = f"{n} method seeds" if n > 1 else "one method seed"
-    targets = len({record.labels["target"] for record in records}) if options.pool_targets else 1
+    columns = [[p.record for p in places if p.record is not None] for places in columns_of(query).values()]
+    sizes = [len({record.run_id for record in records}) for records in columns if records]
+    longest = max(columns, key=len)
+    seeds, targets = seed_names([record.seeds for record in longest]), len({x.labels["target"] for x in longest})
     over = f"{targets} targets and {seeds}" if targets > 1 else seeds
-    spread = f"mean ± sample standard deviation over {over}" if n * targets > 1 else seeds
-    metrics = [query.about.metric(name) for name in options.metrics if name not in ("rank", "seconds")]
+    spread = f"mean ± sample standard deviation over {over}" if max(sizes) > 1 else seeds
+    metrics = [query.about.metric(name) for name in metrics_of(query) if name not in ("rank", "seconds")]
     others = [metric.label for metric in metrics if metric.unit != "percent"]
     but = f"{'Percent but for' if len(others) < len(metrics) else 'No percent:'} {', '.join(others)}"
-    return f"{but if others else 'Percent'}, {spread} (n = {n * targets})."
+    return f"{but if others else 'Percent'}, {spread} (n = {span(sizes, 0)})."
+
+
+def repeated(query: Query) -> str:
+    """Return a note for each method with the same values under several seeds, or nothing."""
+    once: list[str] = []
+    same: dict[str, list[str]] = {}
+    groups: dict[tuple[str, ...], dict[str, RunRecord]] = {}
+    for place in query.places:
+        if place.record is not None:
+            groups.setdefault(tuple(place.labels.values()), {})[place.record.run_id] = place.record
+    for found in groups.values():
+        records = list(found.values())
+        models, method = different(records), query.about.method(records[0].labels["method"]).label
+        once += [method] if len(models) < len(records) else []
+        for metric in query.about.sorted_metrics(metrics_of(query)) if len(models) > 1 else ():
+            values = {record.metrics.get(metric) for record in models}
+            if len(values) == 1 and values != {None}:
+                same.setdefault(method, []).append(query.about.metric(metric).label)
+    notes = [f"{x}: the same values under several seeds are one model's and count once." for x in dict.fromkeys(once)]
+    notes += [f"± 0.00: {x} has the same {', '.join(dict.fromkeys(y))} under every seed." for x, y in same.items()]
+    return "".join(f"\n{note}\n" for note in notes)
+
+
+def seed_names(seeds: Sequence[Mapping[str, int]]) -> str:
+    """Return how many seeds there are, and which of them vary.
+
+    >>> seed_names([{"train_seed": 0, "method_seed": 0}, {"train_seed": 1, "method_seed": 0}])
+    '2 train seeds'
+    >>> seed_names([{"train_seed": 0, "method_seed": 0}, {"train_seed": 1, "method_seed": 1}])
+    '2 combinations of train and method seed'
+    """
+    n = len({tuple(sorted(values.items())) for values in seeds})
+    names = [name.removesuffix("_seed") for name in seeds[0] if len({values[name] for values in seeds}) > 1]
+    if len(names) > 1:
+        return f"{n} combinations of {' and '.join(names)} seed"
+    return f"{n} {names[0]} seeds" if names else "one seed"
 
 
 def span(values: Sequence[float], decimals: int = 1) -> str:
@@ -168,11 +227,11 @@ def images_of(records: Sequence[RunRecord]) -> str:
 def table_files(query: Query) -> dict[str, str]:
     """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
     values, title, about, names = make_values(query), query.title, query.about, query.options.labels
-    text = caption(query)
+    text, sweep = caption(query), query.kind == "sweep"
     files = {
-        "table.csv": to_csv(values, about),
-        "table.tex": to_latex(values, title, text, about),
-        "table.md": to_markdown(values, title, text, about),
+        "table.csv": to_csv(with_varied(values) if sweep else values, about),
+        "table.tex": to_latex(values, title, text, about, sweep=sweep),
+        "table.md": to_markdown(values, title, text, about, sweep=sweep) + repeated(query),
     }
     paper = published()
     if query.name in set(paper["table"]):

@@ -11,7 +11,8 @@ from benchmark.report.about import About
 
 BLOCK = ["ablation", "dataset", "model", "task", "target"]
 KEY = ["ablation", "task", "dataset", "model", "target", "method", "metric"]
-HEADS = {"ablation": "Switched", "dataset": "Data set", "model": "Model", "task": "Task", "target": "Target"}
+HEADS = {"ablation": "Switched", "dataset": "Data set", "model": "Model", "task": "Task", "target": "Target",
+         "method": "Method", "metric": "Metric"}  # fmt: skip
 PLUS_MINUS = r"{\scriptstyle\pm}"
 Cell = Callable[[Mapping[str, Any]], str]
 
@@ -47,27 +48,36 @@ class Grid:
         return f"{head}{text}\\end{{table*}}\n"
 
 
-def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = False) -> Grid:
+def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = False, sweep: bool = False) -> Grid:
     """Return long-form values as a grid: one row per block and metric, one column per method.
 
     Args:
         cell: the text for one row of `values`.
+        sweep: one row per block and method, one column per metric.
     """
     text = escape if latex else str
-    methods = about.sorted_methods(values["method"])
+    down, across = ("method", "metric") if sweep else ("metric", "method")
+    heads = HEADS | {"ablation": "Varied"} if sweep else HEADS
+    order = {"method": about.sorted_methods, "metric": about.sorted_metrics}
+    columns = order[across](values[across])
     shown = [name for name in BLOCK if name in ("model", "target") or values[name].nunique() > 1]
+
+    def label(part: str, name: str) -> str:
+        return label_of(about, name, latex=latex) if part == "metric" else text(about.method(name).label)
+
     rows: list[list[str]] = []
     opens = set()
     for _, block in values.groupby(BLOCK, sort=False):
         opens.add(len(rows))
         names = [text(str(block[name].iloc[0])) for name in shown]
-        found = by(block, "metric", "method")
-        for metric in about.sorted_metrics(block["metric"]):
-            cells = [cell(found[metric, name]) if (metric, name) in found else "" for name in methods]
-            rows.append([*names, label_of(about, metric, latex=latex), *cells])
+        found = by(block, down, across)
+        for row in order[down](block[down]):
+            cells = [cell(found[row, column]) if (row, column) in found else "" for column in columns]
+            rows.append([*names, label(down, row), *cells])
             names = [""] * len(shown)
-    head = [*(HEADS[name] for name in shown), "Metric", *(text(about.method(name).label) for name in methods)]
-    return Grid(head, rows, "l" * (len(shown) + 1) + "r" * len(methods), frozenset(opens))
+    head = [*(heads[name] for name in (*shown, down)), *(label(across, column) for column in columns)]
+    rules = opens if len(opens) < len(rows) else ()  # none between rows that are all blocks of their own
+    return Grid(head, rows, "l" * (len(shown) + 1) + "r" * len(columns), frozenset(rules))
 
 
 def by(values: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], Mapping[str, Any]]:
@@ -108,9 +118,9 @@ def mean_and_spread(mean: float, std: float, plus_minus: str = " ± ", decimals:
     return f"{mean:.{decimals}f}" + ("" if math.isnan(std) else f"{plus_minus}{std:.{decimals}f}")
 
 
-def to_markdown(values: pd.DataFrame, title: str, caption: str, about: About) -> str:
+def to_markdown(values: pd.DataFrame, title: str, caption: str, about: About, *, sweep: bool = False) -> str:
     """Return the table in Markdown; missing cells are named below it with the commands that fill them."""
-    grid = blocks(values, about, lambda row: printed(row, about, bold=row["best"]))
+    grid = blocks(values, about, lambda row: printed(row, about, bold=row["best"]), sweep=sweep)
     return f"**{title}.** {caption}\n\n{grid.markdown()}{notes(values, about)}"
 
 
@@ -125,9 +135,9 @@ def notes(values: pd.DataFrame, about: About) -> str:
     return text
 
 
-def to_latex(values: pd.DataFrame, title: str, caption: str, about: About) -> str:
+def to_latex(values: pd.DataFrame, title: str, caption: str, about: About, *, sweep: bool = False) -> str:
     r"""Return the table as a LaTeX `table*`; needs `\usepackage{booktabs}`."""
-    grid = blocks(values, about, lambda row: printed(row, about, bold=row["best"], latex=True), latex=True)
+    grid = blocks(values, about, lambda row: printed(row, about, bold=row["best"], latex=True), latex=True, sweep=sweep)
     return grid.latex(f"{title}. {caption}")
 
 

@@ -49,8 +49,9 @@ def started_with(monkeypatch: pytest.MonkeyPatch, cells: list[Cell], stage: str 
     return started(Path(), stage=stage)
 
 
-def end_job(grid: GridCallback, outcome) -> None:
-    grid.on_job_end(OmegaConf.create(), JobReturn(_return_value=outcome))
+def end_job(grid: GridCallback, outcome, number: int = 0) -> None:
+    config = grid.cells[number].config if grid.cells else None
+    grid.on_job_end(OmegaConf.create(), JobReturn(cfg=config, _return_value=outcome))
 
 
 def end(grid: GridCallback, stage="record") -> str:
@@ -95,7 +96,7 @@ def test_a_grid_that_cannot_be_planned_is_one_line(tmp_path):
 def test_a_line_per_finished_cell(tmp_path, caplog, monkeypatch):
     grid = started_with(monkeypatch, make_cells(tmp_path, *GRID))
     end_job(grid, record_of(grid.cells[0]))
-    end_job(grid, Failure("digits resnet18 class 6 baseline seed 1", "no memory"))
+    end_job(grid, Failure("digits resnet18 class 6 baseline seed 1", "no memory"), 1)
     end_job(grid, "/somewhere/original.safetensors")
     assert caplog.messages[1:] == [
         "[1/4] digits resnet18 class 6 baseline seed 0: D_r 50.0 %, D_f 25.0 %, method 1.5 s",
@@ -104,6 +105,25 @@ def test_a_line_per_finished_cell(tmp_path, caplog, monkeypatch):
     ]
     skipped = record_of(grid.cells[0], skipped="no superclasses")
     assert summary(skipped) == "digits resnet18 class 6 baseline seed 0: skipped, no superclasses"
+
+
+def test_every_line_of_a_sweep_names_what_varies(tmp_path, caplog, monkeypatch):
+    sweep = ["method=ssd", "method.alpha=1,3", "train_seed=0,1", "~method@reference"]
+    grid = started_with(monkeypatch, make_cells(tmp_path, *sweep))
+    end_job(grid, record_of(grid.cells[2]), 2)
+    end_job(grid, Failure(str(grid.cells[3]), "no memory"), 3)
+    end_job(grid, Failure(str(grid.cells[0]), "no disk"), 0)
+    name = "digits resnet18 class 6 ssd seed 0 method.alpha={} train_seed={}: "
+    assert caplog.messages[1].startswith("[1/4] " + name.format(3, 0) + "D_r 50.0 %")
+    assert caplog.messages[2:] == [
+        "[2/4] " + name.format(3, 1) + "failed: no memory",
+        "[3/4] " + name.format(1, 0) + "failed: no disk",
+    ]
+    assert end(grid).split("\n")[1:] == [
+        "  " + name.format(1, 0) + "no disk",
+        "  " + name.format(1, 1) + "its process ended before it was done",
+        "  " + name.format(3, 1) + "no memory",
+    ]
 
 
 def test_the_time_left_follows_from_finished_artefacts_of_the_same_kind(tmp_path, caplog, monkeypatch):
@@ -132,7 +152,7 @@ def test_failed_cells_are_named_at_the_end_and_the_exit_code_says_so(tmp_path, m
     grid = started_with(monkeypatch, cells)
     for cell in cells[:2]:
         end_job(grid, record_of(cell))
-    end_job(grid, Failure(str(cells[2]), "no memory"))
+    end_job(grid, Failure(str(cells[2]), "no memory"), 2)
     assert end(grid).split("\n") == [
         "error: 2 of 4 cells failed:",
         "  digits resnet18 class 6 finetune seed 0: no memory",

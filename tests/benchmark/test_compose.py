@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.cli import with_search_path
-from benchmark.compose import CONFIGS, cells_of, choices, initialised
+from benchmark.compose import CONFIGS, cells_of, choices, initialised, varying
 from benchmark.composer import Composer
 
 ROOT = Path(CONFIGS).parent
@@ -144,6 +144,14 @@ def test_the_overrides_of_a_cell_compose_it_again():
     for cell in cells[::4]:
         (again,) = cells_of(shlex.split(shlex.join(cell.overrides)))
         assert again.config == cell.config
+
+
+def test_what_varies_is_named_if_the_name_does_not_say_it():
+    cells = cells_of(["method=ssd,retrain", "method_seed=0,1", "recipe.lr=0.1,0.2", "recipe.epochs=1"])
+    assert [varying(cells)[cell.scientific_hash] for cell in cells] == ["recipe.lr=0.1", "recipe.lr=0.2"] * 4
+    cells = cells_of(["case=digits_class,digits_random", "method=ssd", "split_seed=0,1", "method.alpha=1,3"])
+    assert varying(cells)[cells[1].scientific_hash] == "split_seed=0 method.alpha=3"
+    assert set(varying(cells_of(["experiment=demo"])).values()) == {""}
 
 
 def test_a_table_of_48_cells_is_quick():

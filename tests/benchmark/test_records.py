@@ -114,6 +114,16 @@ def test_records_in_lines_come_back_in_their_order(tmp_path):
     assert read_lines(tmp_path / "none.jsonl") == []
 
 
+def test_a_record_names_the_command_that_makes_it_again(tmp_path):
+    written = record(scientific={"original": {"recipe": {"lr": 0.1}}}, overrides=["method=ssd", "output_dir=a b"])
+    assert RunRecord.read(written.write(tmp_path)) == written
+    assert written.command == "python -m benchmark.run method=ssd 'output_dir=a b'"
+    assert to_frame([written])["scientific.original.recipe.lr"].tolist() == [0.1]
+    assert record().command is None
+    (tmp_path / "records.jsonl").write_text(to_lines([written]))
+    assert read_lines(tmp_path / "records.jsonl") == [replace(written, overrides=None)]  # no folder of a machine
+
+
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "records.jsonl"
     first, second = to_lines([record("a"), record("b")]).splitlines()

@@ -13,6 +13,8 @@ import torch
 from command_line import TINY, records_of, run_command
 from safetensors.torch import load_file
 
+from benchmark.compose import cells_of
+from benchmark.files import content_hash
 from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,9 @@ def test_a_record_says_everything(finished):
     assert record.seconds["importance_full"] > 0
     assert set(record.seconds) >= {"load", "original", "evaluation"}
     assert record.hyperparameters["alpha"] == 8.0
+    assert content_hash(record.scientific) == record.scientific_hash
+    (cell,) = cells_of(record.overrides)
+    assert cell.run_id == record.run_id
     assert record.sizes["forget_train"] + record.sizes["retain_train"] == 60
     assert set(record.provenance) >= {"commit", "dirty", "torch", "device", "precision"}
 

@@ -40,6 +40,8 @@ def record_of(cell: Cell, fingerprint: str = "d" * 64, **metrics: float | None) 
         provenance={"device": "A CPU, 2 threads", "precision": "float32", "dirty": False},
         data_fingerprint=fingerprint,
         original={"test_accuracy": 0.9, "epochs": 4, "sha256": "0"},
+        scientific=cell.scientific,
+        overrides=list(cell.overrides),
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def test_a_command_imports_only_what_it_needs(arguments, unneeded, results):
 def test_help_shows_every_kind(report):
     code, printed = report("--help")
     assert code == 0
-    for word in ("table=2", "figure=2", "requests", "claims", "drop=", "out="):
+    for word in ("-m method.alpha=1,3,10", "table=2", "figure=2", "requests", "claims", "drop=", "out="):
         assert word in printed
     assert report()[1] == printed
 
@@ -50,6 +50,7 @@ def test_help_shows_every_kind(report):
         (["profile=quick", "table=ablation"], "table", "ablation"),
         (["figure=2"], "figure", "figure2"),
         (["requests", "requests=sequence"], "requests", "requests"),
+        (["-m", "method.alpha=1,3"], "sweep", "sweep"),
     ],
 )
 def test_a_table_is_named_by_number_or_experiment(arguments, kind, name):
@@ -65,7 +66,7 @@ def test_options_and_overrides_are_told_apart():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["profile=quick"], "Expected table=…, figure=…, requests or claims, but got none"),
+        (["profile=quick"], "Expected table=…, figure=…, requests, claims or -m, but got none"),
         (["table="], "Expected table=…"),
         (["table=2", "requests"], "but got table and requests"),
         (["table=2", "--quick"], "Expected key=value, but got '--quick'; try --help."),

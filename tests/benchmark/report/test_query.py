@@ -151,3 +151,38 @@ def test_a_folder_may_have_any_name(finished, report):
     assert report("table=demo", *GRID, "out=here")[0] == 0
     assert not DEMO.exists()
     assert len(compose("experiment=demo", *GRID)) == len(read_lines(Path("here/records.jsonl")))
+
+
+SWEEP = ("case=digits_class", "method=retrain,ssd", "recipe.lr=0.1,0.2", "train_seed=0,1")
+
+
+def write_sweep(*, but: int) -> None:
+    """Write a record for every cell of SWEEP without the last ones."""
+    for cell in compose(*SWEEP)[: -but or None]:
+        record_of(cell, zrf=0.1 * cell.seeds["train_seed"]).write(Path("runs/records"))
+
+
+def test_a_sweep_has_a_row_per_value_that_varies(report):
+    write_sweep(but=2)
+    code, printed = report("-m", *SWEEP)
+    assert code == 0
+    assert "over 2 train seeds (n = 2)" in printed
+    assert "| Varied | Model | Target | Method | D_r | D_f | MIA | gap |" in printed
+    row = " | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 |"
+    assert f"| recipe.lr=0.1 | resnet18 | 6 | Retrain{row}" in printed
+    assert f"| recipe.lr=0.2 | resnet18 | 6 | Retrain{row}" in printed
+    assert "|  |  |  | SSD | missing | missing | missing | missing |" in printed
+    lines = [line for line in printed.splitlines() if line.startswith("python -m benchmark.run ")]
+    assert [("recipe.lr=0.2" in x, f"train_seed={i}" in x) for i, x in enumerate(lines)] == [(True, True)] * 2
+    folder = Path("runs/tables/case-digits_class-method-retrain-ssd-recipe.lr-0.1-0.2-train_seed-0-1")
+    before = content_of(folder)
+    assert set(before) == {"table.csv", "table.md", "table.tex", "records.jsonl", "report.json"}
+    assert set(table_of(folder)["recipe.lr"]) == {0.1, 0.2}
+    assert report("-m", *SWEEP) == (0, printed)
+    assert content_of(folder) == before
+
+
+def test_a_sweep_without_records_says_what_to_run(report):
+    code, printed = report("-m", *SWEEP)
+    assert code == 1
+    assert "run python -m benchmark.run -m case=digits_class method=retrain,ssd" in printed

@@ -1,5 +1,6 @@
 """Which records belong to which cell, and which cells may share a column."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -79,6 +80,17 @@ def test_records_without_a_cell_are_compared_too(change, difference):
     changed = {name: {**getattr(second, name), **x} if isinstance(x, dict) else x for name, x in change.items()}
     with pytest.raises(ValueError, match=difference):
         check_column("SSD", column(first, replace(second, **changed)), pooled=False)
+
+
+def test_records_of_another_original_are_seen():
+    """Its learning rate stands in the scientific configuration alone."""
+    cells = compose("experiment=demo", "profile=quick", "case=digits_class", "method=ssd", "method_seed=0,1")
+    first, second = map(record_of, cells)
+    scientific = json.loads(json.dumps(second.scientific))
+    scientific["original"]["recipe"]["lr"] = 0.5
+    with pytest.raises(ValueError, match=r"original\.recipe\.lr is 0\.1 and 0\.5"):
+        check_column("SSD", column(first, replace(second, scientific=scientific)), pooled=False)
+    check_column("SSD", column(first, replace(second, scientific=None)), pooled=False)  # an older record
 
 
 def test_one_seed_has_one_record():

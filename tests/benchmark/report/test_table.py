@@ -13,7 +13,7 @@ from benchmark.cell import Cell
 from benchmark.report.about import About, Shown
 from benchmark.report.query import Query
 from benchmark.report.select import Place
-from benchmark.report.table import aggregate, caption, make_values, mark_best, measured, with_ranks
+from benchmark.report.table import aggregate, caption, make_values, mark_best, measured, table_files, with_ranks
 from benchmark.report.typeset import KEY, Grid, escape, label_of, to_latex, to_markdown
 from benchmark.report.verdict import GAP_NOTE
 
@@ -179,6 +179,49 @@ def test_metrics_that_are_no_percentages_are_printed_as_they_are():
     assert "| ZRF | 0.7500 ± 0.0000 |" in text.replace("|  |  |", "|")
     assert "Percent but for JS, ZRF, mean ± sample standard deviation over 2 method seeds (n = 2)." in text
     assert "No percent: ZRF, mean ±" in caption(query_of("zrf"))
+
+
+def seeds_query(*overrides: str) -> Query:
+    """Return the question for these overrides; records differ by method seed and, but for `retrain`, by train seed."""
+    cells = compose("experiment=demo", "profile=quick", "case=digits_class", "method=retrain,baseline,ssd", *overrides)
+    zrf = [0.75 if cell.is_reference else 0.5 + 0.1 * cell.seeds["train_seed"] for cell in cells]
+    places = [Place(cell.labels, cell, record_of(cell, zrf=value)) for cell, value in zip(cells, zrf, strict=True)]
+    return Query("table", "demo", Path(), places, cells[0], [], None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["method_seed=0"], "one seed (n = 1)"),
+        (["method_seed=0", "train_seed=0,1,2"], "over 3 train seeds (n = 3)"),
+        (["method_seed=0,1", "train_seed=${method_seed}"], "over 2 combinations of train and method seed (n = 2)"),
+        (["method_seed=0,1", "train_seed=0,1,2"], "over 6 combinations of train and method seed (n = 6)"),
+    ],
+)
+def test_the_caption_counts_and_names_the_seeds_that_vary(overrides, expected):
+    assert expected in caption(seeds_query(*overrides))
+
+
+def test_a_retrained_model_of_another_seed_does_not_stand_for_a_missing_one():
+    query = seeds_query("method_seed=0", "train_seed=0,1,2")
+    places = [place if i else Place(place.labels, place.cell) for i, place in enumerate(query.places)]
+    fewer = replace(query, places=places)
+    assert "over 3 train seeds (n = 2 to 3)" in caption(fewer)
+    assert make_values(query)["best"].any()
+    assert not make_values(fewer)["best"].any()
+
+
+def test_a_model_that_the_seeds_do_not_touch_counts_once():
+    """Under `strict` the retrained model depends on the method seed alone: three train seeds have one."""
+    query = seeds_query("method_seed=0", "train_seed=0,1,2", "table.metrics=[retain_accuracy,zrf,seconds]")
+    rows = make_values(query).set_index(["method", "metric"])
+    assert rows.loc[("retrain", "retain_accuracy"), "n"] == 1
+    assert math.isnan(rows.loc[("retrain", "retain_accuracy"), "std"])
+    assert rows.loc[("retrain", "seconds"), "n"] == 3  # measured three times
+    assert (rows.loc[("ssd", "zrf"), "n"], rows.loc[("ssd", "zrf"), "std"]) == (3, pytest.approx(0.1))
+    note = table_files(query)["table.md"].partition("\n\n")[2]
+    assert "\nRetrain: the same values under several seeds are one model's and count once.\n" in note
+    assert "\n± 0.00: SSD has the same D_r under every seed.\n" in note
 
 
 def test_an_unknown_metric_is_an_error():

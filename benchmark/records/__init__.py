@@ -3,8 +3,9 @@
 import json
 import logging
 import math
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FORMER = {"identity": "labels", "config_hash": "scientific_hash"}  # names of fields in older records
+LATER = ("scientific", "code", "overrides")  # fields that they do not have
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class RunRecord:
         seconds: by phase; `method` is the sum of `importance_full`, `importance_forget` and `rest`.
         sizes: samples per split and parameters.
         skipped: why the method does not apply to the task.
-        scientific: the whole scientific configuration; None in records of the first version.
-        code: hashes of the modules and files that decide the numbers beside the configuration.
+        scientific: the whole scientific configuration; None in older records.
+        code: hashes of the modules and files that decide the numbers beside it; None in older records.
+        overrides: those that compose the run; None in older and in committed records.
     """
 
     run_id: str
@@ -52,7 +55,17 @@ class RunRecord:
     original: Mapping[str, Any]
     skipped: str | None = None
     scientific: Mapping[str, Any] | None = None
-    code: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] | None = None
+    overrides: Sequence[str] | None = None
+
+    @property
+    def command(self) -> str | None:
+        """The command that makes the record again, as far as it is known."""
+        return None if self.overrides is None else f"python -m benchmark.run {shlex.join(self.overrides)}".rstrip()
+
+    def content(self) -> dict[str, Any]:
+        """Return the record as plain values, without the fields that an older one does not have."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in LATER}
 
     def write(self, folder: Path) -> Path:
         """Write the record atomically; numbers that are not finite are refused."""
@@ -61,7 +74,7 @@ class RunRecord:
             raise FloatingPointError(f"Expected finite metrics, but got none for {', '.join(bad)}.")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.run_id}.json"
-        write_json(path, asdict(self))
+        write_json(path, self.content())
         return path
 
     @classmethod
@@ -104,7 +117,7 @@ def record_of(cell: "Cell") -> RunRecord | None:
     record = RunRecord.find(cell.record_path)
     if record is None:
         return None
-    if not cell.config.reuse and (changed := changes(record.code, cell.code)):
+    if not cell.config.reuse and (changed := changes(record.code or {}, cell.code)):
         say_changed(tuple(changed))
         return None
     if record.provenance.get("suite") != suite_hash():
@@ -136,7 +149,7 @@ def load_records(folder: Path) -> list[RunRecord]:
 
 def to_lines(records: Sequence[RunRecord]) -> str:
     """Return one record per line, each with its checksum."""
-    values = [asdict(record) for record in records]
+    values = [replace(record, overrides=None).content() for record in records]
     lines = [json.dumps(value | {"checksum": content_hash(value)}, allow_nan=False) for value in values]
     return "".join(line + "\n" for line in lines)
 

@@ -45,7 +45,7 @@ def report(arguments: Sequence[str]) -> str:
     files = query.files()
     write_files(query.folder, files)
     log.info("%d cells missing", len({place.command for place in query.places} - {None}))
-    return str(files.get("table.md", files.get("saving.csv", "")))
+    return str(next((files[name] for name in ("block.md", "table.md", "saving.csv") if name in files), ""))
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], list[str]]:

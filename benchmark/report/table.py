@@ -9,7 +9,7 @@ from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
-from benchmark.report.typeset import KEY, to_latex, to_markdown
+from benchmark.report.typeset import BLOCK, KEY, notes, one_block, to_latex, to_markdown
 from benchmark.report.verdict import published, verdict_markdown, verdicts
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
@@ -42,9 +42,14 @@ def make_values(query: Query) -> pd.DataFrame:
         check_column(" ".join(key), places, pooled=options.pool_targets)
         rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in options.metrics]
     values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
-    reference = {cell.labels["method"] for cell in query.cells if cell.is_reference}
+    reference = references(query)
     ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
     return mark_best(with_ranks(values, ranked), ranked, reference)
+
+
+def references(query: Query) -> set[str]:
+    """Return the name of the retrained model, if the table has one."""
+    return {cell.labels["method"] for cell in query.cells if cell.is_reference}
 
 
 def columns_of(query: Query) -> dict[tuple[str, ...], list[Place]]:
@@ -128,9 +133,9 @@ def caption(query: Query) -> str:
     parts.append(counts(query))
     ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
-    if any(cell.is_reference for cell in query.cells):
+    if references(query):
         parts.append("Bold: closest to the retrained model.")
-    return " ".join(parts)
+    return " ".join([*parts, *filter(None, [query.options.config.table.note])])
 
 
 def counts(query: Query) -> str:
@@ -157,8 +162,21 @@ def span(values: Sequence[float], decimals: int = 1) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def block_markdown(values: pd.DataFrame, query: Query, text: str) -> str:
+    """Return the first block, methods as rows, and where the others lie."""
+    names = list(dict.fromkeys(zip(values["task"], values["target"], strict=True)))
+    first, *rest = (task if task == target else f"{task} {target}" for task, target in names)
+    block = next(rows for _, rows in values.groupby(BLOCK, sort=False))
+    grid = one_block(block, query.about, references(query)).markdown()
+    others = f"\n{query.folder}/table.md, .csv and .tex hold {', '.join(rest)} too.\n" if rest else ""
+    return f"**{query.title}: {first}.** {text}\n\n{grid}{notes(block, query.about)}{others}"
+
+
 def table_files(query: Query) -> dict[str, str]:
-    """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
+    """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md.
+
+    With `table.first_block`, block.md too: what the command prints.
+    """
     values, title, about, names = make_values(query), query.title, query.about, query.options.labels
     text = caption(query)
     files = {
@@ -166,6 +184,8 @@ def table_files(query: Query) -> dict[str, str]:
         "table.tex": to_latex(values, title, text, about),
         "table.md": to_markdown(values, title, text, about),
     }
+    if query.options.config.table.first_block:
+        files["block.md"] = block_markdown(values, query, text)
     paper = published()
     if query.name in set(paper["table"]):
         verdict = verdicts(query.name, values, paper, protocol=names["protocol"], profile=names["profile"])

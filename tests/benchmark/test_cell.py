@@ -38,7 +38,7 @@ def test_every_spelling_of_a_target_is_one_run():
     for overrides, spellings, name in (
         (["dataset=cifar100"], ["rocket", "69", '"69"'], "rocket"),
         (["dataset=cifar20", "task=subclass"], ["sea", "71", '"71"'], "sea"),
-        ([], ["6", '"6"'], 6),
+        ([], ["upright_6", "6", '"6"'], "upright_6"),
         (["dataset=pins", 'dataset.fingerprint="0"'], ["10", '"10"'], 10),
     ):
         cells = [cell(*overrides, f"task.target={spelling}") for spelling in spellings]

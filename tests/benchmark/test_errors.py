@@ -68,8 +68,8 @@ def test_a_wrong_word_on_the_command_line(argument, expected, tmp_path, monkeypa
 
 VALUES = {
     "": [
-        ("task.target=rocket", "one of 0, 1, 2"),
-        ("task.target=10", "0 … 9"),
+        ("task.target=rocket", "one of upright_0, upright_1"),
+        ("task.target=20", "0 … 19"),
         ("method.alpha=ten", "alpha"),
         ("recipe={lr: 1.0e+30, warmup_epochs: 0}", "finite logits"),
         ("recipe.optimizer=lion", "sgd, adam or adamw"),
@@ -80,8 +80,8 @@ VALUES = {
         ("original.checkpoint=first", "last or best_test, but got 'first'"),
         ("model.width=wide", "model.width to be a whole number from 1 on, but got 'wide'"),
         ("dataset.load.labels=both", "fine or coarse, but got 'both'"),
-        ("dataset.subset.train_images=5", "at least one per class (10)"),
-        ("dataset.subset.test_images=0", "test_images to be at least one per class (10), but got 0"),
+        ("dataset.subset.train_images=5", "at least one per class (20)"),
+        ("dataset.subset.test_images=0", "test_images to be at least one per class (20), but got 0"),
         ("metric.mia.c=0", "c of the attack to be a number above 0, but got 0"),
     ],
     "task=random": [(f"task.n={n}", f"task.n to be in 1 … 59 for digits, but got {n!r}") for n in (60, 0, "many")],
@@ -91,9 +91,9 @@ VALUES = {
     "method=bad_teacher": [("method.temperature=0", "temperature to be above 0")],
     "method=finetune": [("method.recipe.lr=1.0e+30", "lower lr (now 1e+30)")],
     "requests=sequence": [
-        ("requests.targets=[6, 3, 6]", "but got '6' twice"),
+        ("requests.targets=[6, 3, 6]", "but got 'upright_6' twice"),
         ("requests.targets=[6, rocket]", "but got 'rocket'"),
-        (f"requests.targets={list(range(10))}", "retain_train"),
+        (f"requests.targets={list(range(20))}", "retain_train"),
         ("requests.n=10", "requests.n to be in 1 … 9"),
         ("requests.targets=[]", "at least one target"),
         ("method.importance=old", "kept or refreshed"),

@@ -15,7 +15,14 @@ from safetensors.torch import load_file
 from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
-GRID = ["experiment=demo", *TINY, "case=digits_class", "method=retrain,baseline,finetune,ssd", "method_seed=0,1"]
+GRID = [
+    "experiment=demo",
+    "protocol=paper",
+    *TINY,
+    "case=digits_class",
+    "method=retrain,baseline,finetune,ssd",
+    "method_seed=0,1",
+]
 ONE = [*TINY, "method=baseline", "~method@reference"]
 NUMBERS = {"retain_accuracy", "forget_accuracy", "mia", "js_distance", "gap", "zrf", "changed_fraction"}
 
@@ -79,7 +86,7 @@ def test_a_finished_cell_needs_neither_torch_nor_data(finished):
     command = [sys.executable, "-c", FINISHED, *one, f"output_dir={finished}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("digits resnet18 class 6 ssd seed 1: D_r ")
+    assert done.stderr.startswith("digits resnet18 class upright_6 ssd seed 1: D_r ")
 
 
 def test_a_stage_prints_the_path_of_what_it_made(tmp_path, monkeypatch, caplog):

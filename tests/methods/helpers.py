@@ -43,7 +43,7 @@ class TinyNet(nn.Module):
         return self.fc
 
 
-def tiny_net(seed: int, num_classes: int = 10, *, pretrained: bool = True) -> nn.Module:
+def tiny_net(seed: int, num_classes: int = 20, *, pretrained: bool = True) -> nn.Module:
     return build(TinyNet, num_classes, seed).eval()
 
 
@@ -68,7 +68,7 @@ def compose_method(*overrides: str) -> UnlearningMethod:
 
 @cache
 def tiny_split(task: str, n_train: int = 120) -> ForgetSplit:
-    """Return a split of a few real digits: forget the 6, the 9 of the pairs of digits, or 12 random samples."""
+    """Return a split of a few real digits: forget upright_6, upright_9 in its superclass, or 12 random samples."""
     digits = load_digits("coarse" if task == "subclass" else "fine")
     few = stratified_subset(digits, train_images=n_train, test_images=40, seed=0)
     match task:

@@ -93,15 +93,15 @@ def test_a_grid_that_cannot_be_planned_is_one_line(tmp_path):
 def test_a_line_per_finished_cell(tmp_path, caplog, monkeypatch):
     grid = started_with(monkeypatch, make_cells(tmp_path, *GRID))
     end_job(grid, record_of(grid.cells[0]))
-    end_job(grid, Failure("digits resnet18 class upright_6 baseline seed 1", "no memory"))
+    end_job(grid, Failure("digits resnet18 class upright_2 baseline seed 1", "no memory"))
     end_job(grid, "/somewhere/original.safetensors")
     assert caplog.messages[1:] == [
-        "[1/4] digits resnet18 class upright_6 baseline seed 0: D_r 50.0 %, D_f 25.0 %, method 1.5 s",
-        "[2/4] digits resnet18 class upright_6 baseline seed 1: failed: no memory",
+        "[1/4] digits resnet18 class upright_2 baseline seed 0: D_r 50.0 %, D_f 25.0 %, method 1.5 s",
+        "[2/4] digits resnet18 class upright_2 baseline seed 1: failed: no memory",
         "[3/4] /somewhere/original.safetensors",
     ]
     skipped = record_of(grid.cells[0], skipped="no superclasses")
-    assert summary(skipped) == "digits resnet18 class upright_6 baseline seed 0: skipped, no superclasses"
+    assert summary(skipped) == "digits resnet18 class upright_2 baseline seed 0: skipped, no superclasses"
 
 
 def test_the_time_left_follows_from_finished_artefacts_of_the_same_kind(tmp_path, caplog, monkeypatch):
@@ -133,8 +133,8 @@ def test_failed_cells_are_named_at_the_end_and_the_exit_code_says_so(tmp_path, m
     end_job(grid, Failure(str(cells[2]), "no memory"))
     assert end(grid).split("\n") == [
         "error: 2 of 4 cells failed:",
-        "  digits resnet18 class upright_6 finetune seed 0: no memory",
-        "  digits resnet18 class upright_6 finetune seed 1: its process ended before it was done",
+        "  digits resnet18 class upright_2 finetune seed 0: no memory",
+        "  digits resnet18 class upright_2 finetune seed 1: its process ended before it was done",
     ]
 
 

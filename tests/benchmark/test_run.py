@@ -59,7 +59,7 @@ def test_a_record_says_everything(finished):
     assert record.seconds["method"] == pytest.approx(sum(parts))
     assert record.seconds["importance_full"] > 0
     assert set(record.seconds) >= {"load", "original", "evaluation"}
-    assert record.hyperparameters["alpha"] == 8.0
+    assert record.hyperparameters["alpha"] == 5.0
     assert record.sizes["forget_train"] + record.sizes["retain_train"] == 60
     assert set(record.provenance) >= {"commit", "dirty", "torch", "device", "precision"}
 
@@ -86,7 +86,7 @@ def test_a_finished_cell_needs_neither_torch_nor_data(finished):
     command = [sys.executable, "-c", FINISHED, *one, f"output_dir={finished}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("digits resnet18 class upright_6 ssd seed 1: D_r ")
+    assert done.stderr.startswith("digits resnet18 class upright_2 ssd seed 1: D_r ")
 
 
 def test_a_stage_prints_the_path_of_what_it_made(tmp_path, monkeypatch, caplog):
@@ -142,6 +142,15 @@ def without_times(output_dir: Path) -> list[dict]:
     for record in records:
         record["seconds"] = record["provenance"] = record["checksum"] = None  # the last covers the first two
     return records
+
+
+@pytest.mark.slow
+def test_ssd_forgets_in_the_demo(tmp_path, monkeypatch):
+    arguments = ["experiment=demo", "case=digits_class", "method=ssd", "method_seed=0", "~method@reference"]
+    assert run_command([*arguments, f"output_dir={tmp_path}"], monkeypatch) == 0
+    (record,) = read_all(tmp_path)
+    assert record.metrics["forget_accuracy"] <= 0.1
+    assert record.metrics["retain_accuracy"] >= 0.9
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_a_table_grows_by_new_records(committed, report, caplog):
 def test_another_target_is_another_block(committed, report):
     write_records(*GRID, "task.target=3")
     assert report("table=demo", *ONE, "task.target=3")[0] == 0
-    assert set(table_of(committed)["target"].astype(str)) == {"upright_6", "upright_3"}
+    assert set(table_of(committed)["target"].astype(str)) == {"upright_2", "upright_3"}
     assert read_memory(committed)["overrides"] == [list(GRID), [*GRID[:2], *ONE[2:], "task.target=3"]]
     before = content_of(committed)
     assert report("table=demo", *GRID)[0] == 0

@@ -30,6 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
 	touch $@
 
+demo: WORKERS ?= 2
 demo: $(READY)  ## every method and task on the embedded digits: a table in minutes
 	$(RUN) experiment=demo $(OVERRIDES)
 	$(REPORT) table=demo out=runs/tables/demo $(OVERRIDES)

@@ -1,4 +1,4 @@
-"""The embedded default: scikit-learn's 1 797 handwritten digits, nothing to download."""
+"""The embedded default: scikit-learn's 1,797 handwritten digits, each upright and lying; nothing to download."""
 
 from typing import Literal
 
@@ -8,16 +8,17 @@ from sklearn.model_selection import train_test_split
 
 from datasets.arrays import Array, fingerprint
 from datasets.base import ImageDataset, LabelledImages
+from datasets.digits_classes import CLASSES, SUPERCLASS_OF, SUPERCLASSES
 
-PAIRS = ((0, 6), (1, 7), (2, 3), (4, 9), (5, 8))
 SIZE = 16  # pixels; twice the original 8
 
 
 def load_digits(labels: Literal["fine", "coarse"]) -> ImageDataset:
-    """Return the digits as 16×16 RGB images, 80 % training and 20 % test by a fixed stratified draw.
+    """Return the digits as 16×16 RGB images, 80 % training and 20 % test by a fixed draw, stratified by digit.
 
-    `fine` labels are the ten digits; `coarse` labels are five pairs of digits, for the subclass task. The digits
-    stay as `fine_labels` in both.
+    Each image is there twice, upright and turned by 90° to the left, both in the same part. `fine` labels are the 20
+    classes `upright_0` … `lying_9`; `coarse` labels are five superclasses of four of them, for the subclass task. The
+    20 classes stay as `fine_labels` in both.
     """
     if labels not in ("fine", "coarse"):
         raise ValueError(f"Expected dataset.load.labels to be fine or coarse, but got {labels!r}.")
@@ -25,15 +26,16 @@ def load_digits(labels: Literal["fine", "coarse"]) -> ImageDataset:
     grey = np.rint(source.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), levels 0 … 16
     pixels = grey.repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2)[..., None].repeat(3, axis=3)
     digits = source.target.astype(np.int64)
-    pair_of = np.array([next(i for i, pair in enumerate(PAIRS) if d in pair) for d in range(10)])
     rows = train_test_split(np.arange(len(digits)), test_size=0.2, random_state=0, stratify=digits)
     parts: list[LabelledImages] = []
     arrays: dict[str, Array] = {}
     for part, chosen in zip(("train", "test"), map(np.sort, rows), strict=True):
-        images, fine = np.ascontiguousarray(pixels[chosen]), digits[chosen]
+        upright = pixels[chosen]
+        images = np.concatenate([upright, np.rot90(upright, axes=(1, 2))])
+        fine = np.concatenate([digits[chosen], digits[chosen] + 10])
         arrays |= {f"{part}_images": images, f"{part}_labels": fine}
-        own = fine if labels == "fine" else pair_of[fine]
-        parts.append(LabelledImages.from_tensors(images, own, fine))
-    names = tuple(str(d) for d in range(10))
-    classes = names if labels == "fine" else tuple(f"{a}-{b}" for a, b in PAIRS)
-    return ImageDataset("digits", parts[0], parts[1], classes, names, fingerprint(arrays))
+        parts.append(
+            LabelledImages.from_tensors(images, fine if labels == "fine" else np.array(SUPERCLASS_OF)[fine], fine)
+        )
+    classes = CLASSES if labels == "fine" else SUPERCLASSES
+    return ImageDataset("digits", parts[0], parts[1], classes, CLASSES, fingerprint(arrays))

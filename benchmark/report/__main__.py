@@ -46,7 +46,7 @@ def report(arguments: Sequence[str]) -> str:
     files = query.files()
     write_files(query.folder, files)
     log.info("%s missing", counted(len({place.command for place in query.places} - {None}), "cell"))
-    return str(files.get("table.md", files.get("saving.csv", "")))
+    return str(next((files[name] for name in ("block.md", "table.md", "saving.csv") if name in files), ""))
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], list[str]]:

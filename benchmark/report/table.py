@@ -10,7 +10,7 @@ from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
-from benchmark.report.typeset import KEY, to_latex, to_markdown
+from benchmark.report.typeset import BLOCK, KEY, notes, one_block, to_latex, to_markdown
 from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
@@ -49,7 +49,7 @@ def make_values(query: Query) -> pd.DataFrame:
         check_column(" ".join(key), places, pooled=options.pool_targets)
         rows += [[*key, metric, *aggregate(metric, places, query.about)] for metric in metrics]
     values = pd.DataFrame(rows, columns=[*KEY, "mean", "std", "n", "skipped", "command", "records"])
-    reference = {cell.labels["method"] for cell in query.cells if cell.is_reference}
+    reference = references(query)
     ranked = {name for name in values["method"] if query.about.method(name).ranked} - reference
     return mark_best(with_ranks(values, ranked), ranked, reference)
 
@@ -58,6 +58,11 @@ def metrics_of(query: Query) -> list[str]:
     """Return the metrics of the table; that of a sweep shows the distance to the retrained model too."""
     metrics = list(query.options.config.table.metrics)
     return [*metrics, "gap"] if query.kind == "sweep" and "gap" in query.options.config.metric else metrics
+
+
+def references(query: Query) -> set[str]:
+    """Return the name of the retrained model, if the table has one."""
+    return {cell.labels["method"] for cell in query.cells if cell.is_reference}
 
 
 def columns_of(query: Query) -> dict[tuple[str, ...], list[Place]]:
@@ -152,9 +157,9 @@ def caption(query: Query) -> str:
     parts.append(counts(query))
     ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
-    if any(cell.is_reference for cell in query.cells):
+    if references(query):
         parts.append("Bold: closest to the retrained model.")
-    return " ".join([*parts, *note])
+    return " ".join([*parts, *note, *filter(None, [query.options.config.table.note])])
 
 
 def counts(query: Query) -> str:
@@ -224,8 +229,21 @@ def images_of(records: Sequence[RunRecord]) -> str:
     return f"D_f is over {n} images (one is {point} points), MIA over {m} ({other})."
 
 
+def block_markdown(values: pd.DataFrame, query: Query, text: str) -> str:
+    """Return the first block, methods as rows, and where the others lie."""
+    names = list(dict.fromkeys(zip(values["task"], values["target"], strict=True)))
+    first, *rest = (task if task == target else f"{task} {target}" for task, target in names)
+    block = next(rows for _, rows in values.groupby(BLOCK, sort=False))
+    grid = one_block(block, query.about, references(query)).markdown()
+    others = f"\n{query.folder}/table.md, .csv and .tex hold {', '.join(rest)} too.\n" if rest else ""
+    return f"**{query.title}: {first}.** {text}\n\n{grid}{notes(block, query.about)}{others}"
+
+
 def table_files(query: Query) -> dict[str, str]:
-    """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md."""
+    """Return table.csv, table.tex, table.md and, for a published table, verdict.csv and verdict.md.
+
+    With `table.first_block`, block.md too: what the command prints.
+    """
     values, title, about, names = make_values(query), query.title, query.about, query.options.labels
     text, sweep = caption(query), query.kind == "sweep"
     files = {
@@ -233,6 +251,8 @@ def table_files(query: Query) -> dict[str, str]:
         "table.tex": to_latex(values, title, text, about, sweep=sweep),
         "table.md": to_markdown(values, title, text, about, sweep=sweep) + repeated(query),
     }
+    if query.options.config.table.first_block:
+        files["block.md"] = block_markdown(values, query, text)
     paper = published()
     if query.name in set(paper["table"]):
         verdict = verdicts(

@@ -96,15 +96,15 @@ def test_a_grid_that_cannot_be_planned_is_one_line(tmp_path):
 def test_a_line_per_finished_cell(tmp_path, caplog, monkeypatch):
     grid = started_with(monkeypatch, make_cells(tmp_path, *GRID))
     end_job(grid, record_of(grid.cells[0]))
-    end_job(grid, Failure("digits resnet18 class 6 baseline seed 1", "no memory"), 1)
+    end_job(grid, Failure("digits resnet18 class upright_2 baseline seed 1", "no memory"), 1)
     end_job(grid, "/somewhere/original.safetensors")
     assert caplog.messages[1:] == [
-        "[1/4] digits resnet18 class 6 baseline seed 0: D_r 50.0 %, D_f 25.0 %, method 1.5 s",
-        "[2/4] digits resnet18 class 6 baseline seed 1: failed: no memory",
+        "[1/4] digits resnet18 class upright_2 baseline seed 0: D_r 50.0 %, D_f 25.0 %, method 1.5 s",
+        "[2/4] digits resnet18 class upright_2 baseline seed 1: failed: no memory",
         "[3/4] /somewhere/original.safetensors",
     ]
     skipped = record_of(grid.cells[0], skipped="no superclasses")
-    assert summary(skipped) == "digits resnet18 class 6 baseline seed 0: skipped, no superclasses"
+    assert summary(skipped) == "digits resnet18 class upright_2 baseline seed 0: skipped, no superclasses"
 
 
 def test_every_line_of_a_sweep_names_what_varies(tmp_path, caplog, monkeypatch):
@@ -113,7 +113,7 @@ def test_every_line_of_a_sweep_names_what_varies(tmp_path, caplog, monkeypatch):
     end_job(grid, record_of(grid.cells[2]), 2)
     end_job(grid, Failure(str(grid.cells[3]), "no memory"), 3)
     end_job(grid, Failure(str(grid.cells[0]), "no disk"), 0)
-    name = "digits resnet18 class 6 ssd seed 0 method.alpha={} train_seed={}: "
+    name = "digits resnet18 class upright_2 ssd seed 0 method.alpha={} train_seed={}: "
     assert caplog.messages[1].startswith("[1/4] " + name.format(3, 0) + "D_r 50.0 %")
     assert caplog.messages[2:] == [
         "[2/4] " + name.format(3, 1) + "failed: no memory",
@@ -155,8 +155,8 @@ def test_failed_cells_are_named_at_the_end_and_the_exit_code_says_so(tmp_path, m
     end_job(grid, Failure(str(cells[2]), "no memory"), 2)
     assert end(grid).split("\n") == [
         "error: 2 of 4 cells failed:",
-        "  digits resnet18 class 6 finetune seed 0: no memory",
-        "  digits resnet18 class 6 finetune seed 1: its process ended before it was done",
+        "  digits resnet18 class upright_2 finetune seed 0: no memory",
+        "  digits resnet18 class upright_2 finetune seed 1: its process ended before it was done",
     ]
 
 

@@ -38,7 +38,7 @@ def test_every_spelling_of_a_target_is_one_run():
     for overrides, spellings, name in (
         (["dataset=cifar100"], ["rocket", "69", '"69"'], "rocket"),
         (["dataset=cifar20", "task=subclass"], ["sea", "71", '"71"'], "sea"),
-        ([], ["6", '"6"'], 6),
+        ([], ["upright_6", "6", '"6"'], "upright_6"),
         (["dataset=pins", 'dataset.fingerprint="0"'], ["10", '"10"'], 10),
     ):
         cells = [cell(*overrides, f"task.target={spelling}") for spelling in spellings]
@@ -106,7 +106,7 @@ def test_values_per_model_data_set_and_task():
         (["dataset=cifar20", "model=vit", "task=subclass"], {"alpha": 25}),
         (["dataset=cifar10", "model=vit", "task=random"], {"alpha": 10}),
         (["dataset=pins", "recipe.epochs=1"], {"alpha": 50, "lam": 0.1}),
-        (["model=vit"], {"alpha": 8}),
+        (["model=vit"], {"alpha": 5}),
     ):
         assert values.items() <= cell(*overrides).scientific["method"].items()
 
@@ -128,7 +128,7 @@ def test_methods_and_metrics_say_how_they_are_shown_and_what_they_need():
 
 
 def test_a_fingerprint_is_declared_or_asked_for():
-    assert cell().fingerprint.startswith("c8fe007c")
+    assert cell().fingerprint.startswith("6233fb1f")
     assert cell("dataset=cifar20").fingerprint == cell("dataset=cifar100").fingerprint
     own = cell("dataset.fingerprint=null", "+dataset.fingerprint_of={_target_: builtins.str, object: abc}")
     assert own.fingerprint == "abc"

@@ -64,7 +64,7 @@ def test_a_wrong_word_on_the_command_line(argument, expected, tmp_path, monkeypa
 # How each part refuses its own wrong options stands in that part's tests: here are those that no part sees alone.
 VALUES = {
     "": [
-        ("task.target=rocket", "one of 0, 1, 2"),
+        ("task.target=rocket", "one of upright_0, upright_1"),
         ("method.alpha=ten", "alpha"),
         ("recipe={lr: 1.0e+30, warmup_epochs: 0}", "finite logits"),
         ("preprocessing={mean: [0, 0], std: [1, 1]}", "three of each"),

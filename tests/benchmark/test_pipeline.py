@@ -191,13 +191,13 @@ def test_the_next_request_costs_one_call_and_starts_from_the_model_before(tmp_pa
     two, three = (bench_of(tmp_path, *REQUESTS, f"requests.n={n}") for n in (2, 3))
     store = two.store
     store.get(outputs(two))
-    assert [targets for targets, _ in calls] == [["6"], ["6", "3"]]
+    assert [targets for targets, _ in calls] == [["upright_6"], ["upright_6", "upright_3"]]
     (_, first), (_, second) = calls
     assert all(torch.equal(value, first[name]) for name, value in load_original(two)[0].state_dict().items())
     state, _ = store.get(unlearned(two, 1))
     assert all(torch.equal(value, second[name]) for name, value in state.items())
     seen, facts = load_outputs(three, outputs(three))
-    assert [targets for targets, _ in calls[2:]] == [["6", "3", "8"]]
+    assert [targets for targets, _ in calls[2:]] == [["upright_6", "upright_3", "upright_8"]]
     assert files_in(tmp_path) == {"original": 1, "model": 3, "outputs": 2}
     newest = three.split.requests[-1].forget_test
     assert seen.newest_test == len(newest)

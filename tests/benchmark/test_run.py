@@ -18,7 +18,14 @@ from benchmark.files import content_hash
 from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
-GRID = ["experiment=demo", *TINY, "case=digits_class", "method=retrain,baseline,finetune,ssd", "method_seed=0,1"]
+GRID = [
+    "experiment=demo",
+    "protocol=paper",
+    *TINY,
+    "case=digits_class",
+    "method=retrain,baseline,finetune,ssd",
+    "method_seed=0,1",
+]
 ONE = [*TINY, "method=baseline", "~method@reference"]
 NUMBERS = {"retain_accuracy", "forget_accuracy", "mia", "js_distance", "gap", "zrf", "changed_fraction"}
 
@@ -55,7 +62,7 @@ def test_a_record_says_everything(finished):
     assert record.seconds["method"] == pytest.approx(sum(parts))
     assert record.seconds["importance_full"] > 0
     assert set(record.seconds) >= {"load", "original", "evaluation"}
-    assert record.hyperparameters["alpha"] == 8.0
+    assert record.hyperparameters["alpha"] == 5.0
     assert content_hash(record.scientific) == record.scientific_hash
     (cell,) = cells_of(record.overrides)
     assert cell.run_id == record.run_id
@@ -85,7 +92,7 @@ def test_a_finished_cell_needs_neither_torch_nor_data(finished):
     command = [sys.executable, "-c", FINISHED, *one, f"output_dir={finished}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("digits resnet18 class 6 ssd seed 1: D_r ")
+    assert done.stderr.startswith("digits resnet18 class upright_2 ssd seed 1: D_r ")
 
 
 def test_a_stage_prints_the_path_of_what_it_made(tmp_path, monkeypatch, caplog):
@@ -192,6 +199,15 @@ def without_times(output_dir: Path) -> list[dict]:
     for record in records:
         record["seconds"] = record["provenance"] = record["checksum"] = None  # the last covers the first two
     return records
+
+
+@pytest.mark.slow
+def test_ssd_forgets_in_the_demo(tmp_path, monkeypatch):
+    arguments = ["experiment=demo", "case=digits_class", "method=ssd", "method_seed=0", "~method@reference"]
+    assert run_command([*arguments, f"output_dir={tmp_path}"], monkeypatch) == 0
+    (record,) = read_all(tmp_path)
+    assert record.metrics["forget_accuracy"] <= 0.1
+    assert record.metrics["retain_accuracy"] >= 0.9
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def test_the_split_follows_the_task(tmp_path):
     assert single.targets is None
     assert Workbench(single).split.requests == ()
     split = Workbench(several).split
-    assert [request.forget_target for request in split.requests] == ["6", "3"]
+    assert [request.forget_target for request in split.requests] == ["upright_6", "upright_3"]
     assert set(split.forget_train.labels.tolist()) == {3, 6}
     assert len(split.forget_train) + len(split.retain_train) == 60
 

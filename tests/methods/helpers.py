@@ -31,7 +31,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def tiny_net(seed: int, num_classes: int = 10, *, pretrained: bool = True) -> nn.Module:
+def tiny_net(seed: int, num_classes: int = 20, *, pretrained: bool = True) -> nn.Module:
     return build(partial(TinyCNN, stride=4), num_classes, seed).eval()
 
 
@@ -56,7 +56,7 @@ def compose_method(*overrides: str) -> UnlearningMethod:
 
 @cache
 def tiny_split(task: str, n_train: int = 120) -> ForgetSplit:
-    """Return a split of a few real digits: forget the 6, the 9 of the pairs of digits, or 12 random samples."""
+    """Return a split of a few real digits: forget upright_6, upright_9 in its superclass, or 12 random samples."""
     digits = load_digits("coarse" if task == "subclass" else "fine")
     few = stratified_subset(digits, train_images=n_train, test_images=40, seed=0)
     match task:

@@ -27,7 +27,7 @@ def test_two_classes_leave_no_choice():
 
 
 def test_every_epoch_sees_the_same_wrong_labels(monkeypatch):
-    split, seen, num_classes = tiny_split("subclass"), [], 5  # pairs of digits
+    split, seen, num_classes = tiny_split("subclass"), [], 5  # superclasses
 
     def record(model, data, recipe, **options):
         seen.append((data, recipe))

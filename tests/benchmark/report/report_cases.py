@@ -9,7 +9,7 @@ from benchmark.files import content_hash
 from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[3]
-GRID = ("profile=quick", "case=digits_class", "method=retrain,baseline,ssd", "method_seed=0,1")
+GRID = ("protocol=paper", "case=digits_class", "method=retrain,baseline,ssd", "method_seed=0,1")
 DEMO = Path("results/demo-paper-quick")
 VALUES = {"retrain": 0.5, "baseline": 0.9, "ssd": 0.6, "finetune": 0.55}
 

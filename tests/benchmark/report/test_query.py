@@ -10,7 +10,7 @@ from report_cases import DEMO, GRID, compose, content_of, demo_cells, record_of,
 from benchmark.records import read_lines
 from benchmark.report.query import is_here, merge, read_memory
 
-ONE = ("profile=quick", "case=digits_class", "method=ssd", "method_seed=1")
+ONE = ("protocol=paper", "case=digits_class", "method=ssd", "method_seed=1")
 
 
 def table_of(folder: Path) -> pd.DataFrame:
@@ -31,10 +31,11 @@ def test_paths_and_devices_are_no_part_of_a_tables_cells():
 
 def test_a_table_is_complete_and_writing_it_again_changes_nothing(committed, finished, report):
     before = content_of(committed)
-    assert set(before) == {"table.csv", "table.md", "table.tex", "records.jsonl", "report.json"}
+    assert set(before) == {"block.md", "table.csv", "table.md", "table.tex", "records.jsonl", "report.json"}
     code, printed = report("table=demo", *GRID)
     assert code == 0
-    assert "| D_r | 90.50 ± 0.71 | 50.50 ± 0.71 | **60.50 ± 0.71** |" in printed
+    assert printed.endswith((committed / "block.md").read_text() + "\n")
+    assert "| D_r | 90.50 ± 0.71 | 50.50 ± 0.71 | **60.50 ± 0.71** |" in (committed / "table.md").read_text()
     assert content_of(committed) == before
 
 
@@ -61,7 +62,7 @@ def test_a_table_grows_by_new_records(committed, report, caplog):
 def test_another_target_is_another_block(committed, report):
     write_records(*GRID, "task.target=3")
     assert report("table=demo", *ONE, "task.target=3")[0] == 0
-    assert set(table_of(committed)["target"].astype(str)) == {"6", "3"}
+    assert set(table_of(committed)["target"].astype(str)) == {"upright_2", "upright_3"}
     assert read_memory(committed)["overrides"] == [list(GRID), [*GRID[:2], *ONE[2:], "task.target=3"]]
     before = content_of(committed)
     assert report("table=demo", *GRID)[0] == 0

@@ -22,8 +22,8 @@ def test_table_and_figure(report):
     table = pd.read_csv(FOLDER / "table.csv")
     assert set(table["curve"]) == {"Baseline", "Finetune", "SSD, I_D kept", "SSD, I_D refreshed"}
     assert not table.duplicated(["curve", "request", "metric"]).any()
-    assert table["newest"].astype(str).unique().tolist() == ["6", "3", "8"]
-    assert "SSD, I_D kept: request 2 (3)" in printed
+    assert table["newest"].astype(str).unique().tolist() == ["upright_6", "upright_3", "upright_8"]
+    assert "SSD, I_D kept: request 2 (upright_3)" in printed
     assert "Finetune: not within 3 requests" in printed
     assert "**70.00**" in printed
     first = table[table["request"] == 1].set_index(["curve", "metric"])["mean"]

@@ -231,7 +231,7 @@ def test_an_unknown_metric_is_an_error():
 
 def test_the_caption_says_all_that_the_numbers_need(committed):
     text = (committed / "table.md").read_text().splitlines()[0]
-    assert text == (
+    assert text.startswith(
         "**Digits, every task.** Protocol paper, profile quick. digits: 983 training images, resnet18 of 0.70 M "
         "parameters, originals trained for 4 epochs with augmentation (test accuracy 90.0 %). D_f is over 20 images "
         "(one is 5.00 points), MIA over 83 (1.20). Percent, mean ± sample standard deviation over 2 method seeds "
@@ -251,3 +251,25 @@ def test_accuracies_on_training_images_are_called_so(results):
     assert "(training accuracy 100.0 %)" in faces
     own = ("experiment=table4", "method=ssd", "method_seed=0", "task.target=1", "switched=none,pins_split")
     assert [cell.config.dataset.judged for cell in compose(*own)] == ["training", "test"]
+
+
+def test_the_demo_prints_one_block_with_methods_as_rows_and_says_where_the_rest_lies(report):
+    methods = "method=ssd,retrain,baseline,finetune"
+    grid = ("case=digits_class,digits_random", methods, "method_seed=0,1", "table.note=Why.")
+    for cell in compose("experiment=demo", *grid):
+        record_of(cell, gap=0.0 if cell.is_reference else 0.1).write(Path("runs/records"))
+    code, printed = report("table=demo", *grid)
+    assert code == 0
+    heading, _, *table, _, rest = printed.rstrip().splitlines()
+    assert heading.startswith("**Digits, every task: class upright_2.** Protocol strict")
+    assert heading.endswith(" Why.")
+    assert table == [
+        "| Method   |              D_r |              D_f |              MIA |          gap |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| Retrain  |     50.50 ± 0.71 |     50.50 ± 0.71 |     50.50 ± 0.71 |  0.00 ± 0.00 |",
+        "| Baseline |     90.50 ± 0.71 |     90.50 ± 0.71 |     90.50 ± 0.71 | 10.00 ± 0.00 |",
+        "| Finetune | **55.50 ± 0.71** | **55.50 ± 0.71** | **55.50 ± 0.71** | 10.00 ± 0.00 |",
+        "| SSD      |     60.50 ± 0.71 |     60.50 ± 0.71 |     60.50 ± 0.71 | 10.00 ± 0.00 |",
+    ]
+    assert rest == "results/demo-strict-quick/table.md, .csv and .tex hold random too."
+    assert "random" in Path("results/demo-strict-quick/table.csv").read_text()

@@ -159,7 +159,7 @@ def caption(query: Query) -> str:
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
     if references(query):
         parts.append("Bold: closest to the retrained model.")
-    return " ".join([*parts, *note, *filter(None, [query.options.config.table.note])])
+    return " ".join([*parts, *filter(None, [query.options.config.table.note]), *note])
 
 
 def counts(query: Query) -> str:

@@ -23,7 +23,7 @@ CASES = {
     "normalisation": ["method=baseline"],
     "checkpoint": ["method=baseline", "recipe.lr=1.0"],
     "train_seed": ["method=baseline", "method_seed=1"],
-    "accuracy": ["method=baseline"],
+    "accuracy": ["method=baseline", "dataset.subset.test_images=140"],
     "forget_n": ["task=random", "method=finetune"],
     "retrain_reset": ["method=retrain"],
     "retrain": ["method=retrain"],

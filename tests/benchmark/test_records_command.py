@@ -61,7 +61,8 @@ def test_a_list_names_what_varies(command):
     lines = command()[1].splitlines()
     names = {line.partition("2020-01-01 ")[2] for line in lines}
     assert names == {
-        f"digits resnet18 class 6 ssd strict full train_seed={seed} split_seed=0 method_seed=0 method.alpha={alpha}"
+        f"digits resnet18 class upright_2 ssd strict full train_seed={seed} split_seed=0 method_seed=0 "
+        f"method.alpha={alpha}"
         for seed in (0, 1) for alpha in (1, 3)
     }  # fmt: skip
 

@@ -47,14 +47,14 @@ def test_a_model_belongs_to_its_seed(tmp_path):
     one, same, other = (bench.build_model(seed).conv1.weight for seed in (5, 5, 6))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    assert bench.build_model(5, pretrained=False).fc.out_features == 10
+    assert bench.build_model(5, pretrained=False).fc.out_features == 20
     assert one.is_contiguous(memory_format=torch.channels_last) == bench.compute.channels_last
 
 
 def test_only_a_pretrained_model_reads_weights(tmp_path):
     model = ["model=vit", "model.timm_name=test_vit", "model.image_size=32", "model.weights=none.pth"]
     cell = make_cell(tmp_path, *model, base=["dataset.subset.train_images=60"])
-    assert Workbench(cell).build_model(0, pretrained=False)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert Workbench(cell).build_model(0, pretrained=False)(torch.zeros(1, 3, 32, 32)).shape == (1, 20)
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         Workbench(cell).build_model(0)
 

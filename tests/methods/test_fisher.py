@@ -71,7 +71,7 @@ def test_the_whole_method_on_a_linear_model_equals_the_rules_on_the_literal_info
     class Linear(nn.Module):
         def __init__(self):
             super().__init__()
-            self.fc = nn.Linear(3, 10)
+            self.fc = nn.Linear(3, 20)
 
         def forward(self, images):
             return self.fc(images.mean(dim=(2, 3)))

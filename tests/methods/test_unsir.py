@@ -66,7 +66,7 @@ def test_retained_samples_are_the_first_of_every_retained_group(task):
         literal += [int(row) for row in split.retain_train.index[groups == group][:6]]
     assert sorted(literal) == retained.index.tolist()
     assert len(replace(METHOD, samples_per_class=100).retained(split)) == len(groups)  # no group has as many
-    assert len(split.groups(retained).unique()) == 9  # fine classes, one of ten is forgotten
+    assert len(split.groups(retained).unique()) == 19  # fine classes, one of twenty is forgotten
 
 
 def test_impair_shows_every_noise_image_under_the_forget_label(monkeypatch):

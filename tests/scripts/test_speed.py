@@ -51,7 +51,7 @@ def test_both_ways_give_the_same_results(frame):
     differences = frame.set_index(["step", "beside"])["largest_difference"].drop(list(LIBRARIES), level=1)
     for step in ("evaluation and attack", "SSD cell", "SSD cell, I_D kept"):
         assert differences.pop((step, "textbook")) == 0
-    assert differences.pop(("Fisher, tolerance 0.001", "textbook")) < 0.1
+    assert differences.pop(("Fisher, tolerance 0.001", "textbook")) < 0.25
     assert (differences < 1e-3).all()
     assert frame[frame["beside"] == "torch.func"]["largest_difference"].item() < 1e-3
 

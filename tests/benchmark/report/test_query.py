@@ -170,8 +170,8 @@ def test_a_sweep_has_a_row_per_value_that_varies(report):
     assert "over 2 train seeds (n = 2)" in printed
     assert "| Varied | Model | Target | Method | D_r | D_f | MIA | gap |" in printed
     row = " | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 | 50.00 ± 0.00 |"
-    assert f"| recipe.lr=0.1 | resnet18 | 6 | Retrain{row}" in printed
-    assert f"| recipe.lr=0.2 | resnet18 | 6 | Retrain{row}" in printed
+    assert f"| recipe.lr=0.1 | resnet18 | upright_2 | Retrain{row}" in printed
+    assert f"| recipe.lr=0.2 | resnet18 | upright_2 | Retrain{row}" in printed
     assert "|  |  |  | SSD | missing | missing | missing | missing |" in printed
     lines = [line for line in printed.splitlines() if line.startswith("python -m benchmark.run ")]
     assert [("recipe.lr=0.2" in x, f"train_seed={i}" in x) for i, x in enumerate(lines)] == [(True, True)] * 2

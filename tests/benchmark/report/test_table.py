@@ -262,7 +262,7 @@ def test_the_demo_prints_one_block_with_methods_as_rows_and_says_where_the_rest_
     assert code == 0
     heading, _, *table, _, rest = printed.rstrip().splitlines()
     assert heading.startswith("**Digits, every task: class upright_2.** Protocol strict")
-    assert heading.endswith(" Why.")
+    assert " Why. " in heading
     assert table == [
         "| Method   |              D_r |              D_f |              MIA |          gap |",
         "| --- | ---: | ---: | ---: | ---: |",

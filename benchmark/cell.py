@@ -192,31 +192,28 @@ class Cell:
 
     @cached_property
     def original_code(self) -> dict[str, str]:
-        """Hashes of the code and the files behind the original model, see `sources_of`."""
-        config = self.config
-        nodes = {"dataset": config.dataset.load, "model": config.model.build, "original": config.original}
-        return sources_of({name: content(node) for name, node in nodes.items()}, files=False)
+        """Hashes of the code behind the original model, see `sources_of`; its key names the files."""
+        return sources_of({name: self.scientific[name] for name in ("dataset", "model", "original")}, files=False)
 
     @cached_property
     def outputs_code(self) -> dict[str, str]:
         """Hashes of the code and the files behind the outputs of the unlearned model."""
-        return self._code_of(self.config.method)
+        return self._code_of("method")
 
     @cached_property
     def reference_code(self) -> dict[str, str]:
         """Hashes of the code and the files behind the outputs of the retrained model."""
-        return self._code_of(self.config.get("reference"))
+        return self._code_of("reference")
 
-    def _code_of(self, method: Any) -> dict[str, str]:
-        task = sources_of({"task": content(self.config.task.split)})
-        return self.original_code | task | sources_of({"method": without_about(method)}, own=True)
+    def _code_of(self, method: str) -> dict[str, str]:
+        task = sources_of({"task": self.scientific["task"]})
+        return self.original_code | task | sources_of({"method": self.scientific[method]}, own=True)
 
     @cached_property
     def code(self) -> dict[str, str]:
         """Hashes of all code and files behind the record: of the metrics and the models that they look at too."""
-        metrics = {str(name): without_about(node) for name, node in self.config.metric.items()}
         retrained = self.reference_code if "retrained" in self.metric_needs else {}
-        return self.outputs_code | retrained | sources_of(metrics, own=True)
+        return self.outputs_code | retrained | sources_of(self.scientific["metric"], own=True)
 
     @property
     def is_reference(self) -> bool:
@@ -230,7 +227,7 @@ class Cell:
         about = content(self.config.method.get("about")) or {}
         return {"label": readable(name), "order": None, "ranked": True} | about | {"name": name}
 
-    @property
+    @cached_property
     def metric_about(self) -> dict[str, dict[str, Any]]:
         """How tables show each metric and derived column: `label`, `latex`, `order`, `unit`, `scale`, `needs`."""
         nodes = {name: content(node.get("about")) for name, node in self.config.metric.items()}

@@ -13,11 +13,13 @@ from typing import Any
 from hydra.utils import get_method
 
 from benchmark.cell import Cell
+from benchmark.cli import counted
 from benchmark.compose import cells_of, varying
 from benchmark.files import content_hash
 from benchmark.records import RunRecord, load_records, read_lines, to_lines
 from benchmark.report.about import About, read_about
 from benchmark.report.select import SEEDS, Place, places_of
+from benchmark.sources import changes
 from datasets.files import replacing
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ KINDS = {
 }
 # Keys that say where and on what, and change no cell.
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "dataset.root", "dataset.file",
-           "compute", "launcher", "hydra")  # fmt: skip
+           "compute", "launcher", "hydra", "reuse", "force")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,10 @@ def read_query(
         lines = [*lines, merged]
 
     output = Path(cells[0].config.output_dir) / "records"
-    places = places_of(
-        list((known | new).values()),
-        [record for record in committed if record.run_id not in drop],
-        [record for record in load_records(output) if record.run_id not in run_ids],
-    )
+    asked = list((known | new).values())
+    found = up_to_date(load_records(output), asked)
+    kept = [x for x in committed if x.run_id not in drop and not made_anew(x, found)]
+    places = places_of(asked, kept, [x for x in found if x.run_id not in {other.run_id for other in kept}])
     if kind == "sweep":
         places = by_varying(places)
     query = Query(kind, name, folder, places, cells[0], lines, memory.get("caption"))
@@ -147,8 +148,22 @@ def read_query(
             f"Expected records of {' '.join([*start, *merged])}, but there are none in {folder / RECORDS} and "
             f"{output}; run python -m benchmark.run {shlex.join([*start, *merged, *here])} first."
         )
-    unchanged = {record.run_id for record in query.records} == run_ids
+    unchanged = {record.run_id for record in query.records} == run_ids and len(kept) == len(committed)
     return query if unchanged else replace(query, caption=None)
+
+
+def up_to_date(records: Sequence[RunRecord], cells: Sequence[Cell]) -> list[RunRecord]:
+    """Return the records that were made with today's methods and metrics; the others count as missing."""
+    today = {cell.scientific_hash: cell.code for cell in cells if not cell.config.reuse}
+    fresh = [x for x in records if not changes(x.code or {}, today.get(x.scientific_hash, x.code or {}))]
+    if old := len(records) - len(fresh):
+        log.warning("%s made with other methods or metrics left out (reuse=true takes them)", counted(old, "record"))
+    return fresh
+
+
+def made_anew(record: RunRecord, found: Sequence[RunRecord]) -> bool:
+    """Return whether a committed record was made again with other methods or metrics: that one stands for the run."""
+    return any(x.run_id == record.run_id and changes(record.code or {}, x.code or {}) for x in found)
 
 
 def by_varying(places: Sequence[Place]) -> list[Place]:

@@ -41,6 +41,7 @@ def record_of(cell: Cell, fingerprint: str = "d" * 64, **metrics: float | None) 
         data_fingerprint=fingerprint,
         original={"test_accuracy": 0.9, "epochs": 4, "sha256": "0"},
         scientific=cell.scientific,
+        code=cell.code,
         overrides=list(cell.overrides),
     )  # fmt: skip
 

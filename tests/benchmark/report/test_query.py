@@ -1,13 +1,14 @@
 """A command that reads records never destroys any: rows stay unless an option takes them away."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from report_cases import DEMO, GRID, compose, content_of, demo_cells, record_of, write_records
 
-from benchmark.records import read_lines
+from benchmark.records import read_lines, to_lines
 from benchmark.report.query import is_here, merge, read_memory
 
 ONE = ("protocol=paper", "case=digits_class", "method=ssd", "method_seed=1")
@@ -86,6 +87,23 @@ def test_other_hyper_parameters_do_not_join_a_committed_column(committed, report
     assert code == 1
     assert "differ in nothing but seeds, but method.alpha is " in printed
     assert content_of(committed) == before
+
+
+def test_a_record_of_an_edited_method_is_missing_and_one_made_anew_takes_the_committed_ones_place(
+    committed, report, caplog
+):
+    (cell, *_) = demo_cells("ssd")
+    lines = read_lines(DEMO / "records.jsonl")
+    (old,) = [record for record in lines if record.run_id == record_of(cell).run_id]
+    edited = replace(old, metrics=dict.fromkeys(old.metrics, 0.125), code={**old.code, "methods.ssd": "edited"})
+    edited.write(Path("runs/records"))
+    assert report("table=demo", *GRID)[0] == 0
+    assert "1 record made with other methods or metrics left out" in caplog.text
+    assert read_lines(DEMO / "records.jsonl") == lines
+    (DEMO / "records.jsonl").write_text(to_lines([replace(x, code={"methods.ssd": "older"}) for x in lines]))
+    replace(edited, code=cell.code).write(Path("runs/records"))
+    assert report("table=demo", *GRID)[0] == 0
+    assert [x.metrics["mia"] for x in read_lines(DEMO / "records.jsonl") if x.run_id == old.run_id] == [0.125]
 
 
 def test_the_committed_record_of_a_run_stays(committed, report):

@@ -33,7 +33,7 @@ class ReportedBatches(Batches):
     progress: Progress
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        with self.progress(f"batches of {self.batch_size} images", len(self)) as report:
+        with self.progress(f"a pass over {len(self.data)} images, batch", len(self)) as report:
             for n, batch in enumerate(super().__iter__(), start=1):
                 yield batch
                 report(n)

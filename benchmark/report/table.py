@@ -236,7 +236,7 @@ def block_markdown(values: pd.DataFrame, query: Query, text: str) -> str:
     block = next(rows for _, rows in values.groupby(BLOCK, sort=False))
     grid = one_block(block, query.about, references(query)).markdown()
     others = f"\n{query.folder}/table.md, .csv and .tex hold {', '.join(rest)} too.\n" if rest else ""
-    return f"**{query.title}: {first}.** {text}\n\n{grid}{notes(block, query.about)}{others}"
+    return f"**{query.title}: {first}**\n\n{grid}{notes(block, query.about)}\n{text}\n{others}"
 
 
 def table_files(query: Query) -> dict[str, str]:

@@ -260,9 +260,10 @@ def test_the_demo_prints_one_block_with_methods_as_rows_and_says_where_the_rest_
         record_of(cell, gap=0.0 if cell.is_reference else 0.1).write(Path("runs/records"))
     code, printed = report("table=demo", *grid)
     assert code == 0
-    heading, _, *table, _, rest = printed.rstrip().splitlines()
-    assert heading.startswith("**Digits, every task: class upright_2.** Protocol strict")
-    assert " Why. " in heading
+    heading, _, *table, _, caption, _, rest = printed.rstrip().splitlines()
+    assert heading == "**Digits, every task: class upright_2**"
+    assert caption.startswith("Protocol strict")
+    assert " Why. " in caption
     assert table == [
         "| Method   |              D_r |              D_f |              MIA |          gap |",
         "| --- | ---: | ---: | ---: | ---: |",

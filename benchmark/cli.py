@@ -18,6 +18,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )  # fmt: skip
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+ADD_M = "add -m to run every combination."
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
@@ -30,8 +32,12 @@ class Failure:
     reason: str
 
 
-def run_cli(command: Callable[[], Any]) -> None:
-    """Run `command`; an error ends it with one line and exit code 1, or a traceback under HYDRA_FULL_ERROR=1."""
+def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], Any] | None = None) -> None:
+    """Run `command`; an error ends it with one line and exit code 1, or a traceback under HYDRA_FULL_ERROR=1.
+
+    Args:
+        cells_of: composes a sweep; it finds what is wrong beside a missing -m.
+    """
     show_log()
     for flag in {"-m", "--multirun"} & {*sys.argv[1:]}:  # argparse takes no overrides on both sides of it
         sys.argv.remove(flag)
@@ -53,7 +59,10 @@ def run_cli(command: Callable[[], Any]) -> None:
     except Exception as error:
         if wants_traceback():
             raise
-        code, line = 1, f"error: {describe(error)}"
+        reason = describe(error)
+        if cells_of is not None and reason.endswith(ADD_M):
+            reason = error_of_sweep(cells_of) or reason
+        code, line = 1, f"error: {reason}"
     if line:  # here the exception is gone, and with it whatever its frames held: a progress bar on the terminal
         print(line, file=sys.stderr)
     sys.exit(code)
@@ -97,10 +106,8 @@ def describe(error: BaseException) -> str:
     while isinstance(error, HydraException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
-        from benchmark.compose import choices
-
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        known = list(error.options or choices(group))
+        known = list(error.options or sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
         hint, there = nearest(name, known), ", ".join(known)
         return f"Expected {group}=… to be one of those in configs/{group}, but got {name!r}{hint}; there are {there}."
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
@@ -115,18 +122,15 @@ def describe(error: BaseException) -> str:
     text = re.sub(r"\s+", " ", str(error).split("Config search path:")[0]).strip()
     text = re.sub(r"^ValueError raised while resolving interpolation: (.+?)( full_key: .*)?$", r"\1", text)
     if found := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)' ", text):
-        wrong = error_of_sweep()
-        return wrong or f"Expected one value per option, but got {found[1]}; add -m to run every combination."
+        return f"Expected one value per option, but got {found[1]}; {ADD_M}"
     text = text or type(error).__name__
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"
     return text
 
 
-def error_of_sweep() -> str:
+def error_of_sweep(cells_of: Callable[[Sequence[str]], Any]) -> str:
     """Return what would be wrong with this process's command line if it had -m; nothing if it would do."""
-    from benchmark.compose import cells_of
-
     try:
         cells_of([word for word in with_search_path(sys.argv[1:]) if not word.startswith("-")])
     except Exception as error:

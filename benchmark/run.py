@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from benchmark.cell import Cell, check_added, content, with_name, without_about
 from benchmark.cli import Failure, describe, run_cli, wants_traceback
-from benchmark.compose import CONFIGS, own_overrides
+from benchmark.compose import CONFIGS, cells_of, own_overrides
 from benchmark.records import RunRecord, record_of
 from datasets.files import replacing
 
@@ -122,4 +122,4 @@ def main(config: DictConfig) -> RunRecord | str | Failure:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, cells_of=cells_of)

@@ -1,6 +1,7 @@
 """The code and the files that decide a run's numbers beside its configuration; no torch, nothing is imported."""
 
 import ast
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -8,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmark.files import content_hash, file_sha256
+from datasets.files import content_of
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ def sources_of(nodes: Mapping[str, Any], *, own: bool = False, files: bool = Tru
                 if module is not None and counts:
                     found[module] = module_hash(module)
             elif files and isinstance(value, str) and "." in value and (file := Path(value)).is_file():
-                found[path] = file_sha256(file)[:16]
+                found[path] = content_of(file)[:16]
     return found
 
 
@@ -90,7 +91,7 @@ def module_hash(name: str) -> str:
         return ""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     files = {path} | {file for other in imported(path, package) - SHARED for file in files_of(path.parent / other)}
-    return content_hash({str(file.relative_to(path.parent)): plain_code(file) for file in files})
+    return joint_hash({str(file.relative_to(path.parent)): plain_code(file) for file in files})
 
 
 def imported(path: Path, package: str) -> set[str]:
@@ -130,7 +131,12 @@ def is_text(node: ast.AST) -> bool:
 def suite_hash() -> str:
     """Return a hash of the Python and YAML files in `FOLDERS`, committed or not, as at the first call."""
     paths = [path for folder in FOLDERS for kind in ("*.py", "*.yaml") for path in (ROOT / folder).rglob(kind)]
-    return content_hash({str(path.relative_to(ROOT)): file_sha256(path) for path in paths if path.is_file()})
+    return joint_hash({str(path.relative_to(ROOT)): content_of(path) for path in paths if path.is_file()})
+
+
+def joint_hash(texts: Mapping[str, str]) -> str:
+    """Return 16 hex digits that name texts by their names."""
+    return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:16]
 
 
 def changes(made_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "benchmark.compose": ("benchmark.composer", *CELL),
     "benchmark.records": FILES,
     "benchmark.records.__main__": GRID,
-    "benchmark.cli": ("benchmark.compose",),
+    "benchmark.cli": (),
     "benchmark.device": ("methods", *FILES),
     "benchmark.models": ("methods",),
     "benchmark.evaluate": ("datasets", "metrics"),
@@ -112,6 +112,20 @@ def circles(graph: Mapping[str, set[str]]) -> list[str]:
     except CycleError as error:
         return list(error.args[1])
     return []
+
+
+def test_benchmark_stands_on_six_floors():
+    """A room stands one floor above the highest one that it imports."""
+    rooms: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        if is_in(module, "benchmark"):
+            names = (name for name in imports_of(module, path.read_text()) if is_in(name, "benchmark"))
+            room = ".".join(module.split(".")[:2])
+            rooms.setdefault(room, set()).update({".".join(name.split(".")[:2]) for name in names} - {room})
+    floors: dict[str, int] = {}
+    for room in TopologicalSorter(rooms).static_order():
+        floors[room] = 1 + max((floors[other] for other in rooms.get(room, ())), default=0)
+    assert max(floors.values()) <= 6, floors
 
 
 def test_there_is_no_circle():

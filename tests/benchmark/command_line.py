@@ -25,7 +25,7 @@ def run_command(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, main:
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     try:
         with patch.dict(os.environ):  # the command sets variables for its workers
-            run_cli(main)
+            run_cli(main, cells_of=cells_of)
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)

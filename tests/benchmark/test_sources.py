@@ -9,6 +9,7 @@ import pytest
 from command_line import TINY, make_cell
 
 from benchmark import sources
+from benchmark.files import content_hash, file_sha256
 from benchmark.records import load_records
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +122,7 @@ def test_an_edited_method_gives_its_new_number(folder):
     (folder / "method" / "mine.yaml").write_text("_target_: mine.Mine\n")
     runs = folder / "runs"
     command = [sys.executable, "-m", "benchmark.run", "--config-dir", str(folder), *TINY, "method=mine"]
-    reference = sources.content_hash(make_cell(runs).reference_key)
+    reference = content_hash(make_cell(runs).reference_key)
 
     def run(*words: str) -> tuple[str, str, str]:
         """Return when the record was made, the hash of the outputs and the lines on screen."""
@@ -131,7 +132,7 @@ def test_an_edited_method_gives_its_new_number(folder):
         )  # fmt: skip
         (record,) = load_records(runs / "records")
         (outputs,) = [path for path in runs.glob("artefacts/outputs/*.safetensors") if path.stem != reference]
-        return record.provenance["finished"], sources.file_sha256(outputs), done.stderr
+        return record.provenance["finished"], file_sha256(outputs), done.stderr
 
     def originals() -> set[int]:
         return {path.stat().st_mtime_ns for path in runs.glob("artefacts/original/*.json")}

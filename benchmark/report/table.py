@@ -177,12 +177,12 @@ def counts(query: Query) -> str:
 
 
 def repeated(query: Query) -> str:
-    """Return a note for each method with the same values under several seeds, or nothing."""
+    """Return the notes on methods with the same values under several seeds, or nothing."""
     once: list[str] = []
     same: dict[str, list[str]] = {}
     groups: dict[tuple[str, ...], dict[str, RunRecord]] = {}
     for place in query.places:
-        if place.record is not None:
+        if place.record is not None and place.record.skipped is None:
             groups.setdefault(tuple(place.labels.values()), {})[place.record.run_id] = place.record
     for found in groups.values():
         records = list(found.values())
@@ -193,7 +193,9 @@ def repeated(query: Query) -> str:
             if len(values) == 1 and values != {None}:
                 same.setdefault(method, []).append(query.about.metric(metric).label)
     notes = [f"{x}: the same values under several seeds are one model's and count once." for x in dict.fromkeys(once)]
-    notes += [f"± 0.00: {x} has the same {', '.join(dict.fromkeys(y))} under every seed." for x, y in same.items()]
+    if same:
+        parts = (f"{method} {', '.join(dict.fromkeys(metrics))}" for method, metrics in same.items())
+        notes.append(f"± 0.00, the same under every seed: {'; '.join(parts)}.")
     return "".join(f"\n{note}\n" for note in notes)
 
 

@@ -181,6 +181,8 @@ def hold_out_per_class(
 
 
 def draw_stratified(data: LabelledImages, n: int | None, seed: int, part: str) -> LabelledImages:
+    if n is not None and type(n) is not int:
+        raise ValueError(f"Expected {part}_images to be a whole number, or null for all, but got {n!r}.")
     if n is None or n >= len(data):
         return data
     classes = data.fine_labels.cpu()

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -116,8 +117,12 @@ def test_neither_a_smaller_nor_another_search_replaces_one(changed, message, fou
     pd.testing.assert_frame_equal(trials_of(folder), before)
 
 
-def test_the_committed_search_names_no_study_and_counts_by_its_trials():
-    folder = ROOT / "results" / COMMITTED
+def test_a_search_that_names_no_study_counts_by_its_trials(tmp_path):
+    folder = shutil.copytree(ROOT / "results" / COMMITTED, tmp_path / "search")
+    with pytest.raises(ValueError, match="it holds 50 of"):  # the committed one names its own
+        refuse_to_replace(folder, "0" * 16, 50)
+    lines = (folder / "summary.md").read_text().splitlines(keepends=True)
+    (folder / "summary.md").write_text("".join(line for line in lines if not line.startswith("| study |")))
     refuse_to_replace(folder, "0" * 16, 50)
     with pytest.raises(ValueError, match="it holds 50 of an unnamed one"):
         refuse_to_replace(folder, "0" * 16, 49)

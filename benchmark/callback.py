@@ -92,7 +92,7 @@ class GridCallback(Callback):
         if config.stage != "record":
             missing = [cell for cell in self.cells if cell.scientific_hash in self.failures]
         else:
-            missing = [cell for cell in self.cells if not cell.record_path.exists()]
+            missing = [cell for cell in self.cells if record_of(cell) is None]  # an outdated one is none
         if missing:
             lines = [f"  {self.names[cell.scientific_hash]}: {self._reason(cell)}" for cell in missing]
             sys.exit("\n".join([f"error: {len(missing)} of {counted(len(self.cells), 'cell')} failed:", *lines]))

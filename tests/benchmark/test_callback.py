@@ -1,5 +1,6 @@
 """What a person sees of a grid: the plan, a line per cell, the time left, the failures, the exit code."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,14 @@ def test_the_time_left_follows_from_finished_artefacts_of_the_same_kind(tmp_path
     assert caplog.messages[-1].endswith("  about 1 min 0 s left")
     end_job(grid, record_of(cells[3]))
     assert "left" not in caplog.messages[-1]
+
+
+def test_a_cell_that_fails_with_its_outdated_record_still_there_is_named(tmp_path, monkeypatch):
+    (cell,) = make_cells(tmp_path, "method=baseline", "method_seed=0")
+    replace(record_of(cell), code={"methods.baseline": "before the edit"}).write(cell.record_path.parent)
+    grid = started_with(monkeypatch, [cell])
+    end_job(grid, Failure(str(cell), "no memory"), 0)
+    assert end(grid).split("\n") == ["error: 1 of 1 cell failed:", f"  {cell}: no memory"]
 
 
 def test_failed_cells_are_named_at_the_end_and_the_exit_code_says_so(tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )  # fmt: skip
 
+from benchmark.budget import EXIT_CODE, OutOfBudgetError
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 ADD_M = "add -m to run every combination."
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
@@ -30,6 +32,10 @@ class Failure:
 
     cell: str
     reason: str
+
+
+class Left(Failure):
+    """A cell for which the budget has no time; nothing is wrong with it."""
 
 
 def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], Any] | None = None) -> None:
@@ -53,6 +59,8 @@ def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], A
         return
     except KeyboardInterrupt:
         code, line = 130, "stopped; run the same command again to continue."
+    except OutOfBudgetError as error:
+        code, line = EXIT_CODE, f"left by the budget: {error}; run the same command again to continue."
     except BrokenPipeError:  # of `| head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, line = 141, ""

@@ -14,7 +14,7 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from benchmark import device, pipeline
+from benchmark import budget, device, pipeline
 from benchmark.artefacts import Tensors
 from benchmark.cell import Cell, as_recorded, content, without_about
 from benchmark.compose import cells_of
@@ -158,6 +158,7 @@ def run_search(cell: Cell, out: str | None) -> str:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    budget.begin(cell.config.budget)
     device.set_up(cell.config.compute)
     options, bench, key = cell.config.search, Workbench(cell), study_key(cell)
     check_options(bench)

@@ -19,6 +19,8 @@ from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from benchmark import budget
+from benchmark.budget import OutOfBudgetError
 from benchmark.cli import duration
 from datasets.seeding import derive_seed
 
@@ -102,6 +104,7 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
 
     Raises:
         RuntimeError: `max_failures` trials in a row failed.
+        OutOfBudgetError: the budget has no time for another trial like the last one.
     """
     failures = 0
 
@@ -126,7 +129,13 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
                 f"Expected trials to succeed, but {failures} in a row failed, the last one by: "
                 f"{trial.user_attrs.get('error')}; narrow search.parameters."
             )
+        check_time((trial.duration or timedelta()).total_seconds())
 
+    def check_time(seconds: float) -> None:
+        if seconds >= budget.left() and n_complete(study) < n_trials:
+            raise OutOfBudgetError(f"{n_trials - n_complete(study)} of {n_trials} trials")
+
+    check_time(0.0)
     while n_complete(study) < n_trials:
         try:
             study.optimize(objective, catch=(Exception,), callbacks=[after_trial, MaxTrialsCallback(n_trials)])

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,7 +17,7 @@ from benchmark import budget
 from benchmark.budget import OutOfBudgetError
 from benchmark.files import content_hash, file_sha256, read_json, set_aside, write_json
 from benchmark.sources import changes, say_changed
-from datasets.files import replacing
+from datasets.files import locked, replacing
 
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
@@ -87,7 +86,7 @@ class Store:
         if self.reuse or not node.code or not path.exists():
             return path.exists()
         try:
-            return not changes(read_json(path).get("code", {}), node.code)
+            return not changes(read_facts(path).get("code", {}), node.code)
         except (OSError, ValueError):
             return True  # whoever reads it sets it aside
 
@@ -113,7 +112,7 @@ class Store:
         """Return (tensors on the CPU, facts), loaded or made; of several processes that ask, one makes it."""
         path = self.path(node)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock"), f"making {node}"):
             found = self._load(path)
             if found and not self.reuse and (changed := changes(found[1].get("code", {}), node.code)):
                 say_changed(tuple(changed))
@@ -121,10 +120,9 @@ class Store:
             if found is None:
                 self._check_time(node)
                 tensors, facts = node.make()
-                data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
                 own = {"kind": node.kind, "key": dict(node.key), "code": dict(node.code)}
                 facts = own | {"provenance": self.provenance()} | facts
-                found = data, self._save(path, data, facts)
+                found = self._save(path, tensors, facts)
             shutil.rmtree(self.training_folder(node), ignore_errors=True)
             return found
 
@@ -150,26 +148,29 @@ class Store:
         if seconds >= left:
             raise OutOfBudgetError(f"{node} needs about {seconds:.0f} s, and {max(left, 0):.0f} s are left")
 
-    def _save(self, path: Path, tensors: Tensors, facts: Facts) -> Facts:
+    def _save(self, path: Path, tensors: Tensors, facts: Facts) -> tuple[Tensors, Facts]:
+        data, tied = stored_once(tensors)
+        if tied:
+            facts["tied"] = tied
         with replacing(path.with_suffix(".safetensors")) as part:
             try:
-                save_file(tensors, part)
+                save_file(data, part)
             except SafetensorError as error:  # a full disk, for one
                 raise OSError(str(error)) from error
             facts["sha256"] = file_sha256(part)
         write_json(path, facts)
-        return facts
+        return with_tied(data, facts), facts
 
     def _load(self, path: Path) -> tuple[Tensors, Facts] | None:
         if not path.exists():
             return None
         tensors = path.with_suffix(".safetensors")
         try:
-            facts = read_json(path)
+            facts = read_facts(path)
             if file_sha256(tensors) != facts["sha256"]:
                 raise ValueError("the hash of the tensors differs from the one in the facts")
-            return load_file(tensors), facts
-        except (FileNotFoundError, ValueError, KeyError) as error:
+            return with_tied(load_file(tensors), facts), facts
+        except (FileNotFoundError, ValueError) as error:
             set_aside(path, tensors, reason=error)
             return None
 
@@ -215,10 +216,40 @@ def alike(kind: str, key: Mapping[str, Any], original: Mapping[str, Any] | None)
 @cache
 def facts_in(path: Path, modified: int) -> Facts:
     """Return the facts in a file that was written at `modified` (ns)."""
-    return read_json(path)
+    return read_facts(path)
+
+
+def read_facts(path: Path) -> Facts:
+    """Return the facts of an artefact; ValueError if the file is damaged or holds something else."""
+    facts = read_json(path)
+    if missing := {"kind", "key", "sha256"} - facts.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    return facts
+
+
+def stored_once(tensors: Tensors) -> tuple[Tensors, dict[str, str]]:
+    """Return the tensors on the CPU, none of which shares memory, and the names of tied ones -> the stored name."""
+    names: dict[object, str] = {}
+    data, tied, memory = {}, {}, set()
+    for name, tensor in tensors.items():
+        place = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        if tensor.numel() and names.setdefault(place, name) != name:
+            tied[name] = names[place]
+            continue
+        plain = tensor.detach().contiguous().cpu()
+        if (storage := plain.untyped_storage().data_ptr()) in memory:  # a part of another
+            plain = plain.clone()
+        memory.add(storage)
+        data[name] = plain
+    return data, tied
+
+
+def with_tied(data: Tensors, facts: Facts) -> Tensors:
+    """Return the tensors with those that are tied to one of them."""
+    return data | {name: data[other] for name, other in facts.get("tied", {}).items()}
 
 
 def seconds_of(facts: Facts) -> float:
     """Return how long the artefact took to make."""
     seconds = facts.get("seconds", 0.0)
-    return float(seconds["method"] + seconds.get("evaluation", 0.0) if isinstance(seconds, dict) else seconds)
+    return float(seconds.get("method", 0.0) + seconds.get("evaluation", 0.0) if isinstance(seconds, dict) else seconds)

@@ -372,7 +372,7 @@ def make_record(bench: Workbench) -> RunRecord:
         skipped=bench.skipped,
         scientific=cell.scientific,
         code=cell.code,
-        overrides=list(cell.overrides),
+        overrides=[word for word in cell.overrides if not word.startswith("budget=")],
     )
     record.write(cell.record_path.parent)
     return record

@@ -96,10 +96,10 @@ def lines_to_load(bench: "Workbench") -> str:
     module, _, builder = options.pop("_target_").rpartition(".")
     words = [str(len(bench.dataset.class_names)), *(f"{name}={value!r}" for name, value in options.items())]
     return "\n".join([
-        "from safetensors.torch import load_file",
+        "from safetensors.torch import load_model",
         f"from {module} import {builder}",
         f"model = {builder}({', '.join(words)}).eval()",
-        f"model.load_state_dict(load_file({str(bench.cell.model_file)!r}))  # RGB in [0, 1], mean {mean}, std {std}",
+        f"load_model(model, {str(bench.cell.model_file)!r})  # RGB in [0, 1], mean {mean}, std {std}",
     ])  # fmt: skip
 
 

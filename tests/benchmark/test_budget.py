@@ -1,7 +1,6 @@
 """`budget=`: what fits is made, a training is kept, and the exit code and the last lines say what is left."""
 
 import math
-import re
 import time
 from pathlib import Path
 
@@ -137,13 +136,12 @@ def test_a_grid_says_what_is_left_and_the_same_command_goes_on(tmp_path, monkeyp
     assert run_command([*grid, "budget=1m"], monkeypatch) == 3
     assert "[2/4] digits resnet18 class upright_2 finetune seed 0: " in caplog.text  # nobody knew its time
     *_, head, hint, command = caplog.messages[-1].splitlines()
-    assert re.match(r"left by budget=1m: 2 of 4 cells, about 2 min 0 s; to make: 2 sets of outputs", head) is None
     assert head == "left by budget=1m: 1 of 4 cells, about 1 min 40 s; to make: 1 set of outputs"
     assert hint == "one of them takes about 1 min 40 s, more than the budget: give more"
     assert command.startswith("to go on: python -m benchmark.run -m ")
     assert command.endswith(" budget=1m")
     assert len(records_of(tmp_path)) == 3
-    assert run_command([*grid, "budget=2m"], monkeypatch) == 0
+    assert run_command([*grid, "budget=1h"], monkeypatch) == 0
     assert len(records_of(tmp_path)) == 4
 
 

@@ -1,5 +1,6 @@
 import struct
 import zipfile
+from contextlib import nullcontext
 
 import pytest
 
@@ -27,6 +28,11 @@ def everything_in(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def everything_beside(folder):
+    """Return the names in a folder but for the lock, which stays."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
 def test_files_and_folders_are_there_and_nothing_else(tmp_path):
     archive = zip_of(tmp_path / "x.zip", FILES)
     with zipfile.ZipFile(archive, "a") as file:
@@ -34,7 +40,7 @@ def test_files_and_folders_are_there_and_nothing_else(tmp_path):
     unpack(archive, tmp_path / "out" / "x")
     assert everything_in(tmp_path / "out") == {f"x/{name}": content for name, content in FILES.items()}
     assert (tmp_path / "out" / "x" / "empty").is_dir()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+    assert everything_beside(tmp_path / "out") == ["x"]
 
 
 OUTSIDE = ("a/../../evil", "/evil", "C:/evil", "a\\..\\..\\evil")
@@ -58,8 +64,8 @@ def test_an_attack_is_refused_and_leaves_nothing(name, tmp_path):
     with pytest.raises(ValueError, match=r"x\.zip to be a zip archive of plain files.*delete it") as caught:
         unpack(archive, place / "x")
     assert reason in str(caught.value)
-    assert everything_in(tmp_path) == {"place/inner/x.zip": archive.read_bytes()}
-    assert list(place.iterdir()) == [archive]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"x.zip", "x.lock"}
+    assert everything_beside(place) == ["x.zip"]
 
 
 # Offsets in an entry of the central directory: the size when unpacked, and the flags.
@@ -79,7 +85,7 @@ def test_a_lie_in_the_directory(name, tmp_path):
     archive.write_bytes(changed)
     with pytest.raises(ValueError, match=expected):
         unpack(archive, tmp_path / "x")
-    assert list(tmp_path.iterdir()) == [archive]
+    assert everything_beside(tmp_path) == ["x.zip"]
 
 
 @pytest.mark.parametrize("damage", ["no zip", "truncated", "flipped"])
@@ -94,7 +100,7 @@ def test_a_damaged_archive_is_one_clear_error(damage, tmp_path):
     archive.write_bytes(changed[damage])
     with pytest.raises(ValueError, match=r"x\.zip to be a zip archive.*delete it and run again"):
         unpack(archive, tmp_path / "x")
-    assert list(tmp_path.iterdir()) == [archive]
+    assert everything_beside(tmp_path) == ["x.zip"]
 
 
 def test_an_older_folder_is_replaced_but_stays_if_the_new_archive_is_refused(tmp_path):
@@ -104,3 +110,19 @@ def test_an_older_folder_is_replaced_but_stays_if_the_new_archive_is_refused(tmp
     with pytest.raises(ValueError, match="more than"):
         unpack(zip_of(tmp_path / "x.zip", {"a": bytes(2_000)}), tmp_path / "x")
     assert everything_in(tmp_path / "x") == FILES
+
+
+def test_what_a_killed_process_left_while_it_unpacked_goes(tmp_path):
+    left = tmp_path / "x.abc.part"
+    (left / "a").mkdir(parents=True)
+    (left / "a" / "half").write_bytes(b"half")
+    (tmp_path / "y.abc.part").mkdir()  # of another archive
+    unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
+    assert everything_beside(tmp_path) == ["x", "x.zip", "y.abc.part"]
+
+
+def test_what_another_process_unpacks_stays(tmp_path, monkeypatch):
+    (tmp_path / "x.abc.part").mkdir()
+    monkeypatch.setattr("datasets.archives.locked", lambda path, purpose: nullcontext(False))  # no locks there
+    unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
+    assert everything_beside(tmp_path) == ["x", "x.abc.part", "x.zip"]

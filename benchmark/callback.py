@@ -142,7 +142,7 @@ class GridCallback(Callback):
         """Begin the budget; ValueError for a wrong one, and for several."""
         budgets = {config.get("budget") for config in configs}
         if len(budgets) != 1:
-            raise ValueError(f"Expected one budget for all cells, but got {', '.join(map(str, budgets))}.")
+            raise ValueError(f"Expected one budget for all cells, but got {', '.join(sorted(map(str, budgets)))}.")
         (self.budget,) = budgets
         budget.begin(self.budget)
 

@@ -231,18 +231,19 @@ def test_seconds_of_every_form_of_facts():
 
 
 class Tied(torch.nn.Module):
-    """A network whose two layers share their weight, and whose buffer is a part of it."""
+    """A network whose two layers share their weight; its buffer may be a part of that."""
 
-    def __init__(self):
+    def __init__(self, *, shares_row=False):
         super().__init__()
         self.first, self.second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
         self.second.weight = self.first.weight
-        self.register_buffer("row", self.first.weight.detach()[1])
+        self.register_buffer("row", self.first.weight.detach()[1] if shares_row else torch.ones(3))
         self.register_buffer("empty", torch.ones(0))
 
 
-def test_tied_weights_are_stored_once_and_loaded_again(store):
-    model = Tied()
+@pytest.mark.parametrize("shares_row", [False, True])
+def test_tied_weights_are_stored_once_and_loaded_again(store, shares_row):
+    model = Tied(shares_row=shares_row)
     node = Artefact("model", KEY, lambda: (dict(model.state_dict()), {"seconds": 1.0}))
     made, _ = store.get(node)
     found, facts = store.get(node)

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -153,4 +154,4 @@ def test_a_pipe_in_place_of_the_array_file_is_an_error(tmp_path):
 
 def test_a_folder_that_takes_no_file_is_an_error():
     with pytest.raises(FileNotFoundError, match=r"Expected /proc/x\.npz, but it is not there and could not be made"):
-        load("/proc")
+        load(Path("/proc"))

@@ -84,13 +84,14 @@ class GridCallback(Callback):
         outcome = job_return._return_value
         self.finished += 1
         counter = f"[{self.finished}/{len(self.cells)}] " if self.cells else ""
-        key = Cell(job_return.cfg).scientific_hash if self.cells and job_return.cfg else ""
+        cell = Cell(job_return.cfg) if self.cells and job_return.cfg else None
+        key = cell.scientific_hash if cell else ""
         if isinstance(outcome, Left) and self.cells:
             self.finished -= 1
         elif isinstance(outcome, Failure):
             self.failures[key] = outcome
-            if self.cells:
-                self.waiting.pop(Cell(job_return.cfg).run_id, None)
+            if cell:
+                self.waiting.pop(cell.run_id, None)
                 log.error("%s%s: failed: %s", counter, self.names[key], outcome.reason)
         elif isinstance(outcome, RunRecord):
             self.made.add(key)

@@ -1,20 +1,23 @@
 """The graph of artefacts: each is made once and then loaded, and named by all that decides it."""
 
+import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmark import budget
+from benchmark.budget import OutOfBudgetError
 from benchmark.files import content_hash, file_sha256, read_json, set_aside, write_json
 from benchmark.sources import changes, say_changed
-from datasets.files import replacing
+from datasets.files import locked, replacing
 
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
@@ -30,6 +33,7 @@ class Artefact:
         make: returns the tensors and the facts; it asks the store for the artefacts that it needs.
         needs: the artefacts that `make` asks for, as far as they are known beforehand.
         code: hashes of the modules and files that decide its content beside the key; made with others, it is outdated.
+        epochs: of trainings that can be stopped after each and continued; 0 if it is made in one go.
     """
 
     kind: str
@@ -37,6 +41,7 @@ class Artefact:
     make: Callable[[], tuple[Tensors, Facts]]
     needs: tuple["Artefact", ...] = ()
     code: Mapping[str, str] = field(default_factory=dict)
+    epochs: int = 0
 
     @cached_property
     def hash(self) -> str:
@@ -81,7 +86,7 @@ class Store:
         if self.reuse or not node.code or not path.exists():
             return path.exists()
         try:
-            return not changes(read_json(path).get("code", {}), node.code)
+            return not changes(read_facts(path).get("code", {}), node.code)
         except (OSError, ValueError):
             return True  # whoever reads it sets it aside
 
@@ -107,53 +112,144 @@ class Store:
         """Return (tensors on the CPU, facts), loaded or made; of several processes that ask, one makes it."""
         path = self.path(node)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock"), f"making {node}"):
             found = self._load(path)
             if found and not self.reuse and (changed := changes(found[1].get("code", {}), node.code)):
                 say_changed(tuple(changed))
                 found = None
             if found is None:
+                self._check_time(node)
                 tensors, facts = node.make()
-                data = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
                 own = {"kind": node.kind, "key": dict(node.key), "code": dict(node.code)}
                 facts = own | {"provenance": self.provenance()} | facts
-                found = data, self._save(path, data, facts)
+                found = self._save(path, tensors, facts)
             shutil.rmtree(self.training_folder(node), ignore_errors=True)
             return found
 
     def facts(self, kind: str) -> Iterator[Facts]:
-        """Yield the facts of every whole artefact of a kind."""
+        """Yield the facts of every whole artefact of a kind; a file that did not change is read once per process."""
         for path in sorted((self.folder / kind).glob("*.json")):
             try:
-                yield read_json(path)
+                yield facts_in(path, path.stat().st_mtime_ns)
             except (OSError, ValueError):
                 continue  # whoever needs it sets it aside
 
-    def _save(self, path: Path, tensors: Tensors, facts: Facts) -> Facts:
+    def share_left(self, node: Artefact) -> float:
+        """Return which part of the artefact's epochs is not kept; 1 if it has none."""
+        kept = (int(path.name.split("-")[0]) for path in self.training_folder(node).glob("*/*-*.pt"))
+        return max(1 - max(kept, default=0) / max(node.epochs, 1), 0.0)
+
+    def _check_time(self, node: Artefact) -> None:
+        """Raise OutOfBudgetError if the artefact, or the next epoch of its trainings, would not end in time."""
+        left = budget.left()
+        if left == math.inf:
+            return
+        seconds = (Times(self, [node.kind]).like(node) or 0.0) / max(node.epochs, 1)
+        if seconds >= left:
+            raise OutOfBudgetError(f"{node} needs about {seconds:.0f} s, and {max(left, 0):.0f} s are left")
+
+    def _save(self, path: Path, tensors: Tensors, facts: Facts) -> tuple[Tensors, Facts]:
+        data, tied = stored_once(tensors)
+        if tied:
+            facts["tied"] = tied
         with replacing(path.with_suffix(".safetensors")) as part:
             try:
-                save_file(tensors, part)
+                save_file(data, part)
             except SafetensorError as error:  # a full disk, for one
                 raise OSError(str(error)) from error
             facts["sha256"] = file_sha256(part)
         write_json(path, facts)
-        return facts
+        return with_tied(data, facts), facts
 
     def _load(self, path: Path) -> tuple[Tensors, Facts] | None:
         if not path.exists():
             return None
         tensors = path.with_suffix(".safetensors")
         try:
-            facts = read_json(path)
+            facts = read_facts(path)
             if file_sha256(tensors) != facts["sha256"]:
                 raise ValueError("the hash of the tensors differs from the one in the facts")
-            return load_file(tensors), facts
-        except (FileNotFoundError, ValueError, KeyError) as error:
+            return with_tied(load_file(tensors), facts), facts
+        except (FileNotFoundError, ValueError) as error:
             set_aside(path, tensors, reason=error)
             return None
+
+
+class Times:
+    """How long artefacts take, from the facts of those in a store, means in seconds."""
+
+    def __init__(self, store: Store, kinds: Iterable[str]) -> None:
+        self.spent: dict[tuple[str, ...], list[float]] = {}
+        originals = {content_hash(facts["key"]): facts["key"] for facts in store.facts("original")}
+        for kind in {*kinds}:
+            for facts in store.facts(kind):
+                key = facts["key"]
+                for name in alike(kind, key, key if kind == "original" else originals.get(key.get("original"))):
+                    self.spent.setdefault(name, []).append(seconds_of(facts))
+
+    def like(self, node: Artefact) -> float | None:
+        """Return the time of artefacts of the same method on such an original; None if there are none."""
+        *names, _ = alike(node.kind, node.key, next(node.walk()).key)
+        return self._first(names)
+
+    def of(self, node: Artefact) -> float | None:
+        """Return the time of artefacts like it, or else of all of its kind; None if there are none."""
+        return self._first(alike(node.kind, node.key, next(node.walk()).key))
+
+    def _first(self, names: Iterable[tuple[str, ...]]) -> float | None:
+        return next((fmean(self.spent[name]) for name in names if name in self.spent), None)
+
+
+def alike(kind: str, key: Mapping[str, Any], original: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """Return names that artefacts share if they take about the same time, the most exact first, the kind last.
+
+    First the same method on an original that differs in its seed alone, then the same class of methods on it.
+    """
+    if original is None:
+        return [(kind,)]
+    scale = content_hash({name: value for name, value in original.items() if name != "train_seed"})
+    method = key.get("method")
+    target = method.get("_target_") if isinstance(method, Mapping) else None
+    return [(kind, scale, content_hash(method)), (kind, scale, str(target)), (kind,)]
+
+
+@cache
+def facts_in(path: Path, modified: int) -> Facts:
+    """Return the facts in a file that was written at `modified` (ns)."""
+    return read_facts(path)
+
+
+def read_facts(path: Path) -> Facts:
+    """Return the facts of an artefact; ValueError if the file is damaged or holds something else."""
+    facts = read_json(path)
+    if missing := {"kind", "key", "sha256"} - facts.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    return facts
+
+
+def stored_once(tensors: Tensors) -> tuple[Tensors, dict[str, str]]:
+    """Return the tensors on the CPU, none of which shares memory, and the names of tied ones -> the stored name."""
+    names: dict[object, str] = {}
+    data, tied, memory = {}, {}, set()
+    for name, tensor in tensors.items():
+        place = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        if tensor.numel() and names.setdefault(place, name) != name:
+            tied[name] = names[place]
+            continue
+        plain = tensor.detach().contiguous().cpu()
+        if (storage := plain.untyped_storage().data_ptr()) in memory:  # a part of another
+            plain = plain.clone()
+        memory.add(storage)
+        data[name] = plain
+    return data, tied
+
+
+def with_tied(data: Tensors, facts: Facts) -> Tensors:
+    """Return the tensors with those that are tied to one of them."""
+    return data | {name: data[other] for name, other in facts.get("tied", {}).items()}
 
 
 def seconds_of(facts: Facts) -> float:
     """Return how long the artefact took to make."""
     seconds = facts.get("seconds", 0.0)
-    return float(seconds["method"] + seconds.get("evaluation", 0.0) if isinstance(seconds, dict) else seconds)
+    return float(seconds.get("method", 0.0) + seconds.get("evaluation", 0.0) if isinstance(seconds, dict) else seconds)

@@ -13,14 +13,14 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from benchmark import budget
 from benchmark.cell import Cell, method_name, named
-from benchmark.cli import Failure, counted, describe, duration
+from benchmark.cli import Failure, Left, counted, describe, duration
 from benchmark.compose import cells_of, varying
-from benchmark.files import content_hash
 from benchmark.records import RunRecord, record_of
 
 if TYPE_CHECKING:
-    from benchmark.artefacts import Artefact
+    from benchmark.artefacts import Artefact, Store
 
 log = logging.getLogger(__name__)
 NOUNS = {"original": "original", "model": "unlearned model", "outputs": "set of outputs"}
@@ -35,6 +35,9 @@ class GridCallback(Callback):
         self.wanted: dict[str, list[Artefact]] = {}  # by run id, of the waiting cells
         self.names: dict[str, str] = {}  # by scientific hash: the cell's name and what varies beside it
         self.failures: dict[str, Failure] = {}  # by scientific hash too
+        self.made: set[str] = set()  # scientific hashes of the cells that are done
+        self.budget: str | None = None
+        self.workers: int | None = 1  # None: those of a cluster
         self.finished = 0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -45,6 +48,9 @@ class GridCallback(Callback):
             folders = sorted({str(cell.config.output_dir) for cell in self.cells})
             if len(folders) != 1:
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")
+            self._begin([cell.config for cell in self.cells])
+            launcher = OmegaConf.select(config, "hydra.launcher") or {}
+            self.workers = launcher.get("workers", 1)
             forget(self.cells)
             self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
             varies = varying(self.cells)
@@ -60,42 +66,71 @@ class GridCallback(Callback):
             sys.exit(0)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget the results of a single run if `force=true`."""
+        """Begin the budget of a single run, and forget its results if `force=true`."""
+        try:
+            self._begin([config])
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         if config.force:
             forget([Cell(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))])
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """End a sweep in this process with its budget: composing each of the cells that are left takes a while."""
+        if self.cells and budget.left() <= 0:
+            self.on_multirun_end(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Print the cell's numbers, or why it failed."""
         outcome = job_return._return_value
         self.finished += 1
         counter = f"[{self.finished}/{len(self.cells)}] " if self.cells else ""
-        key = Cell(job_return.cfg).scientific_hash if self.cells and job_return.cfg else ""
-        if isinstance(outcome, Failure):
+        cell = Cell(job_return.cfg) if self.cells and job_return.cfg else None
+        key = cell.scientific_hash if cell else ""
+        if isinstance(outcome, Left) and self.cells:
+            self.finished -= 1
+        elif isinstance(outcome, Failure):
             self.failures[key] = outcome
-            if self.cells:
+            if cell:
+                self.waiting.pop(cell.run_id, None)
                 log.error("%s%s: failed: %s", counter, self.names[key], outcome.reason)
         elif isinstance(outcome, RunRecord):
+            self.made.add(key)
             was_waiting = self.waiting.pop(outcome.run_id, None)
-            log.info("%s%s%s", counter, summary(outcome, self.names.get(key)), self._left() if was_waiting else "")
+            line = summary(outcome, self.names.get(key))
+            log.info("%s%s%s", counter, line, self._left() if was_waiting else "")
             if not self.cells and outcome.skipped is None and job_return.cfg is not None:
                 log.info("%s", comparison(Cell(job_return.cfg, tuple(config.hydra.overrides.task))))
         elif outcome is not None:
+            self.made.add(key)
             log.info("%s%s", counter, outcome)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """End a failed single run with its reason and exit code 1."""
+        """End a failed single run with its reason and exit code 1, one that its budget ended with exit code 3."""
         for failure in self.failures.values():
+            if isinstance(failure, Left):
+                log.info("left by budget=%s: %s; to go on: %s", self.budget, failure.reason, command())
+                sys.exit(budget.EXIT_CODE)
             sys.exit(f"error: {failure.reason}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Name the cells without a record; exit code 1 if there are some."""
+        """Name the cells that are not done: exit code 1 if some failed, 3 if the budget has left the others."""
         if config.stage != "record":
             missing = [cell for cell in self.cells if cell.scientific_hash in self.failures]
         else:
             missing = [cell for cell in self.cells if record_of(cell) is None]  # an outdated one is none
-        if missing:
-            lines = [f"  {self.names[cell.scientific_hash]}: {self._reason(cell)}" for cell in missing]
-            sys.exit("\n".join([f"error: {len(missing)} of {counted(len(self.cells), 'cell')} failed:", *lines]))
+        left = [] if self.budget is None else [c for c in self.cells if not self._is_over(c)]
+        failed = [cell for cell in missing if cell not in left]
+        if left:
+            log.info("%s", self._to_go_on(len(left)))
+        if failed:
+            lines = [f"  {self.names[cell.scientific_hash]}: {self._reason(cell)}" for cell in failed]
+            sys.exit("\n".join([f"error: {len(failed)} of {counted(len(self.cells), 'cell')} failed:", *lines]))
+        if left:
+            sys.exit(budget.EXIT_CODE)
+
+    def _is_over(self, cell: Cell) -> bool:
+        """Return whether a cell is done or has failed."""
+        return cell.scientific_hash in self.made or cell.scientific_hash in self.failures or is_done(cell)
 
     def _reason(self, cell: Cell) -> str:
         failure = self.failures.get(cell.scientific_hash)
@@ -104,18 +139,31 @@ class GridCallback(Callback):
     def _n_waiting(self) -> int:
         return sum(cell.run_id in self.waiting for cell in self.cells)
 
+    def _begin(self, configs: Sequence[DictConfig]) -> None:
+        """Begin the budget; ValueError for a wrong one, and for several."""
+        budgets = {config.get("budget") for config in configs}
+        if len(budgets) != 1:
+            raise ValueError(f"Expected one budget for all cells, but got {', '.join(sorted(map(str, budgets)))}.")
+        (self.budget,) = budgets
+        budget.begin(self.budget)
+
+    @property
+    def _store(self) -> "Store":
+        from benchmark.artefacts import Store  # torch, only if there is something to make
+
+        return Store(Path(self.cells[0].config.output_dir) / "artefacts", reuse=bool(self.cells[0].config.reuse))
+
     def _missing(self) -> "list[Artefact]":
         """Return the artefacts that are still to be made."""
         if not self.waiting:
             return []
-        from benchmark import artefacts, pipeline  # torch, only if there is something to make
+        from benchmark import pipeline
         from benchmark.workbench import Workbench
 
         for run_id, cell in self.waiting.items():
             if run_id not in self.wanted:  # planned once: this is asked after every cell
-                self.wanted[run_id] = pipeline.wanted(Workbench(cell))
-        store = artefacts.Store(Path(self.cells[0].config.output_dir) / "artefacts")
-        return store.missing(*(node for run_id in self.waiting for node in self.wanted[run_id]))
+                self.wanted[run_id] = pipeline.planned(Workbench(cell))
+        return self._store.missing(*(node for run_id in self.waiting for node in self.wanted[run_id]))
 
     def _to_make(self) -> str:
         """Return the counts by kind: `; to make: 2 originals, 36 sets of outputs`."""
@@ -123,26 +171,44 @@ class GridCallback(Callback):
         parts = [counted(n, NOUNS[kind]) for kind, n in counts.items()]
         return f"; to make: {', '.join(parts)}" if parts else ""
 
-    def _left(self) -> str:
-        """Return the time that is left, from the stored facts of finished artefacts like those that are missing."""
-        missing = self._missing()
-        if not missing:
-            return ""
-        from benchmark import artefacts
+    def _times(self) -> "list[tuple[Artefact, float | None]]":
+        """Return what is missing, and the seconds that each takes as far as the stored facts say so."""
+        from benchmark.artefacts import Times
 
-        store = artefacts.Store(Path(self.cells[0].config.output_dir) / "artefacts")
-        spent: dict[object, list[float]] = {}
-        for kind in {node.kind for node in missing}:
-            for facts in store.facts(kind):
-                for name in (kind, likeness(kind, facts["key"])):
-                    spent.setdefault(name, []).append(artefacts.seconds_of(facts))
-        seconds = 0.0
-        for node in missing:
-            like = spent.get(likeness(node.kind, node.key)) or spent.get(node.kind)
-            if not like:
-                return ""
-            seconds += sum(like) / len(like)
-        return f"  about {duration(seconds)} left"
+        missing, store = self._missing(), self._store
+        times = Times(store, (node.kind for node in missing))
+        return [
+            (node, None if (all_of_it := times.of(node)) is None else all_of_it * store.share_left(node))
+            for node in missing
+        ]
+
+    def _left(self) -> str:
+        """Return the time that is left; nothing if nobody knows how long something takes."""
+        times = self._times() if self.waiting else []
+        known = [seconds for _, seconds in times if seconds is not None]
+        return f"  {self._until_the_end(known)} left" if known and len(known) == len(times) else ""
+
+    def _until_the_end(self, seconds: Sequence[float]) -> str:
+        """Return how long artefacts of these seconds take; on a cluster, whose machines come and go, the work."""
+        if self.workers is None:
+            return f"about {duration(sum(seconds))} of work"
+        return f"about {duration(max(*seconds, sum(seconds) / self.workers))}"
+
+    def _to_go_on(self, n_left: int) -> str:
+        """Return the lines about that which the budget has left."""
+        times = self._times() if self.waiting else []
+        known = [seconds for _, seconds in times if seconds is not None]
+        time = f", {'at least ' if len(known) < len(times) else ''}{self._until_the_end(known)}" if known else ""
+        head = f"left by budget={self.budget}: {n_left} of {counted(len(self.cells), 'cell')}{time}{self._to_make()}"
+        longest = max((seconds for node, seconds in times if seconds and not node.epochs), default=0.0)
+        too_long = longest > budget.seconds_of(self.budget)
+        hint = [f"one of them takes about {duration(longest)}, more than the budget: give more"] if too_long else []
+        return "\n".join([head, *hint, f"to go on: {command()}"])
+
+
+def command() -> str:
+    """Return the command line of this process."""
+    return shlex.join(["python", "-m", "benchmark.run", *sys.argv[1:]])
 
 
 def forget(cells: Sequence[Cell]) -> None:
@@ -165,11 +231,6 @@ def is_done(cell: Cell) -> bool:
     if cell.config.stage != "record" or (record := record_of(cell)) is None:
         return False
     return cell.model_file is None or record.skipped is not None
-
-
-def likeness(kind: str, key: Mapping[str, Any]) -> str:
-    """Return a name that artefacts share if they take about the same time: kind and method."""
-    return f"{kind} {content_hash(key.get('method'))}"
 
 
 def check_model_files(cells: Sequence[Cell]) -> None:

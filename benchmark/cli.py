@@ -6,10 +6,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import (
@@ -18,8 +20,11 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )  # fmt: skip
 
+from benchmark.budget import EXIT_CODE, OutOfBudgetError
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 ADD_M = "add -m to run every combination."
+MAX_VALUES = 100_000  # of a YAML file
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
@@ -30,6 +35,10 @@ class Failure:
 
     cell: str
     reason: str
+
+
+class Left(Failure):
+    """A cell for which the budget has no time; nothing is wrong with it."""
 
 
 def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], Any] | None = None) -> None:
@@ -47,12 +56,15 @@ def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], A
         os.environ |= {"HYDRA_FULL_ERROR": "1", ONE_LINE: "1"}
     try:
         try:
+            check_folders(sys.argv[1:])
             command()
         finally:
             sys.stdout.flush()
         return
     except KeyboardInterrupt:
         code, line = 130, "stopped; run the same command again to continue."
+    except OutOfBudgetError as error:
+        code, line = EXIT_CODE, f"left by the budget: {error}; run the same command again to continue."
     except BrokenPipeError:  # of `| head`: nobody reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, line = 141, ""
@@ -85,6 +97,28 @@ def with_search_path(arguments: Sequence[str]) -> list[str]:
                 raise ValueError(f"Expected {option} to name a folder, but {folder} is none.")
             words[at] = f"hydra.searchpath=[file://{folder}]"
     return words
+
+
+def check_folders(arguments: Sequence[str]) -> None:
+    """Raise ValueError for a YAML file of a given folder that composing would never end with: aliases of aliases."""
+    for word in re.findall(r"file://([^],]+)", " ".join(with_search_path(arguments))):
+        for path in Path(word).rglob("*.yaml"):
+            text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+            if "&" not in text or "*" not in text:
+                continue
+            with suppress(yaml.YAMLError):  # Hydra says it better
+                if n_values(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MAX_VALUES:
+                    raise ValueError(f"Expected at most {MAX_VALUES} values in {path}, but its aliases stand for more.")
+
+
+def n_values(node: Any, known: dict[int, int]) -> int:
+    """Return how many values a YAML node stands for; `known`: those of the nodes seen, by identity."""
+    if id(node) not in known:
+        known[id(node)] = 1  # for an alias of its own parent
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(n_values(part, known) for part in inner)
+    return known[id(node)]
 
 
 def show_log() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from benchmark.artefacts import Artefact, Facts, Tensors
+from benchmark.cell import Cell
 from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
 from benchmark.progress import progress
 from benchmark.records import RunRecord
@@ -35,7 +36,8 @@ Called = tuple[nn.Module, dict[str, float]]  # the unlearned model and the secon
 
 def original(bench: Workbench) -> Artefact:
     """Return the original model."""
-    return Artefact("original", bench.cell.original_key, lambda: train_original(bench), code=bench.cell.original_code)
+    key, code = bench.cell.original_key, bench.cell.original_code
+    return Artefact("original", key, lambda: train_original(bench), (), code, epochs_in(bench, key["original"]))
 
 
 def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
@@ -45,11 +47,13 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
     """
     cell = bench.cell
     key, needs = cell.outputs_key, [original(bench)]
+    epochs = epochs_in(bench, key["method"])
     if cell.targets is not None and not cell.is_reference:  # a retrained model forgets all of them in one call
         n = n or len(cell.targets)
         key = key | {"task": key["task"] | {"target": cell.targets[:n]}}
         needs += [unlearned(bench, n - 1)] if n > 1 else []
-    return Artefact("model", key, lambda: unlearn(bench, n), tuple(needs), cell.outputs_code)
+        epochs = epochs if n == 1 else 0  # later requests keep nothing
+    return Artefact("model", key, lambda: unlearn(bench, n), tuple(needs), cell.outputs_code, epochs)
 
 
 def outputs(bench: Workbench) -> Artefact:
@@ -57,7 +61,9 @@ def outputs(bench: Workbench) -> Artefact:
     cell, needs = bench.cell, [original(bench)]
     if cell.config.save_model is not None or (cell.targets is not None and not cell.is_reference):
         needs.append(unlearned(bench))
-    node = Artefact("outputs", cell.outputs_key, lambda: look(bench, needs, run), tuple(needs), cell.outputs_code)
+    key, code = cell.outputs_key, cell.outputs_code
+    epochs = epochs_in(bench, key["method"]) if len(needs) == 1 else 0
+    node = Artefact("outputs", key, lambda: look(bench, needs, run), tuple(needs), code, epochs)
 
     def run(model: nn.Module) -> Called:
         return call(bench, bench.method, model, bench.split, node)
@@ -71,15 +77,26 @@ def reference(bench: Workbench) -> Artefact | None:
         return None
     cell, needs = bench.cell, [original(bench)]
     key, code = cell.reference_key, cell.reference_code
+    epochs = epochs_in(bench, key["method"])
     if bench.config.save_model is not None:  # a sweep may save this one too: it is trained once
-        needs.append(Artefact("model", key, lambda: kept(run(load_original(bench)[0])), tuple(needs), code))
-    node = Artefact("outputs", key, lambda: look(bench, needs, run), tuple(needs), code)
+        needs.append(Artefact("model", key, lambda: kept(run(load_original(bench)[0])), tuple(needs), code, epochs))
+    node = Artefact("outputs", key, lambda: look(bench, needs, run), tuple(needs), code, epochs)
 
     def run(model: nn.Module) -> Called:
         log.info("  retraining without the forget set (%s)", bench.split.forget_target)
         return call(bench, method, model, bench.split, node)
 
     return node
+
+
+def epochs_in(bench: Workbench, node: Any) -> int:
+    """Return the epochs of all recipes in a node of the configuration; 0 if no state of trainings is kept."""
+    if bench.config.compute.progress_seconds is None or not isinstance(node, Mapping):
+        return 0
+    return sum(
+        value if name == "epochs" and isinstance(value, int) else epochs_in(bench, value)
+        for name, value in node.items()
+    )
 
 
 def staged(bench: Workbench) -> Artefact:
@@ -103,6 +120,25 @@ def wanted(bench: Workbench) -> list[Artefact]:
     retrained = reference(bench) if "retrained" in cell.metric_needs and not cell.is_reference else None
     saved = unlearned(bench) if cell.config.save_model is not None else None
     return [node for node in (original(bench), retrained, saved, outputs(bench)) if node is not None]
+
+
+def planned(bench: Workbench) -> list[Artefact]:
+    """Return `wanted` without that which a method makes that skips the task; to know it, the data are loaded.
+
+    A data set that cannot be loaded is no reason here to leave something out: its cells say why.
+    """
+    nodes = wanted(bench)
+    if not hasattr(bench.method, "skip"):
+        return nodes
+    config = copy.deepcopy(bench.config)
+    config.compute.device = "cpu"  # this process may not be the one that trains
+    try:
+        if Workbench(Cell(config)).skipped is None:
+            return nodes
+    except (ImportError, OSError, ValueError):
+        return nodes
+    others = bench.cell.original_key, bench.cell.reference_key
+    return [node for node in nodes if node.key in others]
 
 
 def make(bench: Workbench, name: str) -> None:
@@ -336,7 +372,7 @@ def make_record(bench: Workbench) -> RunRecord:
         skipped=bench.skipped,
         scientific=cell.scientific,
         code=cell.code,
-        overrides=list(cell.overrides),
+        overrides=[word for word in cell.overrides if not word.startswith("budget=")],
     )
     record.write(cell.record_path.parent)
     return record

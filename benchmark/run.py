@@ -23,8 +23,10 @@ from hydra.types import RunMode
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig
 
+from benchmark import budget
+from benchmark.budget import OutOfBudgetError
 from benchmark.cell import Cell, check_added, content, with_name, without_about
-from benchmark.cli import Failure, describe, run_cli, wants_traceback
+from benchmark.cli import Failure, Left, describe, run_cli, wants_traceback
 from benchmark.compose import CONFIGS, cells_of, own_overrides
 from benchmark.records import RunRecord, record_of
 from datasets.files import replacing
@@ -45,6 +47,8 @@ def run_cell(cell: Cell) -> RunRecord | str:
     found = record_of(cell) if stage == "record" else None
     if found is not None and file is None:
         return found
+    if budget.left() <= 0:
+        raise OutOfBudgetError("the time is over")
     from benchmark import device, pipeline  # torch and timm, only if there is something to do
     from benchmark.workbench import Workbench
 
@@ -92,10 +96,10 @@ def lines_to_load(bench: "Workbench") -> str:
     module, _, builder = options.pop("_target_").rpartition(".")
     words = [str(len(bench.dataset.class_names)), *(f"{name}={value!r}" for name, value in options.items())]
     return "\n".join([
-        "from safetensors.torch import load_file",
+        "from safetensors.torch import load_model",
         f"from {module} import {builder}",
         f"model = {builder}({', '.join(words)}).eval()",
-        f"model.load_state_dict(load_file({str(bench.cell.model_file)!r}))  # RGB in [0, 1], mean {mean}, std {std}",
+        f"load_model(model, {str(bench.cell.model_file)!r})  # RGB in [0, 1], mean {mean}, std {std}",
     ])  # fmt: skip
 
 
@@ -113,8 +117,11 @@ def main(config: DictConfig) -> RunRecord | str | Failure:
             is_new = not cell.record_path.exists()
             result = run_cell(cell)
             if is_new and job.mode == RunMode.RUN and isinstance(result, RunRecord):
-                run_siblings(cell, result)
+                with contextlib.suppress(OutOfBudgetError):
+                    run_siblings(cell, result)
             return result
+    except OutOfBudgetError as error:
+        return Left(name, str(error))
     except Exception as error:
         if wants_traceback():
             raise

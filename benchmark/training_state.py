@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmark import budget
+from benchmark.budget import OutOfBudgetError
 from benchmark.files import content_hash, file_sha256, set_aside
 from datasets.files import replacing
 
@@ -39,7 +41,7 @@ class StoredTraining:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.start = self.written = time.monotonic()
+        self.start = self.written = self.ended = time.monotonic()
 
     def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator) -> int:
         """Load the newest whole file, if any; return how many epochs are finished."""
@@ -55,9 +57,15 @@ class StoredTraining:
         return int(kept["epoch"])
 
     def keep(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator) -> None:
-        """Write the state after `epoch` epochs, unless the last time was a short while ago."""
+        """Write the state after `epoch` epochs, unless the last time was a short while ago.
+
+        Raises:
+            OutOfBudgetError: the next epoch would not end in time; the state is written.
+        """
         now = time.monotonic()
-        if self.every is None or now - self.written < self.every:
+        is_last = now - self.ended >= budget.left()
+        self.ended = now
+        if self.every is None or (now - self.written < self.every and not is_last):
             return
         state = {
             "epoch": epoch,
@@ -71,8 +79,12 @@ class StoredTraining:
             self._write(epoch, state)
         except (OSError, RuntimeError) as error:
             log.warning("could not keep the state of a training (%s); going on without", error)
-        self.written = time.monotonic()
+            is_last = False
+        self.written = self.ended = time.monotonic()
         self.seconds -= self.written - now
+        if is_last:
+            log.info("  the budget ends: a training stops after epoch %d, its state is kept", epoch)
+            raise OutOfBudgetError("a training is kept")
 
     def _write(self, epoch: int, state: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

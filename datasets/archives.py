@@ -6,8 +6,11 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from struct import error as StructError
+
+from datasets.files import locked
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, StructError, UnicodeError)
 
@@ -22,6 +25,13 @@ def extract_zip(archive: Path, target: Path, *, max_files: int, max_bytes: int) 
         ValueError: the archive is damaged or breaks one of these rules.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.with_name(f"{target.name}.lock"), f"unpacking {archive.name}") as alone:
+        for leftover in target.parent.glob(f"{escape(target.name)}.*.part") if alone else ():
+            shutil.rmtree(leftover, ignore_errors=True)  # of a dead process: a living one has the lock
+        unpack(archive, target, max_files=max_files, max_bytes=max_bytes)
+
+
+def unpack(archive: Path, target: Path, *, max_files: int, max_bytes: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".part", dir=target.parent))
     try:
         with zipfile.ZipFile(archive) as file:

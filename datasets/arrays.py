@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from datasets.files import replacing
+from datasets.files import locked, replacing
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 DAMAGED = (zipfile.BadZipFile, zlib.error)
@@ -62,7 +61,7 @@ def read_or_make(
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):
+            with locked(path.with_name(f"{path.name}.lock"), f"making {path.name}"):
                 if not path.exists():
                     arrays = make()
                     check(path, arrays)
@@ -91,6 +90,8 @@ def fingerprint_of(path: str | Path) -> str:
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
     try:
+        if not path.is_file():
+            raise ValueError("it is no regular file")  # a pipe would be waited for
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in names if name not in file]
             if missing:

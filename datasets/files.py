@@ -1,7 +1,10 @@
 """Files that are there whole or not at all, whatever ends the process or the machine while they are written."""
 
+import errno
 import hashlib
+import logging
 import os
+import platform
 import secrets
 import time
 from collections.abc import Iterator
@@ -9,6 +12,11 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system that has none
+WAIT_SECONDS = 30.0  # between two lines about a lock that another process holds
 STALE_SECONDS = 600.0  # a file under another name that nobody has touched for so long has no writer any more
 
 
@@ -38,6 +46,52 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, purpose: str) -> Iterator[bool]:
+    """Hold the lock file `path` and yield True; every 30 s say that `purpose` waits for it, and who holds it.
+
+    On a file system without locks yield False, after one warning: two processes may do the same work then.
+
+    Raises:
+        OSError: the lock file cannot be made.
+    """
+    path.touch()  # says at once why it cannot be made; filelock would try for ever
+    lock, held = FileLock(path), False
+    while not held:
+        try:
+            lock.acquire(timeout=WAIT_SECONDS)
+            held = True
+        except Timeout:
+            log.warning("%s waits for the lock %s of %s", purpose, path, holder(path))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            say_without_locks(path.parent, str(error.strerror))
+            break
+    if held:
+        with suppress(OSError):
+            path.write_text(f"process {os.getpid()} on {platform.node()}\n")
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()
+
+
+def holder(path: Path) -> str:
+    """Return who holds a lock, as its file says."""
+    try:
+        return path.read_text().strip() or "another process"
+    except OSError:
+        return "another process"
+
+
+@cache
+def say_without_locks(folder: Path, reason: str) -> None:
+    """Say once per folder that its file system has no locks."""
+    log.warning("no locks in %s (%s): several processes may do the same work there", folder, reason)
 
 
 def synchronise(path: Path) -> None:

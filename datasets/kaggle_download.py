@@ -5,7 +5,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from datasets.files import locked
 
 CREDENTIALS = "set KAGGLE_USERNAME and KAGGLE_KEY, or put kaggle.json into ~/.kaggle"
 
@@ -22,7 +22,7 @@ def download_archive(dataset: str, folder: Path, *, otherwise: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     reason = f"found no credentials; {CREDENTIALS}"
     nowhere = io.StringIO()  # with VERBOSE set the client prints the headers of its requests
-    with FileLock(folder / "kaggle.lock"), redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with locked(folder / "kaggle.lock", f"downloading {dataset}"), redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
             client = authenticated_client()
             if client is not None:

@@ -42,6 +42,8 @@ def read_request(path: str | Path, files: Sequence[str] = ()) -> dict[int, int]:
         ValueError: the file cannot be read or names nothing, or a line is no index and no name, or repeats another.
     """
     try:
+        if not Path(path).is_file():
+            raise OSError("there is no such file")
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(

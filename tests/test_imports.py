@@ -19,7 +19,7 @@ MODULES = {
 }
 
 # A module may import those of its own room and of the rooms on its right; the longest name that fits is its room.
-FILES = ("benchmark.files", "benchmark.sources", "datasets.files")
+FILES = ("benchmark.budget", "benchmark.files", "benchmark.sources", "datasets.files")
 CELL = ("benchmark.cell", "benchmark.resolvers", "datasets.targets")
 LIBRARY = ("datasets", "methods", "metrics")
 BASE = ("benchmark.device", "benchmark.models", "benchmark.artefacts", *CELL, *FILES, *LIBRARY)
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "metrics": (),
     "methods": ("datasets",),
     "methods.dampening": (),
+    "benchmark.budget": (),
     "benchmark.files": FILES,
     "benchmark.sources": FILES,
     "benchmark.artefacts": FILES,
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "benchmark.compose": ("benchmark.composer", *CELL),
     "benchmark.records": FILES,
     "benchmark.records.__main__": GRID,
-    "benchmark.cli": (),
+    "benchmark.cli": ("benchmark.budget",),
     "benchmark.device": ("methods", *FILES),
     "benchmark.models": ("methods",),
     "benchmark.evaluate": ("datasets", "metrics"),

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli import Failure, describe
+from benchmark import budget
+from benchmark.cli import Failure, Left, describe
 from benchmark.launcher.graph import Result, Task, work
 
 RETRIES = 3  # of a task whose worker died
@@ -49,6 +50,12 @@ def run_tasks(
         waiting = dict(tasks)
         running: dict[Any, str] = {}
         while waiting or running:
+            if budget.left() <= 0:
+                for name in waiting:
+                    yield name, Left(name, "the time is over")
+                waiting.clear()
+                if not running:
+                    break
             places = sum(room(machine, num_cpus, num_gpus) for machine in machines(ray))
             unfinished = {*waiting, *running.values()}
             ready = [name for name, task in waiting.items() if unfinished.isdisjoint(task.needs)]

@@ -58,7 +58,7 @@ def trials_of(study: Study) -> pd.DataFrame:
     """Return one row per trial: number, state, value, parameters, error, metrics (fractions), seconds, provenance."""
     rows = [
         {"number": trial.number, "state": trial.state.name.lower(), "value": trial.value, **trial.params, "error": None}
-        | trial.user_attrs
+        | {name: value for name, value in trial.user_attrs.items() if name != "checksum"}
         for trial in study.get_trials(deepcopy=False)
     ]
     return pd.json_normalize(rows)

@@ -10,18 +10,27 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from benchmark import device, pipeline
+from benchmark import budget, device, pipeline
 from benchmark.artefacts import Tensors
 from benchmark.cell import Cell, as_recorded, content, without_about
 from benchmark.compose import cells_of
 from benchmark.files import content_hash
 from benchmark.search.report import refuse_to_replace, write_report
-from benchmark.search.study import Evaluate, NumberedTPE, n_complete, open_storage, run_trials, suggest, with_values
+from benchmark.search.study import (
+    Evaluate,
+    NumberedTPE,
+    check_trials,
+    n_complete,
+    open_storage,
+    run_trials,
+    suggest,
+    with_values,
+)
 from benchmark.workbench import Workbench
+from datasets.files import locked
 from methods.base import Cache
 from methods.timing import Stopwatch
 from metrics.base import EvalOutputs
@@ -158,6 +167,7 @@ def run_search(cell: Cell, out: str | None) -> str:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    budget.begin(cell.config.budget)
     device.set_up(cell.config.compute)
     options, bench, key = cell.config.search, Workbench(cell), study_key(cell)
     check_options(bench)
@@ -168,6 +178,7 @@ def run_search(cell: Cell, out: str | None) -> str:
         storage=open_storage(storage), study_name=f"{folder_name(cell)}-{key}", direction=options.objective.direction,
         sampler=NumberedTPE(options.seed), load_if_exists=True,
     )  # fmt: skip
+    check_trials(study)
     log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
     refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
     retrained = pipeline.reference(bench) if options.objective.needs_reference else None
@@ -177,10 +188,13 @@ def run_search(cell: Cell, out: str | None) -> str:
     if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up
         values = {one["name"]: OmegaConf.select(cell.config.method, one["name"]) for one in parameters}
         value, kept = evaluate(values)
-        study.set_user_attr("default", {"values": values, "value": value, **kept})
+        default = {"values": values, "value": value, **kept}
+        study.set_user_attr("default", default | {"checksum": content_hash(default)})
     log.info("configured values: %.2f", 100 * study.user_attrs["default"]["value"])
     run_trials(study, parameters, evaluate, n_trials=options.n_trials, max_failures=options.max_failures)
-    with FileLock(f"{own}.lock"):  # processes that share it write in turn
+    own.parent.mkdir(parents=True, exist_ok=True)
+    with locked(Path(f"{own}.lock"), f"writing {folder}"):  # processes that share it write in turn
+        check_trials(study)
         refuse_to_replace(folder, key, n_complete(study))
         summary = write_report(bench, study, key, folder)
     log.info("wrote %s", folder)

@@ -1,38 +1,49 @@
 """The trials of a search, on Optuna's own parts: a study is killed, continued and shared by processes."""
 
+import json
 import logging
+import os
+import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from benchmark import budget
+from benchmark.budget import OutOfBudgetError
 from benchmark.cli import duration
+from benchmark.files import content_hash
+from datasets.files import locked
 from datasets.seeding import derive_seed
 
 log = logging.getLogger(__name__)
 Parameters = Sequence[Mapping[str, Any]]  # each with name and either low and high (log, integer) or choices
 Evaluate = Callable[[Mapping[str, Any]], tuple[float, Mapping[str, Any]]]
+OWN = re.compile(r"search-.+-[0-9a-f]{16}")  # the names of this suite's studies
+BEGIN = b'{"op_code":0,'  # of a journal: it makes a study
 HEARTBEAT_SECONDS, DEAD_SECONDS = 10, 60  # a running trial without a sign of life for so long is failed
 
 
 def open_storage(storage: str) -> BaseStorage:
-    """Return the storage at a database URL (with ://) or in a journal file; ValueError if it cannot be opened.
+    """Return the storage at a database URL (with ://) or in a journal file.
 
+    ValueError if it cannot be opened, or if the file is there and holds something else than studies of this suite.
     A journal has no signs of life: the trial of a killed process stays `running` in it, and does not count.
     """
+    if storage in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        return InMemoryStorage()
     database = partial(RDBStorage, storage, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=DEAD_SECONDS)
     path = Path(storage.removeprefix("sqlite:///"))
     try:
@@ -40,14 +51,88 @@ def open_storage(storage: str) -> BaseStorage:
             return database()
         path.parent.mkdir(parents=True, exist_ok=True)
         if "://" not in storage:
-            return JournalStorage(JournalFileBackend(storage))
-        with FileLock(path.with_suffix(".lock")):  # of two processes that make the tables at once, one would fail
+            check_file(path, studies_in_journal)
+            return JournalStorage(Journal(storage, Repairing(storage)))
+        with locked(path.with_suffix(".lock"), f"opening {path.name}"):  # of two that make the tables one would fail
+            check_file(path, studies_in_database)
             return database(engine_kwargs={"creator": partial(connect, path)})
-    except (SQLAlchemyError, sqlite3.Error, OptunaError, ImportError, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OptunaError, ImportError, OSError, LookupError, TypeError) as error:
         raise ValueError(
             f"Expected search.storage to be a database's URL or a file for a journal, but it cannot be opened "
             f"({type(error).__name__}: {error})."
         ) from error
+
+
+def check_file(path: Path, studies_in: Callable[[Path], list[str]]) -> None:
+    """Raise ValueError unless there is no such file yet, or an empty one, or one with a study of this suite."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return
+    try:
+        if not path.is_file():
+            raise ValueError("it is no regular file")
+        names = studies_in(path)
+        if names and not any(map(OWN.fullmatch, names)):
+            raise ValueError(f"it holds {', '.join(names)}")
+    except (ValueError, LookupError, TypeError, sqlite3.Error) as error:
+        raise ValueError(
+            f"Expected search.storage to be a new file or one with a study of this suite, but {path} is neither "
+            f"({error}); choose another name."
+        ) from error
+
+
+def studies_in_journal(path: Path) -> list[str]:
+    """Return the study that a journal begins with; none if its process died while it wrote the first line."""
+    with path.open("rb") as file:
+        line = file.readline(1_000_000)
+    if not line.endswith(b"\n") and BEGIN.startswith(line[: len(BEGIN)]):
+        return []
+    return [json.loads(line)["study_name"]]
+
+
+def studies_in_database(path: Path) -> list[str]:
+    """Return the studies in an SQLite file; none if its process died after it made the tables."""
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60)
+    try:
+        ((state,), *_) = connection.execute("PRAGMA integrity_check")
+        if state != "ok":
+            raise ValueError(f"it is damaged: {state}")
+        return [name for (name,) in connection.execute("SELECT study_name FROM studies")]
+    finally:
+        connection.close()
+
+
+class Repairing(JournalFileSymlinkLock):
+    """A journal's lock, which drops the half-written last line of a process that died or had no space."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = Path(path)
+
+    def acquire(self) -> bool:
+        """Wait for the lock; then the journal ends with a whole line."""
+        super().acquire()
+        with self.path.open("r+b") as file:
+            end = kept = file.seek(0, os.SEEK_END)
+            while kept and file.seek(kept - 1) is not None and file.read(1) != b"\n":
+                kept -= 1
+            if kept < end:
+                log.warning("dropped the half-written last line of %s", self.path)
+                file.truncate(kept)
+        return True
+
+
+class Journal(JournalFileBackend):
+    """A journal whose errors name its file."""
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Yield the lines from this number on; ValueError for a damaged one."""
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise ValueError(
+                f"Expected {self._file_path} to be a journal of Optuna, but a line is damaged ({error}); restore it "
+                f"or set search.storage=ANOTHER."
+            ) from error
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -102,6 +187,7 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
 
     Raises:
         RuntimeError: `max_failures` trials in a row failed.
+        OutOfBudgetError: the budget has no time for another trial like the last one.
     """
     failures = 0
 
@@ -115,6 +201,7 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
             raise
         for name, item in kept.items():
             trial.set_user_attr(name, item)
+        trial.set_user_attr("checksum", content_hash([trial.number, trial.params, value, kept]))
         return value
 
     def after_trial(study: Study, trial: FrozenTrial) -> None:
@@ -126,7 +213,13 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
                 f"Expected trials to succeed, but {failures} in a row failed, the last one by: "
                 f"{trial.user_attrs.get('error')}; narrow search.parameters."
             )
+        check_time((trial.duration or timedelta()).total_seconds())
 
+    def check_time(seconds: float) -> None:
+        if seconds >= budget.left() and n_complete(study) < n_trials:
+            raise OutOfBudgetError(f"{n_trials - n_complete(study)} of {n_trials} trials")
+
+    check_time(0.0)
     while n_complete(study) < n_trials:
         try:
             study.optimize(objective, catch=(Exception,), callbacks=[after_trial, MaxTrialsCallback(n_trials)])
@@ -135,6 +228,24 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
             if failures >= max_failures:
                 raise
             log.warning("another process took a trial of this one for dead; it does not count (%s)", error)
+
+
+def check_trials(study: Study) -> None:
+    """Raise ValueError if the numbers of a complete trial, or of the configured values, changed in the storage."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        kept = dict(trial.user_attrs)
+        if kept.pop("checksum", None) != content_hash([trial.number, trial.params, trial.value, kept]):
+            raise damaged(f"trial {trial.number}")
+    default = dict(study.user_attrs.get("default", {}))
+    if default and default.pop("checksum", None) != content_hash(default):
+        raise damaged("the trial of the configured values")
+
+
+def damaged(trial: str) -> ValueError:
+    return ValueError(
+        f"Expected {trial} of the search to be as it was written, but its numbers do not fit its checksum; restore "
+        f"the storage, or set search.storage=ANOTHER."
+    )
 
 
 def describe(study: Study, trial: FrozenTrial, n_trials: int) -> str:

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, load_model
 
 from benchmark import sources
 from benchmark.artefacts import Artefact, Store, seconds_of
-from benchmark.files import file_sha256
+from benchmark.files import file_sha256, read_json, write_json
 
 KEY = {"seed": 1, "lr": 0.1}
 
@@ -87,7 +88,22 @@ def lose_the_hash(facts, data):
     facts.write_text(json.dumps({"kind": "kind"}))
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, lose_the_tensors, cut_the_facts, change_the_facts, lose_the_hash])
+def lose_the_key(facts, data):
+    values = read_json(facts)
+    del values["key"]
+    write_json(facts, values)
+
+
+def lose_the_checksum(facts, data):
+    facts.write_text(facts.read_text().replace("checksum", "checksun"))
+
+
+DAMAGES = [
+    flip_a_byte, lose_the_tensors, cut_the_facts, change_the_facts, lose_the_hash, lose_the_key, lose_the_checksum,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_artefact_is_set_aside_and_made_again(store, node, damage, caplog):
     store.get(node)
     path = store.path(node)
@@ -212,3 +228,37 @@ def test_seconds_of_every_form_of_facts():
     assert seconds_of({"seconds": {"method": 2.0, "rest": 1.0, "evaluation": 0.5}}) == 2.5
     assert seconds_of({"seconds": {"method": 2.0}}) == 2.0
     assert seconds_of({}) == 0.0
+
+
+class Tied(torch.nn.Module):
+    """A network whose two layers share their weight; its buffer may be a part of that."""
+
+    def __init__(self, *, shares_row=False):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("row", self.first.weight.detach()[1] if shares_row else torch.ones(3))
+        self.register_buffer("empty", torch.ones(0))
+
+
+@pytest.mark.parametrize("shares_row", [False, True])
+def test_tied_weights_are_stored_once_and_loaded_again(store, shares_row):
+    model = Tied(shares_row=shares_row)
+    node = Artefact("model", KEY, lambda: (dict(model.state_dict()), {"seconds": 1.0}))
+    made, _ = store.get(node)
+    found, facts = store.get(node)
+    path = store.path(node).with_suffix(".safetensors")
+    assert sorted(load_file(path)) == ["empty", "first.bias", "first.weight", "row", "second.bias"]
+    assert facts["tied"] == {"second.weight": "first.weight"}
+    for tensors in (made, found):
+        other = Tied()
+        other.load_state_dict(tensors)
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())
+    other = Tied()
+    load_model(other, path)  # as `save_model` says
+    assert torch.equal(other.second.weight, model.first.weight)
+
+
+def test_a_network_without_tied_weights_is_stored_as_ever(store, node):
+    _, facts = store.get(node)
+    assert "tied" not in facts

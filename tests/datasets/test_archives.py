@@ -1,5 +1,6 @@
 import struct
 import zipfile
+from contextlib import nullcontext
 
 import pytest
 
@@ -24,7 +25,14 @@ def unpack(archive, target, max_files=10, max_bytes=1_000):
 
 
 def everything_in(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return the content of the files in a folder but for locks, which stay."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def everything_beside(folder):
+    """Return the names in a folder but for the lock, which stays."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def test_files_and_folders_are_there_and_nothing_else(tmp_path):
@@ -34,7 +42,7 @@ def test_files_and_folders_are_there_and_nothing_else(tmp_path):
     unpack(archive, tmp_path / "out" / "x")
     assert everything_in(tmp_path / "out") == {f"x/{name}": content for name, content in FILES.items()}
     assert (tmp_path / "out" / "x" / "empty").is_dir()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+    assert everything_beside(tmp_path / "out") == ["x"]
 
 
 OUTSIDE = ("a/../../evil", "/evil", "C:/evil", "a\\..\\..\\evil")
@@ -59,7 +67,7 @@ def test_an_attack_is_refused_and_leaves_nothing(name, tmp_path):
         unpack(archive, place / "x")
     assert reason in str(caught.value)
     assert everything_in(tmp_path) == {"place/inner/x.zip": archive.read_bytes()}
-    assert list(place.iterdir()) == [archive]
+    assert everything_beside(place) == ["x.zip"]
 
 
 # Offsets in an entry of the central directory: the size when unpacked, and the flags.
@@ -79,7 +87,7 @@ def test_a_lie_in_the_directory(name, tmp_path):
     archive.write_bytes(changed)
     with pytest.raises(ValueError, match=expected):
         unpack(archive, tmp_path / "x")
-    assert list(tmp_path.iterdir()) == [archive]
+    assert everything_beside(tmp_path) == ["x.zip"]
 
 
 @pytest.mark.parametrize("damage", ["no zip", "truncated", "flipped"])
@@ -94,7 +102,7 @@ def test_a_damaged_archive_is_one_clear_error(damage, tmp_path):
     archive.write_bytes(changed[damage])
     with pytest.raises(ValueError, match=r"x\.zip to be a zip archive.*delete it and run again"):
         unpack(archive, tmp_path / "x")
-    assert list(tmp_path.iterdir()) == [archive]
+    assert everything_beside(tmp_path) == ["x.zip"]
 
 
 def test_an_older_folder_is_replaced_but_stays_if_the_new_archive_is_refused(tmp_path):
@@ -104,3 +112,19 @@ def test_an_older_folder_is_replaced_but_stays_if_the_new_archive_is_refused(tmp
     with pytest.raises(ValueError, match="more than"):
         unpack(zip_of(tmp_path / "x.zip", {"a": bytes(2_000)}), tmp_path / "x")
     assert everything_in(tmp_path / "x") == FILES
+
+
+def test_what_a_killed_process_left_while_it_unpacked_goes(tmp_path):
+    left = tmp_path / "x.abc.part"
+    (left / "a").mkdir(parents=True)
+    (left / "a" / "half").write_bytes(b"half")
+    (tmp_path / "y.abc.part").mkdir()  # of another archive
+    unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
+    assert everything_beside(tmp_path) == ["x", "x.zip", "y.abc.part"]
+
+
+def test_what_another_process_unpacks_stays(tmp_path, monkeypatch):
+    (tmp_path / "x.abc.part").mkdir()
+    monkeypatch.setattr("datasets.archives.locked", lambda path, purpose: nullcontext(False))  # no locks there
+    unpack(zip_of(tmp_path / "x.zip", FILES), tmp_path / "x")
+    assert everything_beside(tmp_path) == ["x", "x.abc.part", "x.zip"]

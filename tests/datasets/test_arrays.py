@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -142,3 +144,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_arrays(tmp_path / "x.npz", arrays(train_labels=np.zeros(20, np.int64)))
     assert load(tmp_path).fingerprint == fingerprint(arrays())
     assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]
+
+
+def test_a_pipe_in_place_of_the_array_file_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=r"x\.npz to be an array file .*it is no regular file"):
+        load(tmp_path)
+
+
+def test_a_folder_that_takes_no_file_is_an_error():
+    with pytest.raises(FileNotFoundError, match=r"Expected /proc/x\.npz, but it is not there and could not be made"):
+        load(Path("/proc"))

@@ -1,10 +1,14 @@
+import errno
 import os
+import platform
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from datasets import files
-from datasets.files import replacing
+from datasets.files import locked, replacing
 
 
 def names(folder):
@@ -57,3 +61,54 @@ def test_two_writers_at_once_do_not_share_a_file(tmp_path):
         other.write_text("other")
     assert names(tmp_path) == ["x"]
     assert (tmp_path / "x").read_text() == "one"  # whoever ends last
+
+
+def test_a_lock_that_another_holds_says_who_and_what_waits(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(files, "WAIT_SECONDS", 0.02)
+    path, start = tmp_path / "x.lock", threading.Barrier(2)
+
+    def wait():
+        start.wait(timeout=30)
+        with locked(path, "making original/1"):
+            pass
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    with locked(path, "making it") as alone:
+        assert alone
+        start.wait(timeout=30)
+        deadline = time.monotonic() + 30
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+    waiting.join(timeout=30)
+    me = f"process {os.getpid()} on {platform.node()}"
+    assert caplog.messages[0] == f"making original/1 waits for the lock {path} of {me}"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_work_is_done_twice_after_one_warning(number, tmp_path, monkeypatch, caplog):
+    def refuse(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for name in ("a.lock", "b.lock"):
+        with locked(tmp_path / name, "making it") as alone:
+            assert not alone
+    reason = os.strerror(number)
+    assert caplog.messages == [f"no locks in {tmp_path} ({reason}): several processes may do the same work there"]
+
+
+def test_another_error_of_a_lock_is_an_error(tmp_path, monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match="Input/output error"), locked(tmp_path / "x.lock", "making it"):
+        pytest.fail("not locked")
+
+
+@pytest.mark.parametrize("place", ["/proc", "{}/none", "{}/file"])
+def test_a_lock_that_cannot_be_made_is_an_error_at_once(place, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"x\.lock"), locked(Path(place.format(tmp_path)) / "x.lock", "making it"):
+        pytest.fail("not locked")

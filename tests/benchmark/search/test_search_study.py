@@ -1,5 +1,7 @@
 """Trials, parameters and objectives, without any model."""
 
+import os
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,10 +13,20 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from sqlalchemy import text
 
+from benchmark.files import content_hash
 from benchmark.search.objective import score_objective
 from benchmark.search.run import check_parameters
-from benchmark.search.study import NumberedTPE, open_storage, run_trials, suggest, with_values
+from benchmark.search.study import (
+    NumberedTPE,
+    check_trials,
+    n_complete,
+    open_storage,
+    run_trials,
+    suggest,
+    with_values,
+)  # fmt: skip
 
+NAME = "search-ssd-0123456789abcdef"
 PARAMETERS = [{"name": "x", "low": 0.1, "high": 100, "log": True}, {"name": "y", "low": 0.1, "high": 5}]
 METHOD = {"_target_": "m", "alpha": 10, "beta": None, "recipe": {"_target_": "r", "lr": 0.1, "name": "adam"}}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -27,7 +39,7 @@ def value(values):
 
 def make_study(storage=None, seed=0):
     return optuna.create_study(
-        study_name="s", storage=storage and open_storage(storage), sampler=NumberedTPE(seed), load_if_exists=True
+        study_name=NAME, storage=storage and open_storage(storage), sampler=NumberedTPE(seed), load_if_exists=True
     )
 
 
@@ -173,3 +185,96 @@ def test_values_reach_nested_places_and_the_original_stays():
 def test_a_weight_of_an_unmeasured_metric_is_named():
     with pytest.raises(ValueError, match="weights and targets of mia, but got zrf"):
         score_objective({"mia": 0.5}, {}, weights={"zrf": 1.0}, targets={})
+
+
+JOURNAL = "{}/s.journal"
+SQLITE = "sqlite:///{}/s.db"
+
+
+def test_a_half_written_last_line_of_a_journal_is_dropped_and_the_search_goes_on(tmp_path, caplog):
+    storage = JOURNAL.format(tmp_path)
+    run(make_study(storage), n_trials=2)
+    path = tmp_path / "s.journal"
+    whole = path.read_bytes()
+    for torn in (b'{"op_code":5,"worker', b"{"):
+        path.write_bytes(path.read_bytes() + torn)
+        study = make_study(storage)
+        run(study, n_trials=n_complete(study) + 1)
+        assert f"dropped the half-written last line of {path}" in caplog.messages
+    assert path.read_bytes().startswith(whole)
+    assert states(make_study(storage)) == ["COMPLETE"] * 4
+    path.write_bytes(whole[: whole.index(b"\n") // 2])  # killed while it made the study
+    run(make_study(storage), n_trials=1)
+    assert states(make_study(storage)) == ["COMPLETE"]
+
+
+def test_an_error_of_a_journal_names_its_file(tmp_path):
+    storage = JOURNAL.format(tmp_path)
+    run(make_study(storage), n_trials=2)
+    path = tmp_path / "s.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], lines[3][:9] + b"\n", *lines[4:]]))
+    with pytest.raises(ValueError, match=r"s\.journal to be a journal of Optuna, but a line is damaged"):
+        make_study(storage)
+
+
+def sqlite_file(path, sql="CREATE TABLE notes (text)"):
+    connection = sqlite3.connect(path)
+    connection.execute(sql)
+    connection.commit()
+    connection.close()
+
+
+FOREIGN = {
+    "text without a line end": (JOURNAL, lambda path: path.write_text("my notes")),
+    "lines of text": (JOURNAL, lambda path: path.write_text("my\nnotes\n")),
+    "another JSON": (JOURNAL, lambda path: path.write_text('{"a": 1}\n')),
+    "another study": (JOURNAL, lambda path: path.write_text('{"op_code":0,"study_name":"mine","directions":[1]}\n')),
+    "a folder": (JOURNAL, lambda path: path.mkdir()),
+    "a pipe": (JOURNAL, lambda path: os.mkfifo(path)),
+    "text as SQLite": (SQLITE, lambda path: path.write_text("my notes\n" * 100)),
+    "another database": (SQLITE, sqlite_file),
+    "another study in SQLite": (
+        SQLITE, lambda path: sqlite_file(path, "CREATE TABLE studies AS SELECT 'mine' AS study_name"),
+    ),
+    "a pipe as SQLite": (SQLITE, lambda path: os.mkfifo(path)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_of_somebody_else_is_neither_opened_nor_changed(name, tmp_path):
+    storage, make = FOREIGN[name]
+    path = tmp_path / storage.rpartition("/")[2]
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(ValueError, match=r"search.storage to be a new file or one with a study of this suite, but "):
+        open_storage(storage.format(tmp_path))
+    assert before is None or path.read_bytes() == before
+    assert {found.name for found in tmp_path.iterdir()} <= {path.name, "s.lock"}
+
+
+def test_a_search_in_memory_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for storage in ("sqlite:///:memory:", "sqlite://"):
+        study = make_study(storage)
+        run(study, n_trials=2)
+        assert states(study) == ["COMPLETE"] * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("column", "table"), [("value", "trial_values"), ("param_value", "trial_params")])
+def test_a_changed_number_of_a_trial_is_found(column, table, tmp_path):
+    study = make_study(SQLITE.format(tmp_path))
+    run(study, n_trials=2)
+    check_trials(study)
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute(f"UPDATE {table} SET {column} = {column} * 1.001")
+    with pytest.raises(ValueError, match="Expected trial 0 of the search to be as it was written"):
+        check_trials(make_study(SQLITE.format(tmp_path)))
+
+
+def test_changed_numbers_of_the_configured_values_are_found():
+    study = make_study()
+    study.set_user_attr("default", {"value": 0.5, "checksum": content_hash({"value": 0.4})})
+    with pytest.raises(ValueError, match="the trial of the configured values"):
+        check_trials(study)

@@ -46,7 +46,7 @@ def test_wilsons_interval_covers_the_share(share):
 SHARES = [[0.05, 0.02, 0.02, 0.91], [0.6, 0.15, 0.05, 0.2], [0.0, 0.1, 0.0, 0.9], [0.01, 0.01, 0.0, 0.98]]
 
 
-@pytest.mark.parametrize("repetitions", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repetitions", [150, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shares", SHARES, ids=str)
 def test_the_bootstrap_covers_the_difference_of_two_models(shares, repetitions):
     """`shares` of images: hits of both models, of the first, of the second, of none."""
@@ -55,7 +55,7 @@ def test_the_bootstrap_covers_the_difference_of_two_models(shares, repetitions):
         hit = random.choice(4, size=n, p=shares)
         found = hits_interval([hit < 2, (hit == 0) | (hit == 2)], level=0.95, replicates=600, seed=1)
         covered += found["difference_low"] - 1e-9 <= shares[1] - shares[2] <= found["difference_high"] + 1e-9
-    assert covered / repetitions >= 0.93 - (0.02 if repetitions < 1000 else 0)
+    assert covered / repetitions >= 0.93 - (0.03 if repetitions < 1000 else 0)
 
 
 def test_images_are_drawn_in_pairs():
@@ -103,7 +103,9 @@ def test_a_replicates_attack_is_the_attack_on_the_data_drawn(simulated, sizes):
     for row, theta in zip(counts, attack.refitted(counts), strict=True):
         data = torch.from_numpy(np.repeat(attack.feature, row.astype(int)))
         exact = fit_attack(data[: sizes[1]], data[sizes[1] :], c=attack.c)
-        assert theta == pytest.approx([exact.coef_[0, 0], exact.intercept_[0]], abs=5e-3 if attack.n > 1000 else 1e-8)
+        expected = np.array([[exact.coef_[0, 0], exact.intercept_[0]]])
+        assert theta == pytest.approx(expected[0], abs=0.02 if attack.n > 1000 else 1e-8)
+        assert (attack.hits(theta[None]) != attack.hits(expected)).sum() <= (1 if attack.n > 1000 else 0)
 
 
 def test_refitting_widens_the_interval_of_a_small_attack_and_hardly_that_of_a_large_one(simulated):
@@ -112,8 +114,8 @@ def test_refitting_widens_the_interval_of_a_small_attack_and_hardly_that_of_a_la
         return found["high"] - found["low"]
 
     few, many = (400, 20, 20, 30), (400, 4000, 20, 4000)
-    assert width(few, fixed=math.inf) * 1.5 < width(few, fixed=10_000)
-    assert width(many, fixed=math.inf) == pytest.approx(width(many, fixed=10_000), rel=0.3)
+    assert width(few, fixed=math.inf) > 1.5 * width(few, fixed=0)
+    assert width(many, fixed=math.inf) == pytest.approx(width(many, fixed=0), rel=0.3)
 
 
 def test_an_attack_that_newtons_method_leaves_behind_is_fitted_as_ever(simulated, monkeypatch):
@@ -125,12 +127,13 @@ def test_an_attack_that_newtons_method_leaves_behind_is_fitted_as_ever(simulated
     assert given_up == pytest.approx(attack.refitted(counts), abs=1e-6)
 
 
-@pytest.mark.parametrize(("repetitions", "least"), [(60, 0.88), pytest.param(2000, 0.93, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("repetitions", "least"), [(10, 0.7), pytest.param(2000, 0.93, marks=pytest.mark.slow)])
 def test_the_refitted_bootstrap_covers_a_simulated_attack(simulated, repetitions, least):
     """The truth is the score of an attack on so many images that it and D_f have no error."""
+    n = 10_000 if repetitions < 100 else 200_000
     sizes, boosts = (60, 120, 20, 80), ((1.0, 2.0, 0.0, 0.0), (0.0, 2.0, 0.0, 0.0))
-    large = [simulated(7, sizes=(100_000, 100_000, 10, 100_000), boosts=boost) for boost in boosts]
-    truth = [membership_inference(outputs, c=2 * 200 / 200_000) for outputs in large]
+    large = [simulated(7, sizes=(n, n, 10, n), boosts=boost) for boost in boosts]
+    truth = [membership_inference(outputs, c=2 * 200 / (2 * n)) for outputs in large]
     covered = 0
     for seed in range(repetitions):
         goal = simulated(2 * seed + 1000, sizes=sizes, boosts=boosts[1])

@@ -70,15 +70,15 @@ def test_the_difference_is_signed_and_paired():
     retrained = with_margins(*goal)
     made = with_margins(goal[0] + 1, goal[1], retrained=retrained)
     found = auc_interval(made)
-    assert found["difference"] == pytest.approx(auc(made) - auc(retrained)) > 0
-    assert found["difference_low"] < found["difference"] < found["difference_high"]
+    assert found["difference"] == pytest.approx(auc(made) - auc(retrained))
+    assert 0 < found["difference_low"] < found["difference"] < found["difference_high"]
     alone = math.hypot(found["se"], auc_interval(retrained)["se"])
     assert found["difference_se"] < alone  # the same images: less than of two independent ones
     itself = auc_interval(replace(retrained, others={"retrained": retrained}))
     assert (itself["difference"], itself["difference_se"]) == (0, None)
 
 
-@pytest.mark.parametrize("repetitions", [400, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repetitions", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_the_error_is_the_spread_of_simulated_aucs(repetitions):
     """Normal scores of D_f and unseen images; the pairs of a model and the retrained one correlate."""
     random = np.random.default_rng(3)

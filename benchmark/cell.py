@@ -115,11 +115,20 @@ class Cell:
             "task": task,
             "method": without_about(plain(config.method)),
             "reference": without_about(plain(config.get("reference"))),
-            "metric": without_about(plain(config.metric)),
+            "metric": {name: node for name, node in self.metrics.items() if self.metric_about[name]["named"]},
             **self.seeds,
         }
         recorded: dict[str, Any] = as_recorded(scientific)
         return recorded
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Every metric of the record as it is built; one with `named: false` is no part of the run's name.
+
+        It follows from the same outputs, so that a metric can be added without giving finished runs another name.
+        """
+        metrics: dict[str, Any] = without_about(Contents(self.config)(self.config.metric))
+        return metrics
 
     @cached_property
     def scientific_hash(self) -> str:
@@ -167,6 +176,11 @@ class Cell:
     def record_path(self) -> Path:
         return Path(self.config.output_dir) / "records" / f"{self.run_id}.json"
 
+    @property
+    def margins_path(self) -> Path:
+        """The file for the margins of the true label, beside the record."""
+        return self.record_path.with_suffix(".safetensors")
+
     @cached_property
     def original_key(self) -> dict[str, Any]:
         """All that the original model depends on."""
@@ -213,7 +227,7 @@ class Cell:
     def code(self) -> dict[str, str]:
         """Hashes of all code and files behind the record: of the metrics and the models that they look at too."""
         retrained = self.reference_code if "retrained" in self.metric_needs else {}
-        return self.outputs_code | retrained | sources_of(self.scientific["metric"], own=True)
+        return self.outputs_code | retrained | sources_of(self.metrics, own=True)
 
     @property
     def is_reference(self) -> bool:
@@ -229,11 +243,12 @@ class Cell:
 
     @cached_property
     def metric_about(self) -> dict[str, dict[str, Any]]:
-        """How tables show each metric and derived column: `label`, `latex`, `order`, `unit`, `scale`, `needs`."""
+        """How tables show each metric and derived column: `label`, `latex`, `order`, `unit`, `scale`, `needs`,
+        `named`."""
         nodes = {name: content(node.get("about")) for name, node in self.config.metric.items()}
         return {
             str(name): {"label": name, "latex": (about or {}).get("label", name), "order": None, "unit": "", "scale": 1,
-                        "needs": []} | (about or {})
+                        "needs": [], "named": True} | (about or {})
             for name, about in (nodes | content(self.config.table.derived)).items()
         }  # fmt: skip
 

@@ -7,17 +7,19 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import nn
 
 from benchmark.artefacts import Artefact, Facts, Tensors
 from benchmark.cell import Cell
 from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
 from benchmark.progress import progress
-from benchmark.records import RunRecord
+from benchmark.records import RunRecord, flatten
 from benchmark.sources import module_hash
 from benchmark.training_state import StoredTraining
 from benchmark.workbench import Workbench
 from datasets.base import ForgetSplit
+from datasets.files import replacing
 from datasets.seeding import derive_seed, generator
 from methods.base import Cache, MethodContext, UnlearningMethod
 from methods.requests import answer
@@ -25,6 +27,7 @@ from methods.timing import Stopwatch
 from methods.training import train
 from metrics.accuracy import top1_accuracy
 from metrics.base import EvalOutputs
+from metrics.margins import kept_margins
 from metrics.weights import share_changed
 
 log = logging.getLogger(__name__)
@@ -341,15 +344,20 @@ def make_record(bench: Workbench) -> RunRecord:
     """Measure the cell and write its record."""
     cell, split = bench.cell, bench.split
     first, origin = load_original(bench)
-    metrics: dict[str, float | None] = {}
+    metrics: Mapping[str, float | None] = {}
     facts: Facts = {"seconds": {}, "provenance": bench.provenance()}
     if bench.skipped is None:
         seen, facts = load_outputs(bench, outputs(bench))
         complete = replace(seen, others=other_outputs(bench))
         stopwatch = Stopwatch(bench.device)
         with stopwatch.phase("metrics"):
-            metrics = {name: metric(complete) for name, metric in bench.metrics.items()}
-        facts["seconds"]["evaluation"] += stopwatch.seconds["metrics"]
+            measured = {name: bench.metrics[name](complete) for name in cell.scientific["metric"]}
+        facts["seconds"]["evaluation"] += stopwatch.seconds["metrics"]  # metrics added later leave the time alone
+        measured |= {name: metric(complete) for name, metric in bench.metrics.items() if name not in measured}
+        metrics = flatten(measured)
+        cell.margins_path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(cell.margins_path) as part:
+            save_file(kept_margins(seen), part)
     record = RunRecord(
         run_id=cell.run_id,
         scientific_hash=cell.scientific_hash,

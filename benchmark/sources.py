@@ -144,6 +144,11 @@ def changes(made_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(name for name in {**made_with, **now} if made_with.get(name) != now.get(name))
 
 
+def outdated(made_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names in `now` that something was made without or with another version of; it may hold more."""
+    return sorted(name for name, value in now.items() if made_with.get(name) != value)
+
+
 @cache
 def say_changed(names: tuple[str, ...]) -> None:
     """Say in one line why results are made again, once per process."""

@@ -25,7 +25,7 @@ from datasets.splits import requests_split, stratified_subset
 from methods.base import UnlearningMethod, skip_reason
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
-from metrics.base import Metric
+from metrics.base import Metric, Metrics
 
 CPU_EVAL_BATCH = 100  # images: on a CPU larger batches leave the caches and are slower
 
@@ -135,8 +135,8 @@ class Workbench:
         return skip_reason(self.method, self.split)
 
     @cached_property
-    def metrics(self) -> dict[str, Metric]:
-        return {str(name): instantiate(without_about(node)) for name, node in self.config.metric.items()}
+    def metrics(self) -> dict[str, Metric | Metrics]:
+        return {name: instantiate(node) for name, node in self.cell.metrics.items()}
 
     def build_model(self, seed: int, *, pretrained: bool = True) -> nn.Module:
         """Return a freshly initialised model on the device; without `pretrained`, random in every layer."""

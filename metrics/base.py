@@ -46,3 +46,9 @@ class Metric(Protocol):
     """A function of outputs; its options are bound by the configuration. None: not defined for these outputs."""
 
     def __call__(self, outputs: EvalOutputs) -> float | None: ...
+
+
+class Metrics(Protocol):
+    """A function of outputs to several numbers, in the record as `name.part`."""
+
+    def __call__(self, outputs: EvalOutputs) -> Mapping[str, float | None]: ...

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmark.files import checked, content_hash, read_json, set_aside, write_json
-from benchmark.sources import changes, say_changed, say_other_suite, suite_hash
+from benchmark.sources import outdated, say_changed, say_other_suite, suite_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +32,8 @@ class RunRecord:
         labels: names of data set, model, task, target, method, protocol and profile.
         hyperparameters: the method's own configuration.
         seeds: `train_seed`, `split_seed`, `method_seed`.
-        metrics: as each metric's unit says, mostly fractions; None if a metric is not defined. Empty if the method
-            skipped the task.
+        metrics: as each metric's unit says, mostly fractions; None if a metric is not defined. Several numbers of one
+            metric are `name.part`. Empty if the method skipped the task.
         seconds: by phase; `method` is the sum of `importance_full`, `importance_forget` and `rest`.
         sizes: samples per split and parameters.
         skipped: why the method does not apply to the task.
@@ -117,7 +117,7 @@ def record_of(cell: "Cell") -> RunRecord | None:
     record = RunRecord.find(cell.record_path)
     if record is None:
         return None
-    if not cell.config.reuse and (changed := changes(record.code or {}, cell.code)):
+    if not cell.config.reuse and (changed := outdated(record.code or {}, cell.code)):
         say_changed(tuple(changed))
         return None
     if record.provenance.get("suite") != suite_hash():

@@ -238,7 +238,9 @@ def remove(folder: Path, records: Sequence[RunRecord], artefacts: Sequence[Kept]
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print("nothing was removed")
             return
-    for path in [path_of(record, folder) for record in records] + [path for x in artefacts for path in x.paths]:
+    paths = [path_of(record, folder) for record in records]
+    margins = [path.with_suffix(".safetensors") for path in paths]
+    for path in [*paths, *margins, *(path for x in artefacts for path in x.paths)]:
         path.unlink(missing_ok=True)
     print(f"removed records: {len(records)}, artefacts: {len(artefacts)} ({size:.1f} MB)")
 

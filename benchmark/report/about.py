@@ -1,7 +1,7 @@
 """How methods and metrics are presented: labels, order, units, as their YAML says under `about`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -40,7 +40,13 @@ class About:
         return self.methods.get(name) or in_repository("method").get(name) or Shown(name)
 
     def metric(self, name: str) -> Shown:
-        return self.metrics.get(name) or in_repository("metric").get(name) or Shown(name)
+        """Return how a metric is printed; of several numbers, `name.part`, each as the metric itself."""
+        found = self.metrics.get(name) or in_repository("metric").get(name)
+        if found is None and "." in name:
+            whole, _, part = name.rpartition(".")
+            found = self.metric(whole)
+            return replace(found, label=f"{found.label} {part.replace('_', ' ')}", latex="")
+        return found or Shown(name)
 
     def sorted_methods(self, names: Iterable[str]) -> list[str]:
         """Return the methods in the order of columns, each once."""

@@ -19,7 +19,7 @@ from benchmark.files import content_hash
 from benchmark.records import RunRecord, load_records, read_lines, to_lines
 from benchmark.report.about import About, read_about
 from benchmark.report.select import SEEDS, Place, places_of
-from benchmark.sources import changes
+from benchmark.sources import outdated
 from datasets.files import replacing
 
 log = logging.getLogger(__name__)
@@ -153,9 +153,17 @@ def read_query(
 
 
 def up_to_date(records: Sequence[RunRecord], cells: Sequence[Cell]) -> list[RunRecord]:
-    """Return the records that were made with today's methods and metrics; the others count as missing."""
+    """Return the records that were made with today's methods and metrics; the others count as missing.
+
+    A metric that is newer than a record does not count: the record shows nothing for it.
+    """
     today = {cell.scientific_hash: cell.code for cell in cells if not cell.config.reuse}
-    fresh = [x for x in records if not changes(x.code or {}, today.get(x.scientific_hash, x.code or {}))]
+
+    def is_fresh(record: RunRecord) -> bool:
+        now, made_with = today.get(record.scientific_hash, {}), record.code or {}
+        return not outdated(made_with, {x: now[x] for x in now if x in made_with or not made_with})
+
+    fresh = [record for record in records if is_fresh(record)]
     if old := len(records) - len(fresh):
         log.warning("%s made with other methods or metrics left out (reuse=true takes them)", counted(old, "record"))
     return fresh
@@ -163,7 +171,7 @@ def up_to_date(records: Sequence[RunRecord], cells: Sequence[Cell]) -> list[RunR
 
 def made_anew(record: RunRecord, found: Sequence[RunRecord]) -> bool:
     """Return whether a committed record was made again with other methods or metrics: that one stands for the run."""
-    return any(x.run_id == record.run_id and changes(record.code or {}, x.code or {}) for x in found)
+    return any(x.run_id == record.run_id and outdated(record.code or {}, x.code or {}) for x in found)
 
 
 def by_varying(places: Sequence[Place]) -> list[Place]:

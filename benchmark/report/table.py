@@ -42,7 +42,7 @@ def make_values(query: Query) -> pd.DataFrame:
     """
     options, metrics = query.options.config.table, metrics_of(query)
     known = [*query.options.config.metric, "rank", "seconds"]
-    if unknown := [name for name in metrics if name not in known]:
+    if unknown := [name for name in metrics if name.partition(".")[0] not in known]:
         raise ValueError(f"Expected table.metrics from {', '.join(known)}, but got {', '.join(unknown)}.")
     rows = []
     for key, places in columns_of(query).items():

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from benchmark.sources import FOLDERS, suite_hash
+from methods.norm_relu import can_compile
 from methods.training import Compute, Precision
 
 TRACKED = ("--", ":/", ":(top,exclude)results")
@@ -50,7 +51,10 @@ def compute_of(config: DictConfig) -> Compute:
             f"Expected compute.precision to be {' or '.join(get_args(Precision))}, but got {config.precision!r}."
         )
     compiles = device.type == "cuda" if config.compile == "auto" else config.compile
-    for option, value in (("channels_last", config.channels_last), ("tf32", config.tf32), ("compile", compiles)):
+    narrow = device.type == "cpu" and config.precision == "bfloat16" and config.channels_last and can_compile()
+    fused = narrow if config.fused == "auto" else config.fused
+    options = {"channels_last": config.channels_last, "tf32": config.tf32, "compile": compiles, "fused": fused}
+    for option, value in options.items():
         if not isinstance(value, bool):
             raise ValueError(f"Expected compute.{option} to be true or false, but got {value!r}.")
     every = config.progress_seconds
@@ -58,7 +62,7 @@ def compute_of(config: DictConfig) -> Compute:
         raise ValueError(
             f"Expected compute.progress_seconds to be a number of seconds from 0 on, or null, but got {every!r}."
         )
-    return Compute(device, config.precision, config.channels_last, compiles)
+    return Compute(device, config.precision, config.channels_last, compiles, fused)
 
 
 def find_device(name: str) -> torch.device:
@@ -121,6 +125,7 @@ def provenance(compute: Compute) -> dict[str, Any]:
         "precision": compute.precision,
         "channels_last": compute.channels_last,
         "compile": compute.compile,
+        "fused": compute.fused,
         "tf32": torch.backends.cudnn.allow_tf32,
         "cpu_count": os.cpu_count(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from datasets.base import LabelledImages
 from datasets.batches import Augmentation, Batches, Preprocessing
 from methods.dampening.microbatch import microbatch_size
+from methods.fused import fused
 
 Precision = Literal["float32", "bfloat16"]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, positions in the data) -> scalar
@@ -26,12 +27,14 @@ class Compute:
         precision: of the forward pass in training (autocast); metrics and importances always use float32.
         channels_last: memory layout of convolutional weights and, in training, of the images.
         compile: train through `torch.compile`, on a GPU with CUDA graphs; pays if a training is long.
+        fused: train through own kernels in bfloat16 on a CPU, see `methods.fused`.
     """
 
     device: torch.device
     precision: Precision
     channels_last: bool
     compile: bool = False
+    fused: bool = False
 
     def autocast(self) -> AbstractContextManager[None]:
         enabled = self.precision == "bfloat16"
@@ -43,9 +46,9 @@ class Compute:
         return model.to(device=self.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
     def compiled(self, model: nn.Module) -> nn.Module:
-        """Return the compiled form of `model`, on the same parameters; `model` itself unless `compile`."""
+        """Return the compiled or fused form of `model`, on the same parameters; `model` itself if neither is asked."""
         if not self.compile:
-            return model
+            return fused(model) if self.fused else model
         torch.compiler.reset()  # else, after a few shapes of one architecture, new ones would not be compiled
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         return torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
@@ -204,7 +207,7 @@ def train(
                     size = microbatch_size(model, images)
             for x, at in zip(images.split(size), positions.split(size), strict=True):
                 # A compiled pass may not add to gradients (CUDA graphs own them), and one shape is worth compiling.
-                whole = len(x) == recipe.batch_size
+                whole = len(x) == recipe.batch_size or not compute.compile
                 with compute.autocast():
                     value = loss(network if whole else model, x, at) * (len(x) / len(images))
                 value.backward()

@@ -12,7 +12,7 @@ from benchmark import device
 from methods.training import Compute
 
 CONFIG = {
-    "device": "cpu", "precision": "float32", "channels_last": True, "tf32": False, "compile": False,
+    "device": "cpu", "precision": "float32", "channels_last": True, "tf32": False, "compile": False, "fused": False,
     "eval_batch_size": None, "threads": None, "progress_seconds": 30,
 }  # fmt: skip
 BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn)

@@ -173,14 +173,14 @@ def test_a_training_continues_from_its_state_bit_for_bit(make_cnn, fit, recipe):
         assert all(torch.equal(value, whole[name]) for name, value in continued.items())
 
 
-def test_only_whole_batches_of_the_full_size_are_compiled(make_cnn, fit, monkeypatch):
-    compiled = []
+def test_only_whole_batches_of_the_full_size_are_compiled(make_cnn, fit, compute, monkeypatch):
+    compiled, compiling = [], replace(compute, compile=True)
     monkeypatch.setattr(Compute, "compiled", lambda _, model: lambda x: compiled.append(len(x)) or model(x))
-    fit(make_cnn())
+    fit(make_cnn(), compute=compiling)
     assert compiled == [16, 16, 16] * 2  # 60 images, two epochs; the 12 left over are not worth a compilation
     compiled.clear()
     monkeypatch.setattr(training, "microbatch_size", lambda model, images: 3)
-    fit(make_cnn())
+    fit(make_cnn(), compute=compiling)
     assert compiled == []
 
 

@@ -86,7 +86,7 @@ class Store:
         if self.reuse or not node.code or not path.exists():
             return path.exists()
         try:
-            return not changes(read_facts(path).get("code", {}), node.code)
+            return not changes(facts_in(path).get("code", {}), node.code)
         except (OSError, ValueError):
             return True  # whoever reads it sets it aside
 
@@ -127,10 +127,10 @@ class Store:
             return found
 
     def facts(self, kind: str) -> Iterator[Facts]:
-        """Yield the facts of every whole artefact of a kind; a file that did not change is read once per process."""
+        """Yield the facts of every whole artefact of a kind."""
         for path in sorted((self.folder / kind).glob("*.json")):
             try:
-                yield facts_in(path, path.stat().st_mtime_ns)
+                yield facts_in(path)
             except (OSError, ValueError):
                 continue  # whoever needs it sets it aside
 
@@ -213,9 +213,14 @@ def alike(kind: str, key: Mapping[str, Any], original: Mapping[str, Any] | None)
     return [(kind, scale, content_hash(method)), (kind, scale, str(target)), (kind,)]
 
 
+def facts_in(path: Path) -> Facts:
+    """Return the facts in a file, to be left as they are; one that did not change is read once per process."""
+    state = path.stat()
+    return unchanged_facts(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
 @cache
-def facts_in(path: Path, modified: int) -> Facts:
-    """Return the facts in a file that was written at `modified` (ns)."""
+def unchanged_facts(path: Path, inode: int, size: int, modified: int) -> Facts:
     return read_facts(path)
 
 

@@ -207,8 +207,9 @@ class GridCallback(Callback):
 
 
 def command() -> str:
-    """Return the command line of this process."""
-    return shlex.join(["python", "-m", "benchmark.run", *sys.argv[1:]])
+    """Return the command line of this process, but for `force`, which would begin anew."""
+    words = [word for word in sys.argv[1:] if not word.startswith("force=")]
+    return shlex.join(["python", "-m", "benchmark.run", *words])
 
 
 def forget(cells: Sequence[Cell]) -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
 from benchmark.sources import sources_of
+from datasets.files import same_name
 from datasets.targets import first_targets, joined, read_request
 
 FORMER = {
@@ -84,7 +85,7 @@ class Cell:
         if isinstance(target, list):
             several: list[Any] = sorted(map(self._named, target), key=lambda name: (isinstance(name, str), name))
             return several[0] if len(several) == 1 else several
-        text = str(target)
+        text = same_name(str(target))
         level = self.config.task.get("level")
         names = named_classes(OmegaConf.select(self.config, f"dataset.classes.{level}"))
         if text in names or not text.isdecimal():

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
+from benchmark.passwords import without_passwords
 from benchmark.sources import sources_of
 from datasets.files import same_name
 from datasets.targets import first_targets, joined, read_request
@@ -38,7 +39,7 @@ class Cell:
     """A composed configuration; everything else follows from it, on first use.
 
     Attributes:
-        overrides: those that compose it, if it comes from a sweep.
+        overrides: those that compose it, if it comes from a sweep; without passwords.
 
     Raises:
         ValueError: a value is missing.
@@ -48,6 +49,7 @@ class Cell:
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "overrides", tuple(map(without_passwords, self.overrides)))
         missing = missing_keys(OmegaConf.to_container(self.config))
         if missing:
             raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")

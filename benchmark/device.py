@@ -102,7 +102,7 @@ def device_name(device: torch.device) -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         name = next(
-            (x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")),
+            (x.split(":")[1].strip() for x in info.read_text("utf-8").splitlines() if x.startswith("model name")),
             name,
         )
     return f"{name}, {torch.get_num_threads()} threads"

@@ -37,7 +37,7 @@ def file_sha256(path: Path) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to another name and rename it: the file is there whole or not at all; see `replacing`."""
     with replacing(path) as part:
-        part.write_text(text)
+        part.write_text(text, "utf-8")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Files of the first version have no checksum.
     """
-    return checked(path.read_text())
+    return checked(path.read_text("utf-8"))
 
 
 def checked(text: str) -> dict[str, Any]:

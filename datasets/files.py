@@ -88,6 +88,8 @@ def listed(folder: Path) -> dict[str, Path]:
         if path.name.startswith(".") or path.name == MACOS:
             continue
         if (name := same_name(path.name)) in found:
-            raise ValueError(f"Expected the names in {folder} to differ, but {name!r} is there twice (in two Unicode forms); rename one.")
+            raise ValueError(
+                f"Expected the names in {folder} to differ, but {name!r} is there twice, in two Unicode forms; rename."
+            )
         found[name] = path
     return dict(sorted(found.items()))

@@ -192,7 +192,7 @@ def distinct(cell: Cell) -> tuple[str, ...]:
 def read_memory(folder: Path) -> dict[str, Any]:
     """Return what the folder remembers: the overrides that compose its cells, and a caption."""
     path = folder / MEMORY
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
 
 
 def key_of(override: str) -> str:

@@ -80,6 +80,9 @@ def test_the_best_values_as_a_configuration_give_the_best_gap(found, monkeypatch
     words = shlex.split(next(line for line in summary.splitlines() if "method.alpha=" in line))
     assert words[:3] == ["python", "-m", "benchmark.run"]
     assert run_command(words[3:], monkeypatch) == 0
+    head = (folder / "out" / "found" / "best.yaml").read_text().splitlines()[2]
+    assert shlex.split(head)[1:] == [*words[:-2], "--config-dir", str(folder / "out"), "+found=best"]
+    assert {*run} <= {*words}  # every word of the search's command but its own
     records = load_records(folder / "runs" / "records")
     (record,) = [record for record in records if record.labels["method"] == "ssd"]  # one: both ways are the same run
     assert record.hyperparameters["alpha"] == pytest.approx(best["alpha"])

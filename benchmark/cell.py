@@ -14,7 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
 from benchmark.passwords import without_passwords
-from benchmark.sources import sources_of
+from benchmark.resolvers import ABSENT, PLAIN
+from benchmark.schema import check_literals
+from benchmark.sources import leaves, sources_of
+from benchmark.targets import check_targets
 from datasets.files import same_name
 from datasets.targets import first_targets, joined, read_request
 
@@ -24,8 +27,6 @@ FORMER = {
     "datasets.batches.Augmentation": "datasets.loading.Augmentation",
 }
 PATHS = ("data_dir", "folder", "file")  # keys that say where data lies; the fingerprint identifies it
-ABSENT = "absent"  # the value of an option that the run does not have
-PLAIN = re.compile(r"\$\{(?:(option|recipe_row|whole):)?([a-z_][\w.]*)\}")  # interpolations, alike wherever they stand
 SEEDS = ("train_seed", "split_seed", "method_seed")
 Target = str | int | list[str | int]  # of one forget request
 OPEN = {  # nodes that take any key, and keys that a node need not have
@@ -42,7 +43,7 @@ class Cell:
         overrides: those that compose it, if it comes from a sweep; without passwords.
 
     Raises:
-        ValueError: a value is missing.
+        ValueError: a value is missing or one that its key cannot have, or a `_target_` names foreign code.
     """
 
     config: DictConfig
@@ -50,9 +51,15 @@ class Cell:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", tuple(map(without_passwords, self.overrides)))
-        missing = missing_keys(OmegaConf.to_container(self.config))
+        raw: Any = OmegaConf.to_container(self.config)
+        check_targets(raw, raw.get("plugins") or ())
+        missing = missing_keys(raw)
         if missing:
             raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")
+        check_literals(raw)
+        for path, value in leaves(raw, ""):
+            if isinstance(value, str) and (at_home := resolvers.home(value)) != value:
+                OmegaConf.update(self.config, path.removeprefix("."), at_home)
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -342,10 +349,11 @@ class Contents:
     def _plain(self, raw: Any, node: Any) -> Any:
         """Return the content of `node`, whose values stand in `raw`, not yet resolved."""
         if isinstance(raw, dict):
-            return {key: self._item(item, node, key) for key, item in raw.items()}
-        return [self._item(item, node, i) for i, item in enumerate(raw)]
+            return {key: self.item(item, node, key) for key, item in raw.items()}
+        return [self.item(item, node, i) for i, item in enumerate(raw)]
 
-    def _item(self, raw: Any, node: Any, key: Any) -> Any:
+    def item(self, raw: Any, node: Any, key: Any) -> Any:
+        """Return the value `key` of a node, `raw` as it stands."""
         if isinstance(raw, dict | list):
             return self._plain(raw, node[key])
         if not isinstance(raw, str) or "${" not in raw:

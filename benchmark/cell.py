@@ -62,6 +62,11 @@ class Cell:
                 OmegaConf.update(self.config, path.removeprefix("."), at_home)
 
     @cached_property
+    def contents(self) -> "Contents":
+        """The configuration's values, resolved on first use."""
+        return Contents(self.config)
+
+    @cached_property
     def labels(self) -> dict[str, str]:
         """Names for people: of data set, model, task, target, method, protocol, its switched option and profile."""
         config = self.config
@@ -104,8 +109,7 @@ class Cell:
     @cached_property
     def scientific(self) -> dict[str, Any]:
         """The part of the configuration that decides the numbers: no paths, labels, launcher or device."""
-        config = self.config
-        plain = Contents(config)
+        config, plain = self.config, self.contents
         load = {name: value for name, value in without_about(plain(config.dataset.load)).items() if name not in PATHS}
         model = without_about(plain(config.model.build))
         if model.get("weights"):
@@ -358,12 +362,13 @@ class Contents:
             return self._plain(raw, node[key])
         if not isinstance(raw, str) or "${" not in raw:
             return raw
-        form = PLAIN.fullmatch(raw)
-        if form is None:
+        if "${." in raw:  # relative to its place
             return self(node[key])
         if raw not in self.known:
-            resolver, name = form.groups()
-            if resolver is None:
+            resolver, name = form.groups() if (form := PLAIN.fullmatch(raw)) else (None, None)
+            if name is None:
+                found = node[key]
+            elif resolver is None:
                 found = OmegaConf.select(self.config, name, default=ABSENT)
             else:
                 found = getattr(resolvers, resolver)(name, _root_=self.config)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from threading import Thread
-from typing import Any
+from typing import Annotated, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -23,6 +23,7 @@ from torchvision.models.resnet import BasicBlock
 
 from methods.base import get_classifier
 
+Whole = Annotated[int, "[1, inf)"]
 TORCH_FILES = (".pth", ".pt", ".pth.tar", ".bin", ".ckpt")
 WEIGHT_FILES = ".safetensors, .npz or .pth (.pt, .pth.tar, .bin, .ckpt)"
 STATES = ("state_dict", "model", "state_dict_ema")  # names under which a checkpoint holds its tensors
@@ -65,16 +66,14 @@ class ResNet18(nn.Module):
         return self.fc
 
 
-def resnet18(num_classes: int, *, width: int) -> nn.Module:
+def resnet18(num_classes: int, *, width: Whole) -> nn.Module:
     """Return a ResNet18 whose first stage has `width` channels (64 in the paper)."""
-    if not isinstance(width, int) or width < 1:
-        raise ValueError(f"Expected model.width to be a whole number from 1 on, but got {width!r}.")
     return ResNet18(num_classes, width=width)
 
 
 def vit(
-    num_classes: int, *, name: str, image_size: int | None, pretrained: bool, weights: str | None,
-    linear_init: bool = False, layer_norm_eps: float | None = None,
+    num_classes: int, *, name: str, image_size: Whole | None, pretrained: bool, weights: str | None,
+    linear_init: bool = False, layer_norm_eps: Annotated[float, "(0, inf)"] | None = None,
 ) -> nn.Module:  # fmt: skip
     """Return timm's model `name` for square images of `image_size` pixels with a new linear head.
 
@@ -129,7 +128,7 @@ def vit(
 
 
 def timm_model(
-    num_classes: int, *, name: str, image_size: int | None, pretrained: bool, weights: str | None
+    num_classes: int, *, name: str, image_size: Whole | None, pretrained: bool, weights: str | None
 ) -> nn.Module:
     """Return any of timm's classifiers, as `vit` does; ValueError if it needs an `image_size` and there is none."""
     model_name, _, tag = name.partition(".")

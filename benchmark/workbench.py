@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from benchmark.artefacts import Artefact, Store
-from benchmark.cell import Cell, Contents, content, without_about
+from benchmark.cell import Cell, content, without_about
 from benchmark.device import compute_of, provenance, repeatable
 from benchmark.files import content_hash
 from benchmark.models import build
@@ -38,7 +38,7 @@ class Workbench:
     cell: Cell
 
     def __post_init__(self) -> None:
-        check(self.config, Contents(self.config).item)
+        check(self.config, self.cell.contents.item)
 
     @property
     def config(self) -> DictConfig:

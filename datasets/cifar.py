@@ -19,8 +19,6 @@ def load_cifar10(data_dir: str | Path) -> ImageDataset:
 
 def load_cifar100(data_dir: str | Path, labels: Literal["fine", "coarse"]) -> ImageDataset:
     """Return CIFAR-100 from `data_dir/cifar100.npz`; `coarse` labels make it CIFAR-20."""
-    if labels not in ("fine", "coarse"):
-        raise ValueError(f"Expected dataset.load.labels to be fine or coarse, but got {labels!r}.")
     arrays = load_arrays(Path(data_dir), "cifar100", 100, lambda folder: official_arrays("CIFAR100", folder))
     name, names = ("cifar100", CIFAR100) if labels == "fine" else ("cifar20", CIFAR20)
     label_of = np.arange(100) if labels == "fine" else fine_to_coarse()

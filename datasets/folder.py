@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from datasets.arrays import read_or_make
 from datasets.files import content_of, listed, same_name
@@ -15,7 +15,12 @@ PARTS = ("train", "test")
 
 
 def load_folder(
-    name: str, data_dir: str | Path, folder: str | Path, size: int, test_share: float, split_seed: int
+    name: str,
+    data_dir: str | Path,
+    folder: str | Path,
+    size: Annotated[int, "[1, inf)"],
+    test_share: Annotated[float, "(0, 1)"],
+    split_seed: int,
 ) -> "ImageDataset":
     """Return the images as RGB of `size` × `size` pixels; grey ones have three equal channels.
 
@@ -34,8 +39,6 @@ def load_folder(
     from datasets.base import ImageDataset, LabelledImages  # late: a run's name needs no torch
     from datasets.splits import hold_out_per_class
 
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"Expected dataset.size to be a whole number of pixels from 1 on, but got {size!r}.")
     names, content = class_names(folder), fingerprint_of(folder)
     files = image_files(folder)
     kept = hashlib.sha256(repr((content, size, DECODING)).encode()).hexdigest()[:16]

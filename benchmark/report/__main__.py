@@ -35,7 +35,7 @@ def main() -> None:
 def report(arguments: Sequence[str]) -> str:
     """Write a table, a figure, requests or claims; return the part that a terminal shows."""
     kind, name, options, overrides = read_arguments(arguments)
-    out = Path(options["out"]) if options.get("out") else None
+    out = Path(options["out"]).expanduser() if options.get("out") else None
     drop = set(options.get("drop", "").split(",")) - {""}
     if kind == "claims":
         from benchmark.report.claims import write_claims

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark.sources import found_file, leaves
 
-OWN = ("benchmark", "datasets", "methods", "metrics", "hydra_plugins")
+OWN = ("benchmark", "datasets", "methods", "metrics")
 NAMES_CODE = re.compile(r"(.*\.)?_target_|dataset\.classes\.\w+|hydra\.\w+_logging\..*\.(class|\(\))")
 OF_HYDRA = re.compile(
     r"hydra\.(launcher|sweeper)\._target_|hydra\.\w+_logging\..*"
@@ -31,7 +31,7 @@ def check_targets(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> Non
         name, package = path.removeprefix("."), str(value).partition(".")[0]
         if value is None or not NAMES_CODE.fullmatch(name):
             continue
-        if OF_HYDRA.fullmatch(name) and package in ("hydra", "logging"):
+        if OF_HYDRA.fullmatch(name) and package in ("hydra", "hydra_plugins", "logging"):
             continue
         if package not in (*OWN, *plugins):
             hint = f"; if you trust it, add plugins=[{package}] to the command" if package.isidentifier() else ""

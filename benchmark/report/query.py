@@ -34,7 +34,7 @@ KINDS = {
 }
 # Keys that say where and on what, and change no cell.
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "dataset.root", "dataset.file",
-           "compute", "launcher", "hydra", "reuse", "force")  # fmt: skip
+           "compute", "launcher", "hydra", "plugins", "reuse", "force")  # fmt: skip
 
 
 @dataclass(frozen=True)

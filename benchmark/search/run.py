@@ -28,7 +28,7 @@ from metrics.base import EvalOutputs
 
 log = logging.getLogger(__name__)
 NAMED = (
-    "hydra.searchpath", "search", "search/objective",
+    "hydra.searchpath", "plugins", "search", "search/objective",
     "dataset", "model", "task", "task.target", "case", "protocol", "profile",
 )  # fmt: skip
 

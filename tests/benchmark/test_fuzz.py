@@ -1,4 +1,4 @@
-"""Random valid configurations on the digits: each ends in a record, or with the reason why the method does not apply."""
+"""Random valid configurations on the digits: each ends in a record, or in the reason why there is none."""
 
 import random
 from collections import Counter

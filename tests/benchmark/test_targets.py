@@ -36,8 +36,8 @@ def test_every_composed_configuration_names_this_projects_code_alone():
     "target",
     [
         "pandas.read_pickle", "torch.load", "builtins.open", "os.system", "open", "hydra.utils.get_method",
-        "${nothing}", "benchmark.models.torch.load", "datasets.files.os.remove", "methods", "methods.ssd", "methods.nothing.Nothing",
-        "benchmark.models.load_file", "metrics.accuracy.accuracy.__globals__",
+        "${nothing}", "benchmark.models.torch.load", "datasets.files.os.remove", "methods", "methods.ssd",
+        "methods.nothing.Nothing", "benchmark.models.load_file", "metrics.accuracy.accuracy.__globals__",
     ],
 )  # fmt: skip
 def test_other_code_is_refused_before_it_is_imported(target, tmp_path):
@@ -47,7 +47,7 @@ def test_other_code_is_refused_before_it_is_imported(target, tmp_path):
         OmegaConf.update(config, f"{node}._target_", target)
         with pytest.raises(ValueError, match=rf"Expected {node}\._target_ to name .*, but got"):
             Cell(config)
-    with pytest.raises(ValueError, match="dataset.classes.class to name"):
+    with pytest.raises(ValueError, match=r"dataset\.classes\.class to name"):
         check_targets({"dataset": {"classes": {"class": target}}})
 
 

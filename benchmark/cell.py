@@ -14,10 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
 from benchmark.passwords import without_passwords
-from benchmark.resolvers import ABSENT, PLAIN
-from benchmark.schema import check_literals
+from benchmark.schema import ABSENT, PLAIN, check_literals
 from benchmark.sources import leaves, sources_of
-from benchmark.targets import check_targets
 from datasets.files import same_name
 from datasets.targets import first_targets, joined, read_request
 
@@ -43,7 +41,7 @@ class Cell:
         overrides: those that compose it, if it comes from a sweep; without passwords.
 
     Raises:
-        ValueError: a value is missing or one that its key cannot have, or a `_target_` names foreign code.
+        ValueError: a value is missing, or one that its key cannot have.
     """
 
     config: DictConfig
@@ -52,7 +50,6 @@ class Cell:
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", tuple(map(without_passwords, self.overrides)))
         raw: Any = OmegaConf.to_container(self.config)
-        check_targets(raw, raw.get("plugins") or ())
         missing = missing_keys(raw)
         if missing:
             raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")

@@ -8,8 +8,6 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-ABSENT = "absent"  # the value of an option that the run does not have
-PLAIN = re.compile(r"\$\{(?:(option|recipe_row|whole):)?([a-z_][\w.]*)\}")  # interpolations, alike wherever they stand
 PARTS = ("dataset", "model", "task", "profile", "requests")  # whose names choose a row
 
 

@@ -1,5 +1,6 @@
 """The values that a configuration may have: of plain keys they stand here, of others in the signatures of the code."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from itertools import chain
@@ -8,9 +9,10 @@ from typing import Annotated, Any, Literal
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from benchmark.resolvers import ABSENT, PLAIN
 from datasets.values import check_value, hints
 
+ABSENT = "absent"  # the value of an option that the run does not have
+PLAIN = re.compile(r"\$\{(?:(option|recipe_row|whole):)?([a-z_][\w.]*)\}")  # interpolations, alike wherever they stand
 Text = Annotated[str, "[1, inf)"]
 Whole = Annotated[int, "[1, inf)"]
 Positive = Annotated[float, "(0, inf)"]

@@ -54,14 +54,10 @@ def fits(value: Any, kind: Kind) -> bool:
     if origin is Literal:
         return any(type(value) is type(part) and value == part for part in parts)
     if origin in (list, tuple, Sequence):
-        if (
-            origin is tuple
-            and Ellipsis not in parts
-            and len(parts) != len(value if isinstance(value, Sequence) else ())
-        ):
+        if not isinstance(value, list | tuple):
             return False
-        kinds = parts if origin is tuple and Ellipsis not in parts else parts[:1] * len(value or ())
-        return isinstance(value, list | tuple) and all(map(fits, value, kinds))
+        kinds = parts if origin is tuple and Ellipsis not in parts else parts[:1] * len(value)
+        return len(kinds) == len(value) and all(map(fits, value, kinds))
     if origin in (dict, Mapping):
         return isinstance(value, Mapping) and all(fits(item, parts[1]) for item in value.values())
     if kind is float:

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "benchmark.artefacts": FILES,
     "benchmark.passwords": (),
     "benchmark.resolvers": (),
-    "benchmark.schema": ("benchmark.resolvers", "datasets.values"),
+    "benchmark.schema": ("datasets.values",),
     "benchmark.targets": FILES,
     "benchmark.cell": (*CELL, *FILES),
     "benchmark.composer": CELL,

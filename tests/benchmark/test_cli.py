@@ -88,7 +88,7 @@ def is_text_of_any_encoding(call: ast.Call) -> bool:
     named = {keyword.arg for keyword in call.keywords} & {"encoding"}
     if name in ("read_text", "write_text"):
         return not named and len(call.args) <= (name == "write_text")
-    if name != "open" or owner in ("Image", "os", "zipfile"):
+    if name != "open" or owner in ("Image", "file", "os"):
         return False
     return not named and not any("b" in str(getattr(word, "value", "")) for word in call.args)
 

@@ -8,7 +8,6 @@ from command_line import TINY, composed, run_command
 from hydra import compose
 from omegaconf import OmegaConf
 
-from benchmark.cell import Cell
 from benchmark.compose import choices, files_read_once, initialised
 from benchmark.sources import leaves
 from benchmark.targets import check_composed, check_targets, is_defined
@@ -46,7 +45,7 @@ def test_other_code_is_refused_before_it_is_imported(target, tmp_path):
         config = pickle.loads(pickle.dumps(cell.config))
         OmegaConf.update(config, f"{node}._target_", target)
         with pytest.raises(ValueError, match=rf"Expected {node}\._target_ to name .*, but got"):
-            Cell(config)
+            check_targets(OmegaConf.to_container(config))
     with pytest.raises(ValueError, match=r"dataset\.classes\.class to name"):
         check_targets({"dataset": {"classes": {"class": target}}})
 
@@ -68,7 +67,8 @@ PAYLOAD = "{_target_: pandas.read_pickle, filepath_or_buffer: FILE}"
 FOREIGN = {
     "a method": f"# @package method\nrecipe: {PAYLOAD}",
     "a callback of Hydra": f"# @package _global_\nhydra: {{callbacks: {{mine: {PAYLOAD}}}}}",
-    "a launcher's option": f"# @package _global_\nhydra: {{launcher: {{mine: {PAYLOAD}}}}}",
+    "a launcher's option": "# @package _global_\ndefaults: [{override /hydra/launcher: tasks}]\n"
+    f"hydra: {{launcher: {{init: {PAYLOAD}}}}}",
     "a log": "# @package _global_\nhydra: {job_logging: {handlers: {x: {(): pandas.read_pickle}}}}",
     "a plug-in of a file": f"# @package _global_\nplugins: [pandas]\nmethod: {PAYLOAD}",
     "a plug-in of a sweep": "# @package _global_\nhydra: {sweeper: {params: {plugins: '[pandas]'}}}",

@@ -190,9 +190,11 @@ def distinct(cell: Cell) -> tuple[str, ...]:
 
 
 def read_memory(folder: Path) -> dict[str, Any]:
-    """Return what the folder remembers: the overrides that compose its cells, and a caption."""
+    """Return what the folder remembers: the overrides that compose its cells, none of this machine, and a caption."""
     path = folder / MEMORY
-    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    memory = dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    lines = [[word for word in line if not is_here(word)] for line in memory.get("overrides", [])]
+    return memory | ({"overrides": lines} if lines else {})
 
 
 def key_of(override: str) -> str:

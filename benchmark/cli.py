@@ -19,7 +19,6 @@ from omegaconf.errors import (
 )  # fmt: skip
 
 from benchmark.passwords import without_passwords, write_discreetly
-from benchmark.targets import guard_hydra
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ADD_M = "add -m to run every combination."
@@ -42,7 +41,6 @@ def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], A
         cells_of: composes a sweep; it finds what is wrong beside a missing -m.
     """
     show_log()
-    guard_hydra()
     if cells_of is not None:  # runs open no storage, and Hydra keeps the words of a sweep in a file
         sys.argv[1:] = map(without_passwords, sys.argv[1:])
     for flag in {"-m", "--multirun"} & {*sys.argv[1:]}:  # argparse takes no overrides on both sides of it

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from datasets.values import check_value, hints
 
+UNKNOWN = object()
 ABSENT = "absent"  # the value of an option that the run does not have
 PLAIN = re.compile(r"\$\{(?:(option|recipe_row|whole):)?([a-z_][\w.]*)\}")  # interpolations, alike wherever they stand
 Text = Annotated[str, "[1, inf)"]
@@ -112,8 +114,16 @@ def options(config: DictConfig, resolve: Resolve) -> Iterator[Option]:
         ValueError: a function or a class that a node builds has no such option, or lacks one.
     """
     raw = OmegaConf.to_container(config)
-    for key, value, kind in chain(known(raw, config, KEYS, "", resolve), called(raw, config, "", resolve)):
-        yield source(key, raw), value, kind
+
+    def attempt(item: Any, node: Any, key: Any) -> Any:
+        try:
+            return resolve(item, node, key)
+        except OmegaConfBaseException:  # of a value that it rests on, or of a node that this run does not use
+            return UNKNOWN
+
+    for key, value, kind in chain(known(raw, config, KEYS, "", attempt), called(raw, config, "", attempt)):
+        if value is not UNKNOWN:
+            yield source(key, raw), value, kind
 
 
 def known(raw: Any, node: Any, schema: Mapping[str, Any], path: str, resolve: Resolve) -> Iterator[Option]:

@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "benchmark.compose": ("benchmark.composer", *CELL),
     "benchmark.records": FILES,
     "benchmark.records.__main__": GRID,
-    "benchmark.cli": ("benchmark.passwords", "benchmark.targets", *FILES),
+    "benchmark.cli": ("benchmark.passwords",),
     "benchmark.device": ("methods", *FILES),
     "benchmark.models": ("methods",),
     "benchmark.evaluate": ("datasets", "metrics"),

@@ -77,7 +77,8 @@ def test_every_option_has_a_kind():
         for path, value in leaves(raw, ""):
             key = re.sub(r"\.\d+$", "", path.removeprefix("."))
             forwarded = isinstance(value, str) and "${" in value
-            assert key in known or forwarded or FREE.fullmatch(key), key
+            parents = {key[: dot.start()] for dot in re.finditer(r"\.", key)}
+            assert known & {key, *parents} or forwarded or FREE.fullmatch(key), key
 
 
 @pytest.mark.parametrize(

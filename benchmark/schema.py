@@ -31,8 +31,8 @@ Resolve = Callable[[Any, Any, Any], Any]  # (raw value, node, key) -> the value;
 Option = tuple[str, Any, Any]  # key, value, annotation
 SeedValue = int | float | str  # `whole_number` says which
 
-ABOUT = {"label": Text, "latex": Text, "order": float | None, "unit": str, "scale": Positive,
-         "decimals": Annotated[int, "[0, inf)"], "needs": list[Text], "ranked": bool, "retain_batch_size": Whole}  # fmt: skip
+ABOUT = {"label": Text, "latex": Text, "order": float | None, "unit": str, "scale": Positive, "needs": list[Text],
+         "decimals": Annotated[int, "[0, inf)"], "ranked": bool, "retain_batch_size": Whole}  # fmt: skip
 TRAINING = {"optimizer": Optimizer, "lr": Positive, "weight_decay": NotNegative}
 REQUESTS = {"targets": list[Target] | None, "n": str | int | None}
 PROTOCOL = {

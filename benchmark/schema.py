@@ -113,7 +113,7 @@ def options(config: DictConfig, resolve: Resolve) -> Iterator[Option]:
     Raises:
         ValueError: a function or a class that a node builds has no such option, or lacks one.
     """
-    raw = OmegaConf.to_container(config)
+    raw: Any = OmegaConf.to_container(config)
 
     def attempt(item: Any, node: Any, key: Any) -> Any:
         try:
@@ -149,7 +149,7 @@ def called(raw: Any, node: Any, path: str, resolve: Resolve) -> Iterator[Option]
         return
     target = get_method(raw["_target_"])
     parameters = signature(target).parameters
-    kinds = hints(target.__init__ if isinstance(target, type) else target)
+    kinds = hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     names = [name for name, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     given = {key: resolve(raw[key], node, key) for key in raw if not key.startswith("_") and key != "about"}
     given = {key: value for key, value in given.items() if value != ABSENT}

@@ -46,7 +46,8 @@ def fits(value: Any, kind: Kind) -> bool:
     >>> fits(1, float), fits(True, int), fits(float("nan"), float), fits(1.5, Annotated[float, "[0, 1)"])
     (True, False, False, False)
     """
-    origin, parts = get_origin(kind), get_args(kind)
+    origin: Any = get_origin(kind)
+    parts: Any = get_args(kind)
     if origin is Annotated:
         return fits(value, parts[0]) and all(inside(value, text) for text in parts[1:])
     if origin in (Union, UnionType):
@@ -93,7 +94,8 @@ def expected(kind: Kind) -> str:
     >>> expected(Literal["a", "b", "c"])
     'a, b or c'
     """
-    origin, parts = get_origin(kind), get_args(kind)
+    origin: Any = get_origin(kind)
+    parts: Any = get_args(kind)
     if origin is Annotated:
         text, found = expected(parts[0]), INTERVAL.fullmatch(parts[1])
         if found is None:

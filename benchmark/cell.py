@@ -13,7 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
-from benchmark.sources import sources_of
+from benchmark.passwords import without_passwords
+from benchmark.schema import ABSENT, PLAIN, check_literals
+from benchmark.sources import leaves, sources_of
+from datasets.files import same_name
 from datasets.targets import first_targets, joined, read_request
 
 FORMER = {
@@ -22,8 +25,6 @@ FORMER = {
     "datasets.batches.Augmentation": "datasets.loading.Augmentation",
 }
 PATHS = ("data_dir", "folder", "file")  # keys that say where data lies; the fingerprint identifies it
-ABSENT = "absent"  # the value of an option that the run does not have
-PLAIN = re.compile(r"\$\{(?:(option|recipe_row|whole):)?([a-z_][\w.]*)\}")  # interpolations, alike wherever they stand
 SEEDS = ("train_seed", "split_seed", "method_seed")
 Target = str | int | list[str | int]  # of one forget request
 OPEN = {  # nodes that take any key, and keys that a node need not have
@@ -37,19 +38,30 @@ class Cell:
     """A composed configuration; everything else follows from it, on first use.
 
     Attributes:
-        overrides: those that compose it, if it comes from a sweep.
+        overrides: those that compose it, if it comes from a sweep; without passwords.
 
     Raises:
-        ValueError: a value is missing.
+        ValueError: a value is missing, or one that its key cannot have.
     """
 
     config: DictConfig
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        missing = missing_keys(OmegaConf.to_container(self.config))
+        object.__setattr__(self, "overrides", tuple(map(without_passwords, self.overrides)))
+        raw: Any = OmegaConf.to_container(self.config)
+        missing = missing_keys(raw)
         if missing:
             raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")
+        check_literals(raw)
+        for path, value in leaves(raw, ""):
+            if isinstance(value, str) and (at_home := resolvers.home(value)) != value:
+                OmegaConf.update(self.config, path.removeprefix("."), at_home)
+
+    @cached_property
+    def contents(self) -> "Contents":
+        """The configuration's values, resolved on first use."""
+        return Contents(self.config)
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -84,7 +96,7 @@ class Cell:
         if isinstance(target, list):
             several: list[Any] = sorted(map(self._named, target), key=lambda name: (isinstance(name, str), name))
             return several[0] if len(several) == 1 else several
-        text = str(target)
+        text = same_name(str(target))
         level = self.config.task.get("level")
         names = named_classes(OmegaConf.select(self.config, f"dataset.classes.{level}"))
         if text in names or not text.isdecimal():
@@ -94,8 +106,7 @@ class Cell:
     @cached_property
     def scientific(self) -> dict[str, Any]:
         """The part of the configuration that decides the numbers: no paths, labels, launcher or device."""
-        config = self.config
-        plain = Contents(config)
+        config, plain = self.config, self.contents
         load = {name: value for name, value in without_about(plain(config.dataset.load)).items() if name not in PATHS}
         model = without_about(plain(config.model.build))
         if model.get("weights"):
@@ -354,20 +365,22 @@ class Contents:
     def _plain(self, raw: Any, node: Any) -> Any:
         """Return the content of `node`, whose values stand in `raw`, not yet resolved."""
         if isinstance(raw, dict):
-            return {key: self._item(item, node, key) for key, item in raw.items()}
-        return [self._item(item, node, i) for i, item in enumerate(raw)]
+            return {key: self.item(item, node, key) for key, item in raw.items()}
+        return [self.item(item, node, i) for i, item in enumerate(raw)]
 
-    def _item(self, raw: Any, node: Any, key: Any) -> Any:
+    def item(self, raw: Any, node: Any, key: Any) -> Any:
+        """Return the value `key` of a node, `raw` as it stands."""
         if isinstance(raw, dict | list):
             return self._plain(raw, node[key])
         if not isinstance(raw, str) or "${" not in raw:
             return raw
-        form = PLAIN.fullmatch(raw)
-        if form is None:
+        if "${." in raw:  # relative to its place
             return self(node[key])
         if raw not in self.known:
-            resolver, name = form.groups()
-            if resolver is None:
+            resolver, name = form.groups() if (form := PLAIN.fullmatch(raw)) else (None, None)
+            if name is None:
+                found = node[key]
+            elif resolver is None:
                 found = OmegaConf.select(self.config, name, default=ABSENT)
             else:
                 found = getattr(resolvers, resolver)(name, _root_=self.config)

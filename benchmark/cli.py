@@ -21,6 +21,7 @@ from omegaconf.errors import (
 )  # fmt: skip
 
 from benchmark.budget import EXIT_CODE, OutOfBudgetError
+from benchmark.passwords import without_passwords, write_discreetly
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ADD_M = "add -m to run every combination."
@@ -48,6 +49,8 @@ def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], A
         cells_of: composes a sweep; it finds what is wrong beside a missing -m.
     """
     show_log()
+    if cells_of is not None:  # runs open no storage, and Hydra keeps the words of a sweep in a file
+        sys.argv[1:] = map(without_passwords, sys.argv[1:])
     for flag in {"-m", "--multirun"} & {*sys.argv[1:]}:  # argparse takes no overrides on both sides of it
         sys.argv.remove(flag)
         sys.argv.insert(1, flag)
@@ -123,6 +126,8 @@ def n_values(node: Any, known: dict[int, int]) -> int:
 
 def show_log() -> None:
     """Print the suite's log lines, and of Hydra and its launchers the warnings only; `--info` is a log of Hydra's."""
+    for stream in (sys.stdout, sys.stderr):
+        write_discreetly(stream)
     if {"--info", "-i"} & {word.split("=")[0] for word in sys.argv}:
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.cell import Cell, check_added, with_name
+from benchmark.targets import check_composed, check_targets
 
 NAME = "run"  # of the primary configuration
 SEARCH_PATH = "hydra.searchpath"
@@ -54,6 +55,7 @@ class Composer:
     """
 
     def __init__(self, overrides: Sequence[str], like: DictConfig | None = None) -> None:
+        self.given = list(overrides)
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         self.parse = cache(self.parser.parse_override)
         self.groups: dict[str, list[str]] = {}
@@ -66,7 +68,7 @@ class Composer:
         self.sweep = [o for o in parsed if not o.is_hydra_override()]
         self.search_path = [word for word in self.own if word.startswith(f"{SEARCH_PATH}=")]
         self.single = [str(o.input_line) for o in self.sweep if not o.is_sweep_override()]
-        self.master = compose(NAME, [*self.own, *self.single], return_hydra_config=True)
+        self.master = self.compose(*self.single)
         self.values = self._values()
         with open_dict(self.master):
             del self.master["hydra"]
@@ -85,6 +87,12 @@ class Composer:
                 raise ValueError(f"Expected a list, range or glob of values to sweep, but got {override.input_line}.")
         return values
 
+    def compose(self, *words: str) -> DictConfig:
+        """Return Hydra's composition with its own node; ValueError if it names foreign code."""
+        config = compose(NAME, [*self.own, *words], return_hydra_config=True)
+        check_composed(config, self.given)
+        return config
+
     def jobs(self) -> list[tuple[str, ...]]:
         """Return the overrides of each job, in Hydra's order."""
         return list(itertools.product(*self.values.values()))
@@ -100,6 +108,8 @@ class Composer:
                 set_value(config, override)
         except (UnusualError, OmegaConfBaseException):
             config = self.composed(tuple(job)).copy()  # with Hydra's own message if it is wrong
+        if any("_target_" in word or "classes" in word for word in job):
+            check_targets(plain(config), self.master.plugins)
         check_added(config, [o.key_or_group for o in values if o.is_add()])
         return Cell(config, (*self.search_path, *job))
 
@@ -125,10 +135,11 @@ class Composer:
             return {}
         beside = [f"+method@{BESIDE}.{name}={name}" for name in found.values()]
         try:
-            config = compose(NAME, [*self.own, *self.single, *beside])
+            config = self.compose(*self.single, *beside)
         except HydraException:
             return {}
         with open_dict(config):
+            del config["hydra"]
             nodes = config.pop(BESIDE)
         if plain(config) != plain(self.master):
             return {}
@@ -138,7 +149,7 @@ class Composer:
     def composed(self, words: tuple[str, ...]) -> Base:
         """Return Hydra's composition, its own values and the time resolved: a cell means the same in any process."""
         if words not in self.bases:
-            config = compose(NAME, [*self.own, *words], return_hydra_config=True)
+            config = self.compose(*words)
             choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
             name = choices["method"]
             by_name = any(name in choice for group, choice in choices.items() if group.partition("@")[0] != "method")

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from benchmark.sources import FOLDERS, suite_hash
 from methods.norm_relu import can_compile
-from methods.training import Compute, Precision
+from methods.training import Compute
 
 TRACKED = ("--", ":/", ":(top,exclude)results")
 CHANGES = ("commit", "dirty", "finished", "cpu_count")  # parts of the provenance in which two processes may differ
@@ -30,7 +30,11 @@ def set_up(config: DictConfig) -> Compute:
     compute = compute_of(config)
     torch.set_flush_denormal(True)  # memorised training sets leave subnormal gradients: slow on a CPU
     if config.threads is not None:
-        torch.set_num_threads(int(config.threads))
+        if config.threads > (most := os.cpu_count() or 1):
+            raise ValueError(
+                f"Expected compute.threads to be at most {most}, as there are processors, but got {config.threads}."
+            )
+        torch.set_num_threads(config.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -40,28 +44,11 @@ def set_up(config: DictConfig) -> Compute:
 
 
 def compute_of(config: DictConfig) -> Compute:
-    """Return device, precision and memory layout; `auto` takes a GPU if there is one. ValueError for a wrong option."""
+    """Return device, precision and memory layout; `auto` takes a GPU if there is one. ValueError for no device."""
     device = find_device(str(config.device))
-    for option in ("threads", "eval_batch_size"):
-        number = config[option]
-        if number is not None and not (isinstance(number, int) and number >= 1):
-            raise ValueError(f"Expected compute.{option} to be a whole number above 0, or null, but got {number!r}.")
-    if config.precision not in get_args(Precision):
-        raise ValueError(
-            f"Expected compute.precision to be {' or '.join(get_args(Precision))}, but got {config.precision!r}."
-        )
     compiles = device.type == "cuda" if config.compile == "auto" else config.compile
-    narrow = device.type == "cpu" and config.precision == "bfloat16" and config.channels_last and can_compile()
-    fused = narrow if config.fused == "auto" else config.fused
-    options = {"channels_last": config.channels_last, "tf32": config.tf32, "compile": compiles, "fused": fused}
-    for option, value in options.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"Expected compute.{option} to be true or false, but got {value!r}.")
-    every = config.progress_seconds
-    if every is not None and not (isinstance(every, int | float) and every >= 0):
-        raise ValueError(
-            f"Expected compute.progress_seconds to be a number of seconds from 0 on, or null, but got {every!r}."
-        )
+    fusable = device.type == "cpu" and config.precision == "bfloat16" and config.channels_last and can_compile()
+    fused = fusable if config.fused == "auto" else config.fused
     return Compute(device, config.precision, config.channels_last, compiles, fused)
 
 
@@ -106,7 +93,7 @@ def device_name(device: torch.device) -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         name = next(
-            (x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")),
+            (x.split(":")[1].strip() for x in info.read_text("utf-8").splitlines() if x.startswith("model name")),
             name,
         )
     return f"{name}, {torch.get_num_threads()} threads"

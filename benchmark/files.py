@@ -37,7 +37,7 @@ def file_sha256(path: Path) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to another name and rename it: the file is there whole or not at all; see `replacing`."""
     with replacing(path) as part:
-        part.write_text(text)
+        part.write_text(text, "utf-8")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -48,7 +48,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the values that `write_json` wrote; ValueError if the file holds others, see `checked`."""
-    return checked(path.read_text())
+    return checked(path.read_text("utf-8"))
 
 
 def checked(text: str) -> dict[str, Any]:

@@ -1,19 +1,34 @@
 """ResNet18 in its CIFAR form and timm's vision transformers."""
 
+import re
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from threading import Thread
+from typing import Annotated, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import timm
 import torch
+from huggingface_hub import constants as hub
 from safetensors.torch import load_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from methods.base import get_classifier
+
+Whole = Annotated[int, "[1, inf)"]
+TORCH_FILES = (".pth", ".pt", ".pth.tar", ".bin", ".ckpt")
+WEIGHT_FILES = ".safetensors, .npz or .pth (.pt, .pth.tar, .bin, .ckpt)"
+STATES = ("state_dict", "model", "state_dict_ema")  # names under which a checkpoint holds its tensors
+WRAPPED = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")  # before each name, of a model inside another one
+HUB_SECONDS = 3.0  # for an answer of the server with timm's weights
 
 
 class ResNet18(nn.Module):
@@ -51,27 +66,26 @@ class ResNet18(nn.Module):
         return self.fc
 
 
-def resnet18(num_classes: int, *, width: int) -> nn.Module:
+def resnet18(num_classes: int, *, width: Whole) -> nn.Module:
     """Return a ResNet18 whose first stage has `width` channels (64 in the paper)."""
-    if not isinstance(width, int) or width < 1:
-        raise ValueError(f"Expected model.width to be a whole number from 1 on, but got {width!r}.")
     return ResNet18(num_classes, width=width)
 
 
 def vit(
-    num_classes: int, *, name: str, image_size: int | None, pretrained: bool, weights: str | None,
-    linear_init: bool = False, layer_norm_eps: float | None = None,
+    num_classes: int, *, name: str, image_size: Whole | None, pretrained: bool, weights: str | None,
+    linear_init: bool = False, layer_norm_eps: Annotated[float, "(0, inf)"] | None = None,
 ) -> nn.Module:  # fmt: skip
     """Return timm's model `name` for square images of `image_size` pixels with a new linear head.
 
     Args:
         pretrained: start from pretrained weights: `weights` if given, else timm's own download.
-        weights: a local `.safetensors`, `.npz` or `.pth` file; its position embeddings are fitted to `image_size`.
+        weights: a local file, see `read_state_dict`; its position embeddings are fitted to `image_size`.
         linear_init: the head starts as `nn.Linear` does, not as timm's.
         layer_norm_eps: of every layer normalisation; None: timm's.
 
     Raises:
-        ValueError: timm does not know `name`, or the file does not fit the model.
+        ValueError: timm does not know `name`, it is no model with one linear last layer for images of `image_size`, or
+            the file does not fit it.
         FileNotFoundError: there are no weights.
     """
     if not timm.is_model(name) or ("." in name and not timm.is_model_pretrained(name)):
@@ -81,13 +95,28 @@ def vit(
             f"Expected model.timm_name to be a timm model, but got {name!r}; timm has {', '.join(near)}, …"
         )
     options: dict[str, Any] = {"num_classes": num_classes} | ({} if image_size is None else {"img_size": image_size})
-    download = pretrained and weights is None
-    try:
-        model: nn.Module = timm.create_model(name, pretrained=download, **options)
-    except (RuntimeError, OSError, ValueError) as error:
-        if not download:
-            raise
-        raise missing_weights(name, error) from error
+    if pretrained and weights is None:
+        try:
+            with offline_without_network():
+                model: nn.Module = timm.create_model(name, pretrained=True, **options)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise missing_weights(name, error) from error
+    else:
+        try:
+            model = timm.create_model(name, pretrained=False, **options)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            raise ValueError(
+                f"Expected model.timm_name to be a model for images of one size, but {name} takes any; set "
+                f"model.image_size=null, or take a vit_*, deit_* or swin_*."
+            ) from error
+    head = get_classifier(model)
+    if not isinstance(head, nn.Linear | nn.Conv2d):
+        raise ValueError(
+            f"Expected model.timm_name to be a model with one last layer, but {name} has a {type(head).__name__} there "
+            f"(a distilled one has two); take a vit_*, deit_* or deit3_*, a resnet* or a convnext*."
+        )
     if pretrained and weights is not None:
         load_body(model, name, Path(weights))
     if linear_init:
@@ -99,7 +128,7 @@ def vit(
 
 
 def timm_model(
-    num_classes: int, *, name: str, image_size: int | None, pretrained: bool, weights: str | None
+    num_classes: int, *, name: str, image_size: Whole | None, pretrained: bool, weights: str | None
 ) -> nn.Module:
     """Return any of timm's classifiers, as `vit` does; ValueError if it needs an `image_size` and there is none."""
     model_name, _, tag = name.partition(".")
@@ -127,29 +156,73 @@ def load_body(model: nn.Module, name: str, path: Path) -> None:
 def missing_weights(name: str, error: Exception) -> FileNotFoundError:
     return FileNotFoundError(
         f"Expected pretrained weights of {name}, but timm could not download them ({type(error).__name__}); set "
-        f"model.weights=FILE to a local .safetensors, .npz or .pth file, or model.pretrained=false."
+        f"model.weights=FILE to a local {WEIGHT_FILES} file, or model.pretrained=false."
     )
 
 
+@contextmanager
+def offline_without_network() -> Iterator[None]:
+    """Have the hub of timm's weights look into its cache alone if its server does not answer: it tries for a minute."""
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = before or not answers(hub.ENDPOINT, HUB_SECONDS)
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+def answers(address: str, seconds: float) -> bool:
+    """Return whether a server answers in time, whatever it says."""
+    found: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urlopen(Request(address, method="HEAD"), timeout=seconds):
+                found.append(True)
+        except HTTPError:
+            found.append(True)
+        except OSError:
+            found.append(False)
+
+    thread = Thread(target=ask, daemon=True)  # to look up a name has no time limit of its own
+    thread.start()
+    thread.join(seconds)
+    return found == [True]
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from a `.safetensors`, `.npz` or `.pth` file; no pickle is ever executed."""
+    """Read tensors by name from a `.safetensors`, `.npz` or torch file, in any case; no pickle is ever executed.
+
+    Of a checkpoint it is the first of `STATES`. Names lose what wraps a model: `module.`, `_orig_mod.`, `model.`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or holds anything but tensors by name.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"Expected model.weights to be a file, but there is none at {path}.")
+    name = path.name.lower()
+    if not name.endswith((".safetensors", ".npz", *TORCH_FILES)):
+        raise ValueError(f"Expected model.weights to end in {WEIGHT_FILES}, but got {path}.")
     try:
-        match path.suffix:
-            case ".safetensors":
-                return dict(load_file(path))
-            case ".npz":
-                with np.load(path, allow_pickle=False) as file:
-                    return {name: torch.from_numpy(file[name]) for name in file.files}
-            case ".pth" | ".pt":
-                with warnings.catch_warnings(action="ignore"):  # torch's, about pickles that it will refuse
-                    loaded = torch.load(path, map_location="cpu", weights_only=True)
-                state = loaded.get("state_dict", loaded.get("model", loaded))
-                return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+        if name.endswith(".safetensors"):
+            found: Mapping[str, Any] = load_file(path)
+        elif name.endswith(".npz"):
+            with np.load(path, allow_pickle=False) as file:
+                found = {key: torch.from_numpy(file[key]) for key in file.files}
+        else:
+            with warnings.catch_warnings(action="ignore"):  # torch's, about pickles that it will refuse
+                found = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(found, Mapping):
+                raise TypeError(f"it holds a {type(found).__name__}")
+            found = next((found[key] for key in STATES if isinstance(found.get(key), Mapping)), found)
+        return {WRAPPED.sub("", str(key)): value for key, value in found.items() if isinstance(value, Tensor)}
+    except UnpicklingError as error:  # torch would tell how to execute it
+        other = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds other objects ({other[1]}); save its state_dict alone" if other else "it is none of torch's"
+        raise ValueError(f"Expected {path} to hold tensors by name, but {reason}.") from error
     except Exception as error:
         raise ValueError(f"Expected {path} to hold tensors by name, but it cannot be read: {error}") from error
-    raise ValueError(f"Expected model.weights to end in .safetensors, .npz or .pth, but got {path}.")
 
 
 def build(builder: Any, num_classes: int, seed: int) -> nn.Module:

@@ -1,5 +1,6 @@
 """The resolvers `${name:…}` of the configuration files; a process that reads a configuration needs them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,23 @@ def one_later(epochs: ListConfig) -> ListConfig:
 
 def stem(path: str) -> str:
     """Return the last part of a path without its suffix: the name of a folder or a file of the user's."""
-    return Path(path).resolve().stem
+    return Path(home(path)).resolve().stem
+
+
+def home(path: str) -> str:
+    """Return a path, or the URL of a file, with the user's home folder for `~`.
+
+    >>> home("~/faces") == str(Path.home() / "faces"), home("sqlite:///x.db")
+    (True, 'sqlite:///x.db')
+    """
+    return re.sub(r"^((?:\w+:///)?)~(?=/|$)", lambda found: f"{found[1]}{Path.home()}", path)
+
+
+def data_folder(path: str) -> str:
+    """Return the path of the data with the user's home folder for `~`; ValueError if it is empty."""
+    if not path:
+        raise ValueError("Expected $UNLEARN_DATA_DIR to name a folder, but it is empty; unset it, or set data_dir=….")
+    return home(path)
 
 
 def whole(name: str, *, _root_: DictConfig) -> int:
@@ -97,5 +114,5 @@ def whole_number(name: str, value: object) -> int:
         raise ValueError(f"Expected {name} to be a whole number, but got {value!r}.") from error
 
 
-for resolver in (option, choose, recipe_row, one_later, stem, whole):
+for resolver in (option, choose, recipe_row, one_later, stem, home, data_folder, whole):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

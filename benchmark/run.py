@@ -29,6 +29,7 @@ from benchmark.cell import Cell, check_added, content, with_name, without_about
 from benchmark.cli import Failure, Left, describe, run_cli, wants_traceback
 from benchmark.compose import CONFIGS, cells_of, own_overrides
 from benchmark.records import RunRecord, record_of
+from benchmark.targets import guard_hydra
 from datasets.files import replacing
 
 if TYPE_CHECKING:
@@ -104,19 +105,20 @@ def lines_to_load(bench: "Workbench") -> str:
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")
-def main(config: DictConfig) -> RunRecord | str | Failure:
+def job(config: DictConfig) -> RunRecord | str | Failure:
     """Run one cell; Hydra calls this once per cell of a sweep; a failure must not stop the others."""
     name = "run"
     try:
-        job = HydraConfig.get()
-        added = {word[1:].partition("=")[0] for word in job.overrides.task if re.match(r"\+[^+]", word)}
-        check_added(config, added - set(job.runtime.choices))
-        cell = Cell(with_names(config, job.runtime.choices), own_overrides())
+        hydra_config = HydraConfig.get()
+        choices = hydra_config.runtime.choices
+        added = {word[1:].partition("=")[0] for word in hydra_config.overrides.task if re.match(r"\+[^+]", word)}
+        check_added(config, added - set(choices))
+        cell = Cell(with_names(config, choices), own_overrides())
         name = str(cell)
         with contextlib.chdir(get_original_cwd()):  # hydra.job.chdir changes no path: the callback sees the same ones
             is_new = not cell.record_path.exists()
             result = run_cell(cell)
-            if is_new and job.mode == RunMode.RUN and isinstance(result, RunRecord):
+            if is_new and hydra_config.mode == RunMode.RUN and isinstance(result, RunRecord):
                 with contextlib.suppress(OutOfBudgetError):
                     run_siblings(cell, result)
             return result
@@ -126,6 +128,12 @@ def main(config: DictConfig) -> RunRecord | str | Failure:
         if wants_traceback():
             raise
         return Failure(name, describe(error))
+
+
+def main() -> None:
+    """Read the command line and run its cells."""
+    guard_hydra()
+    job()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from benchmark.cell import Cell, content, without_about
 from benchmark.device import compute_of, provenance, repeatable
 from benchmark.files import content_hash
 from benchmark.models import build
+from benchmark.schema import check
 from benchmark.training_state import StoredTraining, stored_training
 from datasets.base import ForgetSplit, ImageDataset, check_fingerprint
 from datasets.batches import Preprocessing, channel_statistics
@@ -32,9 +33,12 @@ CPU_EVAL_BATCH = 100  # images: on a CPU larger batches leave the caches and are
 
 @dataclass(frozen=True, eq=False)
 class Workbench:
-    """The objects that a cell's configuration describes."""
+    """The objects that a cell's configuration describes; ValueError for a value that its key cannot have."""
 
     cell: Cell
+
+    def __post_init__(self) -> None:
+        check(self.config, self.cell.contents.item)
 
     @property
     def config(self) -> DictConfig:

@@ -44,8 +44,11 @@ class LabelledImages:
     def from_tensors(
         cls, images: Tensor | Array, labels: Tensor | Array, fine_labels: Tensor | Array | None = None
     ) -> Self:
-        """Return all rows of `images` (N, H, W, C) uint8 with their labels (N,) int64; arrays share their memory."""
-        storage, coarse = torch.as_tensor(images), torch.as_tensor(labels)
+        """Return all rows of `images` (N, H, W, C) uint8 with their labels (N,) int64.
+
+        Arrays share their memory, unless their axes lie in another order than C's.
+        """
+        storage, coarse = torch.as_tensor(images).contiguous(), torch.as_tensor(labels)
         fine = coarse if fine_labels is None else torch.as_tensor(fine_labels)
         return cls(storage, torch.arange(len(storage), device=storage.device), coarse, fine)
 

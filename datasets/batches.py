@@ -4,12 +4,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.base import LabelledImages
+from datasets.values import check_fields
+
+Positive = Annotated[float, "(0, inf)"]
 
 
 @dataclass(frozen=True)
@@ -19,17 +23,12 @@ class Preprocessing:
     `mean` and `std` are per channel, in units of the pixel range [0, 1].
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int | None = None
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+    size: Annotated[int, "[1, inf)"] | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.mean) == len(self.std) == 3 or not all(s > 0 for s in self.std):
-            raise ValueError(
-                f"Expected as many means as positive stds, three of each, but got {self.mean} and {self.std}."
-            )
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"Expected preprocessing.size to be at least 1 pixel, but got {self.size}.")
+        check_fields(self)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         mean, scale = channel_constants(self.mean, self.std, pixels.device)
@@ -73,17 +72,13 @@ class Augmentation:
         crop: side of the crop in pixels; None: the image's own size.
     """
 
-    padding: int
+    padding: Annotated[int, "[0, inf)"]
     flip: bool
-    degrees: float
-    crop: int | None = None
+    degrees: Annotated[float, "[0, inf)"]
+    crop: Annotated[int, "[1, inf)"] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("padding", self.padding), ("degrees", self.degrees)):
-            if not (isinstance(value, int | float) and value >= 0):
-                raise ValueError(f"Expected {name} of the augmentation to be a number from 0 on, but got {value!r}.")
-        if self.crop is not None and not (isinstance(self.crop, int) and self.crop >= 1):
-            raise ValueError(f"Expected crop of the augmentation to be at least 1 pixel, but got {self.crop!r}.")
+        check_fields(self)
 
 
 def augment(data: LabelledImages, positions: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from datasets.cifar_classes import CIFAR10, CIFAR20, CIFAR100, SUPERCLASS_OF
 
 
 def load_cifar10(data_dir: str | Path) -> ImageDataset:
-    """Return CIFAR-10 from `data_dir/cifar10.npz`; torchvision downloads it if it is missing."""
+    """Return CIFAR-10 from `data_dir/cifar10.npz`, else from torchvision's folder in `data_dir` or its download."""
     arrays = load_arrays(Path(data_dir), "cifar10", 10, lambda folder: official_arrays("CIFAR10", folder))
     train, test = (LabelledImages.from_tensors(*arrays.part(part)) for part in ("train", "test"))
     return ImageDataset("cifar10", train, test, CIFAR10, CIFAR10, arrays.fingerprint)
@@ -19,8 +19,6 @@ def load_cifar10(data_dir: str | Path) -> ImageDataset:
 
 def load_cifar100(data_dir: str | Path, labels: Literal["fine", "coarse"]) -> ImageDataset:
     """Return CIFAR-100 from `data_dir/cifar100.npz`; `coarse` labels make it CIFAR-20."""
-    if labels not in ("fine", "coarse"):
-        raise ValueError(f"Expected dataset.load.labels to be fine or coarse, but got {labels!r}.")
     arrays = load_arrays(Path(data_dir), "cifar100", 100, lambda folder: official_arrays("CIFAR100", folder))
     name, names = ("cifar100", CIFAR100) if labels == "fine" else ("cifar20", CIFAR20)
     label_of = np.arange(100) if labels == "fine" else fine_to_coarse()
@@ -37,12 +35,14 @@ def fine_to_coarse() -> Array:
 
 
 def official_arrays(release: str, folder: Path) -> dict[str, Array]:
-    """Download the official release into `folder` and return its four arrays."""
+    """Return the four arrays of the official release: torchvision's folder beside or in `folder`, or its download."""
     from torchvision import datasets as torchvision_datasets
 
+    load = getattr(torchvision_datasets, release)
+    root = next((place for place in (folder.parent, folder) if (place / load.base_folder).is_dir()), folder)
     arrays: dict[str, Array] = {}
     for part in ("train", "test"):
-        data = getattr(torchvision_datasets, release)(folder, train=part == "train", download=True)
+        data = load(root, train=part == "train", download=True)
         arrays[f"{part}_images"] = np.asarray(data.data, dtype=np.uint8)
         arrays[f"{part}_labels"] = np.asarray(data.targets, dtype=np.int64)
     return arrays

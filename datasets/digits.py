@@ -20,8 +20,6 @@ def load_digits(labels: Literal["fine", "coarse"]) -> ImageDataset:
     classes `upright_0` … `lying_9`; `coarse` labels are five superclasses of four of them, for the subclass task. The
     20 classes stay as `fine_labels` in both.
     """
-    if labels not in ("fine", "coarse"):
-        raise ValueError(f"Expected dataset.load.labels to be fine or coarse, but got {labels!r}.")
     source = sklearn_digits()
     grey = np.rint(source.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), levels 0 … 16
     pixels = grey.repeat(SIZE // 8, axis=1).repeat(SIZE // 8, axis=2)[..., None].repeat(3, axis=3)

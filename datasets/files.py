@@ -7,6 +7,7 @@ import os
 import platform
 import secrets
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system that has none
 WAIT_SECONDS = 30.0  # between two lines about a lock that another process holds
+MACOS = "__MACOSX"  # a folder of macOS' archives: no content
 STALE_SECONDS = 600.0  # a file under another name that nobody has touched for so long has no writer any more
 
 
@@ -122,3 +124,26 @@ def content_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes; a file that did not change is read once per process."""
     state = path.stat()
     return sha256_of(path, state.st_size, state.st_mtime_ns)
+
+
+def same_name(name: str) -> str:
+    """Return the one spelling (NFC) of a name: `é` is one character or two, as the machine that wrote it has it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def listed(folder: Path) -> dict[str, Path]:
+    """Return name -> path of all in a folder that is not hidden, in alphabetical order (capitals first).
+
+    Raises:
+        ValueError: two names are spelt differently and mean the same.
+    """
+    found: dict[str, Path] = {}
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name == MACOS:
+            continue
+        if (name := same_name(path.name)) in found:
+            raise ValueError(
+                f"Expected the names in {folder} to differ, but {name!r} is there twice, in two Unicode forms; rename."
+            )
+        found[name] = path
+    return dict(sorted(found.items()))

@@ -2,11 +2,11 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from datasets.arrays import read_or_make
-from datasets.files import content_of
-from datasets.pins import NAMES, check_arrays, decoded, images_of
+from datasets.files import content_of, listed, same_name
+from datasets.pins import DECODING, NAMES, check_arrays, decoded, images_of
 
 if TYPE_CHECKING:
     from datasets.base import ImageDataset
@@ -15,7 +15,12 @@ PARTS = ("train", "test")
 
 
 def load_folder(
-    name: str, data_dir: str | Path, folder: str | Path, size: int, test_share: float, split_seed: int
+    name: str,
+    data_dir: str | Path,
+    folder: str | Path,
+    size: Annotated[int, "[1, inf)"],
+    test_share: Annotated[float, "(0, 1)"],
+    split_seed: int,
 ) -> "ImageDataset":
     """Return the images as RGB of `size` × `size` pixels; grey ones have three equal channels.
 
@@ -34,11 +39,9 @@ def load_folder(
     from datasets.base import ImageDataset, LabelledImages  # late: a run's name needs no torch
     from datasets.splits import hold_out_per_class
 
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"Expected dataset.size to be a whole number of pixels from 1 on, but got {size!r}.")
     names, content = class_names(folder), fingerprint_of(folder)
     files = image_files(folder)
-    kept = hashlib.sha256(repr((content, size)).encode()).hexdigest()[:16]
+    kept = hashlib.sha256(repr((content, size, DECODING)).encode()).hexdigest()[:16]
     path = Path(data_dir) / f"folder-{kept}.npz"
     arrays = read_or_make(path, NAMES, lambda: decoded(files, (size,)), check_arrays)
     images, labels = arrays.part("all")
@@ -53,13 +56,13 @@ def load_folder(
 
 def class_names(folder: str | Path) -> tuple[str, ...]:
     """Return the names of the classes, without a look at the images."""
-    places = class_folders(folder)
-    return tuple(dict.fromkeys(path.name for path in places.values()))
+    return tuple(dict.fromkeys(place.rpartition("/")[2] for place in class_folders(folder)))
 
 
 def file_names(folder: str | Path) -> tuple[str, ...]:
     """Return the path of every image below `folder`, in the order of the rows of `load_folder`."""
-    return tuple(path.relative_to(folder).as_posix() for paths in image_files(folder).values() for path in paths)
+    files = image_files(folder).items()
+    return tuple(f"{place}/{same_name(path.name)}" for place, paths in files for path in paths)
 
 
 def fingerprint_of(folder: str | Path) -> str:
@@ -67,7 +70,7 @@ def fingerprint_of(folder: str | Path) -> str:
     digest = hashlib.sha256()
     for place, paths in image_files(folder).items():
         for path in paths:
-            digest.update(repr((place, path.name, content_of(path))).encode())
+            digest.update(repr((place, same_name(path.name), content_of(path))).encode())
     return digest.hexdigest()
 
 
@@ -86,15 +89,15 @@ def class_folders(folder: str | Path) -> dict[str, Path]:
     if not root.is_dir():
         raise ValueError(f"Expected dataset.root to be a folder with a folder per class, but {root} is none.")
     split = all((root / part).is_dir() for part in PARTS)
-    parts = [folders_in(root / part) for part in PARTS] if split else [folders_in(root)]
-    first, *rest = ({path.name for path in part} for part in parts)
+    parts = {f"{part}/": folders_in(root / part) for part in PARTS} if split else {"": folders_in(root)}
+    first, *rest = (set(part) for part in parts.values())
     if rest and first != rest[0]:
         lone = ", ".join(sorted(first ^ rest[0]))
         raise ValueError(f"Expected the same classes in {root}/train and {root}/test, but {lone} is in one alone.")
     if len(first) < 2:
         raise ValueError(f"Expected dataset.root to hold at least two class folders, but {root} has {len(first)}.")
-    return {path.relative_to(root).as_posix(): path for part in parts for path in part}
+    return {f"{place}{name}": path for place, part in parts.items() for name, path in part.items()}
 
 
-def folders_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def folders_in(folder: Path) -> dict[str, Path]:
+    return {name: path for name, path in listed(folder).items() if path.is_dir()}

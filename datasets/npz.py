@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -21,7 +21,7 @@ SPELLINGS = {
 CLASS_NAMES = ("class_names", "classes")
 
 
-def load_npz(name: str, file: str | Path, test_share: float, split_seed: int) -> "ImageDataset":
+def load_npz(name: str, file: str | Path, test_share: Annotated[float, "(0, 1)"], split_seed: int) -> "ImageDataset":
     """Return the images of an array file; grey ones (N, H, W) or (N, H, W, 1) get three equal channels.
 
     The file holds images and labels of a training and a test set, or of one set, of which a share of every class

@@ -8,10 +8,11 @@ from struct import error as StructError
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datasets.archives import extract_zip
 from datasets.arrays import Array, Arrays, check_part, read_or_make
+from datasets.files import listed, same_name
 from datasets.kaggle_download import download_archive
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ MAX_FILES, MAX_BYTES = 30_000, 4 * 1024**3  # when unpacked: well above its cont
 
 PREFIX = "pins_"
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of Pillow's, which reads others by programs of their own
+MAX_PIXELS = 100_000_000  # of an image when decoded: 300 MB
+DECODING = "upright"  # names how files become pixels: array files of another way are not read
 SIZES = (36, 32)  # pixels: resizes, one after the other; the released code augments between them
 TEST_SHARE = 0.2
 NAMES = ("all_images", "all_labels", "class_names")
@@ -52,8 +56,6 @@ def load_pins(
     from datasets.base import ImageDataset, LabelledImages  # late: `fingerprint_of` needs no torch
     from datasets.splits import hold_out_per_class
 
-    if split not in ("none", "stratified"):
-        raise ValueError(f"Expected dataset.load.split to be none or stratified, but got {split!r}.")
     arrays = face_arrays(data_dir, folder, size)
     names = tuple(map(str, arrays.values["class_names"]))
     train = test = LabelledImages.from_tensors(*arrays.part("all"))
@@ -68,8 +70,6 @@ def fingerprint_of(data_dir: str | Path, folder: str | Path | None, size: int = 
 
 
 def face_arrays(data_dir: str | Path, folder: str | Path | None, size: int) -> Arrays:
-    if size not in SIZES:
-        raise ValueError(f"Expected dataset.load.size to be 36 or 32, but got {size!r}.")
     root, sizes = Path(data_dir), SIZES[: SIZES.index(size) + 1]
     if folder is None:
         path = root / ("pins.npz" if sizes == SIZES else f"pins-{size}.npz")
@@ -99,26 +99,39 @@ def official_arrays(folder: Path, sizes: Sequence[int]) -> dict[str, Array]:
 def image_files(folder: Path) -> dict[str, list[Path]]:
     """Return the image files of every identity, both in alphabetical order (capitals first).
 
-    The folders `pins_<name>` lie in `folder` or in its only sub-folder that has any, as in the official archive.
+    The folders `pins_<name>`, whatever the case of the prefix, lie in `folder` or in its only sub-folder that has any,
+    as in the official archive.
     """
     if not folder.is_dir():
         raise ValueError(f"Expected dataset.load.folder to be a folder, but {folder} is none.")
-    nested = sorted(path for path in folder.iterdir() if path.is_dir())
-    candidates = [sorted(filter(Path.is_dir, place.glob(f"{PREFIX}?*"))) for place in (folder, *nested)]
-    found = [identities for identities in candidates if identities]
+    nested = [path for path in listed(folder).values() if path.is_dir()]
+    found = [identities for place in (folder, *nested) if (identities := identities_in(place))]
     if len(found) != 1:
         raise ValueError(
             f"Expected one folder with folders {PREFIX}<name>, one per identity, but {folder} and its "
             f"folders make {len(found)}; set dataset.load.folder to the folder that holds them."
         )
-    files = {path.name.removeprefix(PREFIX): images_of(path) for path in found[0]}
+    files = {name: images_of(path) for name, path in found[0].items()}
     if len(files) < 2:
         raise ValueError(f"Expected at least two identities in {folder}, but got {len(files)}.")
     return files
 
 
+def identities_in(folder: Path) -> dict[str, Path]:
+    """Return identity -> its folder, in alphabetical order; ValueError if one has two."""
+    found: dict[str, Path] = {}
+    for name, path in listed(folder).items():
+        identity = name[len(PREFIX) :]
+        if not (name.lower().startswith(PREFIX) and identity and path.is_dir()):
+            continue
+        if identity in found:
+            raise ValueError(f"Expected one folder of {identity!r}, but got {found[identity]} and {path}; join them.")
+        found[identity] = path
+    return dict(sorted(found.items()))
+
+
 def images_of(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = [path for path in listed(folder).values() if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         raise ValueError(f"Expected images ({', '.join(SUFFIXES)}) in {folder}, but it holds none; remove or fill it.")
     return files
@@ -126,10 +139,10 @@ def images_of(folder: Path) -> list[Path]:
 
 def content_hash(files: Mapping[str, Sequence[Path]], sizes: Sequence[int]) -> str:
     """Return a hash of sizes, identities, file names and bytes, wherever the files lie."""
-    digest = hashlib.sha256(repr(sizes).encode())
+    digest = hashlib.sha256(repr((sizes, DECODING)).encode())
     for name, paths in files.items():
         for path in paths:
-            digest.update(repr((name, path.name, hashlib.sha256(path.read_bytes()).hexdigest())).encode())
+            digest.update(repr((name, same_name(path.name), hashlib.sha256(path.read_bytes()).hexdigest())).encode())
     return digest.hexdigest()[:16]
 
 
@@ -152,12 +165,18 @@ def decoded(files: Mapping[str, Sequence[Path]], sizes: Sequence[int]) -> dict[s
 
 
 def decode(path: Path, sizes: Sequence[int] = SIZES) -> Array:
-    """Return one image as RGB, resized to each of `sizes` in turn with Pillow's bilinear filter."""
+    """Return one image as RGB, upright, resized to each of `sizes` in turn with Pillow's bilinear filter.
+
+    Raises:
+        ValueError: it is no image, or one of more than 8 bits per channel, which has no range to scale it by.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} × {image.height} pixels, more than {MAX_PIXELS}")
             if image.mode.startswith(("I", "F")):  # Pillow would cut off all above 255
                 raise ValueError("more than 8 bits per channel")
-            face = image.convert("RGB")
+            face = ImageOps.exif_transpose(image).convert("RGB")
             for size in sizes:
                 face = face.resize((size, size), Image.Resampling.BILINEAR)
             return np.asarray(face)

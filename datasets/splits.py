@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, reduce
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -47,13 +47,13 @@ def forget_label(
     return ForgetSplit(*parts, len(dataset.class_names), "+".join(names[position] for position in positions), level)
 
 
-def random_split(dataset: ImageDataset, *, n: int, seed: int) -> ForgetSplit:
+def random_split(dataset: ImageDataset, *, n: Annotated[int, "[1, inf)"], seed: int) -> ForgetSplit:
     """Forget `n` training samples, drawn without replacement by (data set, n, seed) alone.
 
     D_r accuracy is measured on the whole test set, D_f accuracy on the forgotten training samples.
     """
     total = len(dataset.train)
-    if not isinstance(n, int) or not 0 < n < total:
+    if not 0 < n < total:
         raise ValueError(f"Expected task.n to be in 1 … {total - 1} for {dataset.name}, but got {n!r}.")
     order = torch.randperm(total, generator=generator("forget", dataset.name, "random", n, seed))
     mask = torch.zeros(total, dtype=torch.bool)
@@ -181,8 +181,6 @@ def hold_out_per_class(
 
 
 def draw_stratified(data: LabelledImages, n: int | None, seed: int, part: str) -> LabelledImages:
-    if n is not None and type(n) is not int:
-        raise ValueError(f"Expected {part}_images to be a whole number, or null for all, but got {n!r}.")
     if n is None or n >= len(data):
         return data
     classes = data.fine_labels.cpu()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.files import same_name
+
 
 def find_class(names: Sequence[str], target: str | int, *, what: str) -> int:
     """Return the index of the class that `target` (name or index) means; ValueError for an unknown one.
@@ -13,7 +15,7 @@ def find_class(names: Sequence[str], target: str | int, *, what: str) -> int:
     >>> [find_class(("cat", "dog"), target, what="class") for target in ("dog", 1, "1")]
     [1, 1, 1]
     """
-    text = str(target)
+    text = same_name(str(target))
     if text in names:
         return names.index(text)
     if text.isdecimal() and int(text) < len(names):
@@ -54,7 +56,7 @@ def read_request(path: str | Path, files: Sequence[str] = ()) -> dict[int, int]:
     rows |= {last: row for row, name in enumerate(files) if shared[last := name.rpartition("/")[2]] == 1}
     found: dict[int, int] = {}
     for number, line in enumerate(lines, start=1):
-        if not (word := re.split(r"(?:^|\s)#", line)[0].strip()):
+        if not (word := same_name(re.split(r"(?:^|\s)#", line)[0].strip())):
             continue
         row = int(word) if word.isdecimal() else rows.get(word)
         expected = f"Expected line {number} of {path} to be an index from 0 on"

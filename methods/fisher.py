@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit
 from datasets.seeding import generator
+from datasets.values import check_fields
 from methods.base import MethodContext
 from methods.fisher_information import fisher_diagonal
 
+NotNegative = Annotated[float, "[0, inf)"]
 EPSILON = 1e-8  # keeps the inverse of the information finite
 MARGIN = 2.0  # the wanted error over the one that is predicted from the logits; 1.6 is missed on CIFAR-100
 
@@ -40,18 +43,17 @@ class Fisher:
         batch_size: of the predictions on D_r.
     """
 
-    scale: float
-    max_inverse: float
-    max_inverse_head: float
-    boost: float
+    scale: NotNegative
+    max_inverse: NotNegative
+    max_inverse_head: NotNegative
+    boost: NotNegative
     forget_rows: bool
-    forgotten_variance: float
-    tolerance: float
-    batch_size: int
+    forgotten_variance: NotNegative
+    tolerance: NotNegative
+    batch_size: Annotated[int, "[1, inf)"]
 
     def __post_init__(self) -> None:
-        if not self.tolerance >= 0:
-            raise ValueError(f"Expected tolerance to be at least 0, but got {self.tolerance}.")
+        check_fields(self)
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
         key = {

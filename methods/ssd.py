@@ -1,14 +1,15 @@
 """Selective synaptic dampening (SSD): Foster, Schoepf and Brintrup, AAAI 2024."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
+from datasets.values import check_fields
 from methods.base import Call, MethodContext
-from methods.dampening.dampen import check_positive, dampen
+from methods.dampening.dampen import dampen
 from methods.dampening.importance import Reduction, parameter_importance
 from methods.dampening.per_sample import LARGEST_CHUNK
 
@@ -32,17 +33,15 @@ class SSD:
             I_Df is always measured on the current model. No difference for a single request.
     """
 
-    alpha: float
-    lam: float
+    alpha: Annotated[float, "(0, inf)"]
+    lam: Annotated[float, "(0, inf)"]
     reduction: Reduction
     order: Order
-    batch_size: int
+    batch_size: Annotated[int, "[1, inf)"]
     importance: Source = "refreshed"  # set by configs/method_requests; a single run has no such option
 
     def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha, lam=self.lam)
-        if self.importance not in get_args(Source):
-            raise ValueError(f"Expected importance to be kept or refreshed, but got {self.importance!r}.")
+        check_fields(self)
 
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
         first = context.first if self.importance == "kept" else None
@@ -95,8 +94,6 @@ def ordered(split: ForgetSplit, order: Order, random: torch.Generator) -> Labell
     last, as the released code does for the class and subclass tasks; `retain_shuffled` draws the order of the retain
     set from `random` and puts the forget set last, as it does for the random task; `shuffled` draws the order of both.
     """
-    if order not in get_args(Order):
-        raise ValueError(f"Expected order to be one of {', '.join(get_args(Order))}, but got {order!r}.")
     if order == "shuffled":
         return permuted(split.retain_train.join(split.forget_train), random)
     if order == "retain_shuffled":

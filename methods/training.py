@@ -1,10 +1,9 @@
 """The one training loop: originals, retrained models and every method that trains use it."""
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Annotated, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from datasets.base import LabelledImages
 from datasets.batches import Augmentation, Batches, Preprocessing
+from datasets.values import check_fields
 from methods.dampening.microbatch import microbatch_size
 from methods.fused import fused
 
@@ -72,48 +72,20 @@ class Recipe:
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
-    lr: float
-    momentum: float
-    weight_decay: float
-    batch_size: int
-    epochs: int
-    milestones: tuple[int, ...]
-    decay: float
-    warmup_epochs: int
-    warmup_ramp: int
+    lr: Annotated[float, "(0, inf)"]
+    momentum: Annotated[float, "[0, 1)"]
+    weight_decay: Annotated[float, "[0, inf)"]
+    batch_size: Annotated[int, "[1, inf)"]
+    epochs: Annotated[int, "[1, inf)"]
+    milestones: tuple[Annotated[int, "[1, inf)"], ...]
+    decay: Annotated[float, "(0, inf)"]
+    warmup_epochs: Annotated[int, "[0, inf)"]
+    warmup_ramp: Annotated[int, "[1, inf)"]
     augmentation: Augmentation | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        self._check_types()
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"Expected epochs and batch_size to be at least 1, but got {self.epochs} and {self.batch_size}."
-            )
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"Expected lr to be a positive number, but got {self.lr}.")
-        if not (0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):
-            raise ValueError(
-                f"Expected momentum to lie in [0, 1) and weight_decay to be at least 0, "
-                f"but got {self.momentum} and {self.weight_decay}."
-            )
-        if self.warmup_ramp < 1 or self.warmup_epochs < 0:
-            raise ValueError(
-                f"Expected warmup_ramp to be at least 1 and warmup_epochs at least 0, "
-                f"but got {self.warmup_ramp} and {self.warmup_epochs}."
-            )
-        if self.optimizer not in ("sgd", "adam", "adamw"):
-            raise ValueError(f"Expected optimizer to be sgd, adam or adamw, but got {self.optimizer!r}.")
-
-    def _check_types(self) -> None:
-        """Raise ValueError for text instead of a number."""
-        whole = {name: getattr(self, name) for name in ("epochs", "batch_size", "warmup_epochs", "warmup_ramp")}
-        whole |= {f"milestone {i}": milestone for i, milestone in enumerate(self.milestones, start=1)}
-        numbers = {name: getattr(self, name) for name in ("lr", "momentum", "weight_decay", "decay")}
-        for values, kinds, kind in ((whole, int, "a whole number"), (numbers, int | float, "a number")):
-            for name, value in values.items():
-                if not isinstance(value, kinds):
-                    raise ValueError(f"Expected {name} to be {kind}, but got {value!r}.")
+        check_fields(self)
 
     @classmethod
     def constant(

@@ -1,16 +1,19 @@
 """UNSIR: impair the model with noise that maximises the error on the forgotten class, then repair it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
+from datasets.values import check_fields
 from methods.base import MethodContext
 from methods.dampening.microbatch import microbatch_size
 from methods.training import Recipe
+
+Whole = Annotated[int, "[1, inf)"]
 
 
 def learn_noise(
@@ -64,29 +67,23 @@ class Unsir:
             never clears; so Adam's moments start with them.
     """
 
-    noise_batch: int
-    noise_images: int
+    noise_batch: Whole
+    noise_images: Whole
     noise_mode: Literal["train", "eval"]
-    noise_steps: int
-    noise_lr: float
-    noise_penalty: float
-    repetitions: int
-    samples_per_class: int
+    noise_steps: Annotated[int, "[0, inf)"]
+    noise_lr: Annotated[float, "(0, inf)"]
+    noise_penalty: Annotated[float, "[0, inf)"]
+    repetitions: Whole
+    samples_per_class: Whole
     impair: Recipe
     repair: Recipe
     stale_gradient: bool = False
 
     def __post_init__(self) -> None:
-        if self.noise_mode not in ("train", "eval"):
-            raise ValueError(f"Expected noise_mode to be train or eval, but got {self.noise_mode!r}.")
-        if not 1 <= self.noise_images <= self.noise_batch:
+        check_fields(self)
+        if self.noise_images > self.noise_batch:
             raise ValueError(
                 f"Expected noise_images to lie in 1 … noise_batch ({self.noise_batch}), but got {self.noise_images}."
-            )
-        if self.repetitions < 1 or self.samples_per_class < 1:
-            raise ValueError(
-                f"Expected repetitions and samples_per_class to be at least 1, "
-                f"but got {self.repetitions} and {self.samples_per_class}."
             )
 
     def skip(self, split: ForgetSplit) -> str | None:

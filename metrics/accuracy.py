@@ -1,12 +1,13 @@
 """Top-1 accuracy."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from metrics.base import EvalOutputs, SplitName
 
+Whole = Annotated[int, "[1, inf)"]
 Averaging = Literal["per_sample", "per_batch"]
 Order = Literal["data", "by_class"]
 
@@ -38,7 +39,7 @@ def top1_accuracy(logits: Tensor, labels: Tensor, *, averaging: Averaging, batch
 
 
 def accuracy(
-    outputs: EvalOutputs, *, split: SplitName, averaging: Averaging, batch_size: int, order: Order = "data"
+    outputs: EvalOutputs, *, split: SplitName, averaging: Averaging, batch_size: Whole, order: Order = "data"
 ) -> float:
     """Return the top-1 accuracy on one split, a fraction in [0, 1].
 
@@ -53,7 +54,7 @@ def accuracy(
     return top1_accuracy(logits, labels, averaging=averaging, batch_size=batch_size)
 
 
-def newest_accuracy(outputs: EvalOutputs, *, averaging: Averaging, batch_size: int) -> float | None:
+def newest_accuracy(outputs: EvalOutputs, *, averaging: Averaging, batch_size: Whole) -> float | None:
     """Return the accuracy on the samples of the newest of several requests, in [0, 1]; None for a single one."""
     n = outputs.newest_test
     if n is None:

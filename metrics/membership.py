@@ -1,6 +1,7 @@
 """Membership-inference attack (MIA): does the model still treat the forget set as training data?"""
 
 import warnings
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def fit_attack(members: Tensor, non_members: Tensor, *, c: float) -> LogisticReg
     return attack
 
 
-def membership_inference(outputs: EvalOutputs, *, c: float) -> float:
+def membership_inference(outputs: EvalOutputs, *, c: Annotated[float, "(0, inf)"]) -> float:
     """Return the share of D_f (train) that the attack takes for training data, a fraction in [0, 1].
 
     The feature is the entropy of the prediction; members are all of D_r (train), non-members the whole test set.

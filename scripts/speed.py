@@ -413,7 +413,7 @@ def main() -> None:
             pd.DataFrame(rows).assign(**conditions).to_csv(path, index=False, float_format="%.6g")
             text = f"ResNet18; {', '.join(f'{name} {value}' for name, value in conditions.items())}. {CAPTION}\n\n"
             text += Grid(HEAD, list(map(shown, rows)), "lrrlrrr").markdown()
-            path.with_suffix(".md").write_text(text)
+            path.with_suffix(".md").write_text(text, "utf-8")
     print(text)
 
 

@@ -20,7 +20,16 @@ MODULES = {
 
 # A module may import those of its own room and of the rooms on its right; the longest name that fits is its room.
 FILES = ("benchmark.budget", "benchmark.files", "benchmark.sources", "datasets.files")
-CELL = ("benchmark.cell", "benchmark.resolvers", "datasets.targets")
+CELL = (
+    "benchmark.cell",
+    "benchmark.passwords",
+    "benchmark.resolvers",
+    "benchmark.schema",
+    "benchmark.targets",
+    "datasets.files",
+    "datasets.targets",
+    "datasets.values",
+)
 LIBRARY = ("datasets", "methods", "metrics")
 BASE = ("benchmark.device", "benchmark.models", "benchmark.artefacts", *CELL, *FILES, *LIBRARY)
 GRID = ("benchmark.compose", "benchmark.composer", "benchmark.records", "benchmark.cli", *CELL, *FILES)
@@ -35,13 +44,16 @@ MAY_IMPORT = {
     "benchmark.files": FILES,
     "benchmark.sources": FILES,
     "benchmark.artefacts": FILES,
+    "benchmark.passwords": (),
     "benchmark.resolvers": (),
+    "benchmark.schema": ("datasets.values",),
+    "benchmark.targets": FILES,
     "benchmark.cell": (*CELL, *FILES),
     "benchmark.composer": CELL,
     "benchmark.compose": ("benchmark.composer", *CELL),
     "benchmark.records": FILES,
     "benchmark.records.__main__": GRID,
-    "benchmark.cli": ("benchmark.budget",),
+    "benchmark.cli": ("benchmark.budget", "benchmark.passwords"),
     "benchmark.device": ("methods", *FILES),
     "benchmark.models": ("methods",),
     "benchmark.evaluate": ("datasets", "metrics"),

@@ -37,7 +37,8 @@ def command(house, runs, monkeypatch) -> Command:
     """Run a command of the suite with the user's configuration; return its exit code."""
 
     def call(*arguments: str, main: Callable | None = None) -> int:
-        own = [f"--config-dir={house / 'configs'}", f"output_dir={runs}", *arguments]
+        plugins = sorted(path.stem for path in house.glob("*.py"))
+        own = [f"--config-dir={house / 'configs'}", f"plugins=[{','.join(plugins)}]", f"output_dir={runs}", *arguments]
         return run_command(own, monkeypatch, **({} if main is None else {"main": main}))
 
     return call

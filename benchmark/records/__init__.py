@@ -157,7 +157,7 @@ def to_lines(records: Sequence[RunRecord]) -> str:
 def read_lines(path: Path) -> list[RunRecord]:
     """Return the records that `to_lines` wrote, none if there is no such file; ValueError for a damaged line."""
     records = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else [], start=1):
         try:
             records.append(RunRecord.of(checked(line)))
         except (ValueError, TypeError) as error:

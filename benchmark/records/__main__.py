@@ -63,7 +63,7 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     options = dict(word.split("=", 1) for word in given.words if "=" in word)
     words = [word for word in given.words if "=" not in word]
-    folder = Path(options.pop("output_dir", "runs"))
+    folder = Path(options.pop("output_dir", "runs")).expanduser()
     records = load_records(folder / "records")
     age = seconds_of(given.older_than) if given.older_than else 0.0
     found = [record for record in chosen(records, options) if age_of(record, folder) >= age]

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.cli import counted, run_cli, with_search_path
+from benchmark.passwords import without_passwords
 
 log = logging.getLogger(__name__)
 KINDS = ("table", "figure", "requests", "claims", "sweep")
@@ -27,14 +28,14 @@ KINDS = ("table", "figure", "requests", "claims", "sweep")
 def main() -> None:
     """Read the command line, write one folder and print its Markdown."""
     gc.disable()  # a tenth of the time of a process that lives for two seconds
-    arguments = sys.argv[1:]
+    arguments = [without_passwords(word) for word in sys.argv[1:]]  # a table remembers them
     print(report(with_search_path(arguments)) if arguments and not {"-h", "--help"} & set(arguments) else __doc__)
 
 
 def report(arguments: Sequence[str]) -> str:
     """Write a table, a figure, requests or claims; return the part that a terminal shows."""
     kind, name, options, overrides = read_arguments(arguments)
-    out = Path(options["out"]) if options.get("out") else None
+    out = Path(options["out"]).expanduser() if options.get("out") else None
     drop = set(options.get("drop", "").split(",")) - {""}
     if kind == "claims":
         from benchmark.report.claims import write_claims

@@ -34,7 +34,7 @@ KINDS = {
 }
 # Keys that say where and on what, and change no cell.
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "dataset.root", "dataset.file",
-           "compute", "launcher", "hydra", "reuse", "force")  # fmt: skip
+           "compute", "launcher", "hydra", "plugins", "reuse", "force")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,9 +198,11 @@ def distinct(cell: Cell) -> tuple[str, ...]:
 
 
 def read_memory(folder: Path) -> dict[str, Any]:
-    """Return what the folder remembers: the overrides that compose its cells, and a caption."""
+    """Return what the folder remembers: the overrides that compose its cells, none of this machine, and a caption."""
     path = folder / MEMORY
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    memory = dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    lines = [[word for word in line if not is_here(word)] for line in memory.get("overrides", [])]
+    return memory | ({"overrides": lines} if lines else {})
 
 
 def key_of(override: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def refuse_to_replace(folder: Path, key: str, n_trials: int) -> None:
     if not (folder / "trials.csv").is_file():  # written last
         return
     there = int((pd.read_csv(folder / "trials.csv")["state"] == "complete").sum())
-    study = re.search(r"^\| study \| (\w+) \|$", (folder / "summary.md").read_text(), flags=re.MULTILINE)
+    study = re.search(r"^\| study \| (\w+) \|$", (folder / "summary.md").read_text("utf-8"), flags=re.MULTILINE)
     if there > n_trials or (study and study[1] != key):
         raise ValueError(
             f"Expected {folder} to hold at most {n_trials} trials of the study {key}, but it holds {there} of "
@@ -85,7 +85,7 @@ def best_yaml(bench: Workbench, study: Study, folder: Path) -> str:
         f"# @package method\n"
         f"# Best of {n_complete(study)} trials: {objective.name} {100 * study.best_value:.2f} "
         f"({objective.direction}), judged on {judged_on(bench)}\n"
-        f"# python -m benchmark.run --config-dir {folder.parent} +{folder.name}=best …\n"
+        f"# {run_command(bench.cell, study, ['--config-dir', str(folder.parent), f'+{folder.name}=best'])}\n"
         f"{OmegaConf.to_yaml(with_values({}, study.best_params))}"
     )
 
@@ -145,11 +145,19 @@ def results(cell: Cell, study: Study) -> Grid:
     return Grid(head, table, "l" + "r" * (len(head) - 1))
 
 
-def run_command(cell: Cell, study: Study) -> str:
-    """Return the command that runs the method with the best values and records it, on the test images."""
-    words = [word for word in cell.overrides if not re.match(r"[+~]*search\b", word)]
-    best = [f"method.{name}={value}" for name, value in study.best_params.items()]
-    return shlex.join(["python", "-m", "benchmark.run", f"method={cell.labels['method']}", *words, *best])
+def run_command(cell: Cell, study: Study, best: Sequence[str] | None = None) -> str:
+    """Return the command that runs the method with the best values and records it, on the test images.
+
+    It repeats all words of the search's own command but those of the search, and the values that were searched.
+
+    Args:
+        best: words for the best values; None: each value itself.
+    """
+    found = {f"method.{name}": value for name, value in study.best_params.items()}
+    other = [word for word in cell.overrides if not re.match(r"[+~]*search\b", word)]
+    words = [word for word in other if word.partition("=")[0].lstrip("+") not in {"method", *found}]
+    values = [f"{name}={value}" for name, value in found.items()] if best is None else best
+    return shlex.join(["python", "-m", "benchmark.run", f"method={cell.labels['method']}", *words, *values])
 
 
 def draw_landscape(cell: Cell, study: Study, folder: Path) -> None:

@@ -37,7 +37,7 @@ from metrics.base import EvalOutputs
 
 log = logging.getLogger(__name__)
 NAMED = (
-    "hydra.searchpath", "search", "search/objective",
+    "hydra.searchpath", "plugins", "search", "search/objective",
     "dataset", "model", "task", "task.target", "case", "protocol", "profile",
 )  # fmt: skip
 
@@ -96,8 +96,6 @@ def check_options(bench: Workbench) -> None:
     """Raise ValueError for options that no search can have."""
     cell, search = bench.cell, bench.config.search
     check_parameters(content(search.parameters), without_about(cell.config.method))
-    if search.n_trials < 1:
-        raise ValueError(f"Expected search.n_trials to be at least 1, but got {search.n_trials}.")
     metrics = [str(name) for name in cell.config.metric if not cell.metric_about[str(name)]["needs"]]
     if not search.objective.metrics or not {*search.objective.metrics} <= {*metrics}:
         raise ValueError(
@@ -171,7 +169,7 @@ def run_search(cell: Cell, out: str | None) -> str:
     device.set_up(cell.config.compute)
     options, bench, key = cell.config.search, Workbench(cell), study_key(cell)
     check_options(bench)
-    folder = Path(out) if out else default_folder(cell)
+    folder = Path(out).expanduser() if out else default_folder(cell)
     own = Path(cell.config.output_dir).resolve() / "searches" / key
     storage = options.storage or f"sqlite:///{own}.db"
     study = optuna.create_study(

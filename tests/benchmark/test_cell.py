@@ -4,6 +4,7 @@ import pytest
 
 from benchmark.cell import Cell, Contents, content
 from benchmark.compose import cells_of, choices
+from benchmark.files import content_hash
 
 
 def cell(*overrides: str) -> Cell:
@@ -130,8 +131,10 @@ def test_methods_and_metrics_say_how_they_are_shown_and_what_they_need():
 def test_a_fingerprint_is_declared_or_asked_for():
     assert cell().fingerprint.startswith("6233fb1f")
     assert cell("dataset=cifar20").fingerprint == cell("dataset=cifar100").fingerprint
-    own = cell("dataset.fingerprint=null", "+dataset.fingerprint_of={_target_: builtins.str, object: abc}")
-    assert own.fingerprint == "abc"
+    own = cell(
+        "dataset.fingerprint=null", "+dataset.fingerprint_of={_target_: benchmark.files.content_hash, value: abc}"
+    )
+    assert own.fingerprint == content_hash("abc")
     with pytest.raises(ValueError, match="neither; add one"):
         _ = cell("dataset.fingerprint=null").fingerprint
 

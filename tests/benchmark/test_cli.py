@@ -1,12 +1,21 @@
 """The frame of all commands: how they end, and what a wrong word is answered with."""
 
+import ast
+import contextlib
+import io
+import logging
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmark.budget import OutOfBudgetError
 from benchmark.cli import run_cli
+from benchmark.passwords import write_discreetly
 from scripts import download_data
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +78,60 @@ def test_a_budget_that_ends_is_exit_code_3(capsys):
         run_cli(ended)
     assert exit.value.code == 3
     assert capsys.readouterr().err == "left by the budget: 3 of 5 trials; run the same command again to continue.\n"
+
+
+STORAGE = "postgresql://me:p4ss/w@rd@host/db"
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_no_password_is_printed(wrong, monkeypatch, capsys):
+    monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef")
+
+    def command():
+        print(f"watch {STORAGE} with {os.environ['KAGGLE_KEY']}")
+        logging.getLogger("x").warning("open %s?password=sesame", STORAGE)
+        if wrong:
+            raise ValueError(f"Expected search.storage to be …, but got {STORAGE}.")
+
+    logging.getLogger().handlers.clear()
+    with pytest.raises(SystemExit) if wrong else contextlib.nullcontext():
+        run_cli(command)
+    printed = "".join(capsys.readouterr())
+    assert printed.count("postgresql://me:***@host/db") == 2 + wrong
+    assert not [word for word in ("p4ss", "w@rd", "sesame", "0123456789abcdef") if word in printed]
+
+
+def test_a_letter_that_the_terminal_does_not_have_ends_nothing():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="latin-1")
+    write_discreetly(stream)
+    print("α ∈ [0.1, 100]", file=stream, flush=True)
+    assert raw.getvalue() == b"\\u03b1 \\u2208 [0.1, 100]\n"
+
+
+def is_text_of_any_encoding(call: ast.Call) -> bool:
+    """Whether a call opens a text file with the encoding of the locale."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    owner = getattr(getattr(call.func, "value", None), "id", "")
+    named = {keyword.arg for keyword in call.keywords} & {"encoding"}
+    if name in ("read_text", "write_text"):
+        return not named and len(call.args) <= (name == "write_text")
+    if name != "open" or owner in ("Image", "file", "os"):
+        return False
+    return not named and not any("b" in str(getattr(word, "value", "")) for word in call.args)
+
+
+def test_text_files_are_utf8_whatever_the_locale():
+    files = [
+        path
+        for folder in ("benchmark", "datasets", "methods", "metrics", "scripts")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    calls = [
+        (path.name, node)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    assert len(calls) > 1000
+    assert [f"{name}:{call.lineno}" for name, call in calls if is_text_of_any_encoding(call)] == []

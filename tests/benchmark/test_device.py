@@ -48,20 +48,14 @@ def test_reading_how_to_compute_changes_nothing():
 WRONG = [
     ("device", "tpu9", r"compute\.device to be auto, cpu or cuda"),
     ("device", "cuda:99", r"compute\.device to be one of \d+ CUDA devices, but got cuda:99"),
-    ("precision", "float8", r"compute\.precision to be float32 or bfloat16, but got 'float8'"),
-    ("channels_last", "auto", r"compute\.channels_last to be true or false, but got 'auto'"),
-    ("tf32", "fast", r"compute\.tf32 to be true or false"),
-    ("compile", "often", r"compute\.compile to be true or false"),
-    ("eval_batch_size", 0, r"compute\.eval_batch_size to be a whole number above 0, or null, but got 0"),
-    ("threads", "all", r"compute\.threads to be a whole number above 0, or null, but got 'all'"),
-    ("progress_seconds", -1, r"compute\.progress_seconds to be a number of seconds"),
+    ("threads", 10_000, r"compute\.threads to be at most \d+, as there are processors, but got 10000"),
 ]
 
 
 def test_a_wrong_option_is_named():
     for option, value, expected in WRONG:
         with pytest.raises(ValueError, match=expected):
-            device.compute_of(OmegaConf.create(CONFIG | {option: value}))
+            device.set_up(OmegaConf.create(CONFIG | {option: value}))
 
 
 def test_provenance_names_code_libraries_and_the_way_of_computing():

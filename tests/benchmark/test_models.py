@@ -1,3 +1,5 @@
+import socket
+import time
 from functools import partial
 from pathlib import Path
 
@@ -6,11 +8,12 @@ import pytest
 import timm
 import torch
 import torchvision
+from huggingface_hub import constants as hub
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from benchmark.models import ResNet18, build, read_state_dict, resnet18, timm_model, vit
+from benchmark.models import ResNet18, answers, build, read_state_dict, resnet18, timm_model, vit
 from tests.conftest import Touching
 
 VIT = "test_vit"  # timm's smallest: 300 356 parameters at 32 pixels and 4 classes
@@ -20,9 +23,6 @@ def test_resnet18_has_the_papers_size():
     model = resnet18(100, width=64)
     assert sum(p.numel() for p in model.parameters()) == 11_220_132
     assert model.get_classifier() is model.fc
-    for width in (0, "wide"):
-        with pytest.raises(ValueError, match=rf"model\.width to be a whole number from 1 on, but got {width!r}"):
-            resnet18(7, width=width)
 
 
 def test_resnet18_equals_torchvisions_blocks_without_a_strided_1x1_convolution():
@@ -143,15 +143,47 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path):
     torch.load(weights, weights_only=False)
     assert trap.exists()  # it is armed
     trap.unlink()
-    with pytest.raises(ValueError, match=r"w\.pth to hold tensors by name"):
+    with pytest.raises(ValueError, match=r"w\.pth to .*, but it holds other objects \([\w.]+\); save") as error:
         pretrained(str(weights))
     assert not trap.exists()
+    assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)  # torch's advice to execute it
+
+
+@pytest.mark.parametrize(
+    ("file", "prefix", "key"),
+    [
+        ("w.pth.tar", "module.", "state_dict"),  # of DataParallel
+        ("pytorch_model.bin", "", None),
+        ("W.PTH", "_orig_mod.", None),  # of torch.compile
+        ("last.ckpt", "model.", "state_dict"),  # of Lightning
+        ("w.pt", "module._orig_mod.", "state_dict_ema"),
+        ("w.pt", "", "model"),
+    ],
+)
+def test_checkpoints_of_other_programs_are_understood(file, prefix, key, tmp_path, state):
+    wrapped = {f"{prefix}{name}": value for name, value in state.items()}
+    torch.save(wrapped if key is None else {"epoch": 3, key: wrapped}, tmp_path / file)
+    loaded = pretrained(str(tmp_path / file)).state_dict()
+    assert all(name.startswith("head.") or torch.equal(loaded[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("deit_tiny_distilled_patch16_224", 32, r"one last layer, but .* has a tuple .* deit_\*"),
+        ("test_resnet", 32, r"images of one size, but test_resnet takes any; set model\.image_size=null"),
+    ],
+)
+def test_a_model_of_timms_that_does_not_fit_is_answered_with_those_that_do(name, size, expected):
+    with pytest.raises(ValueError, match=expected):
+        vit(4, name=name, image_size=size, pretrained=False, weights=None)
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path, state):
     # Were any of them let through, a "pretrained" model would be a random one in part or in whole.
     without_last_block = {name: value for name, value in state.items() if not name.startswith("blocks.5.")}
-    with_other_names = {f"module.{name}": value for name, value in state.items()}
+    with_other_names = {f"encoder.{name}": value for name, value in state.items()}
     with_other_shape = {**state, "norm.weight": torch.zeros(3)}
     for wrong in (without_last_block, with_other_names, with_other_shape, {}):
         with pytest.raises(ValueError, match=r"w\.npz to hold"):
@@ -164,8 +196,28 @@ def test_without_file_and_network_the_option_to_set_is_named(monkeypatch, error)
         raise error("unreachable")
 
     monkeypatch.setattr("benchmark.models.timm.create_model", fail)
+    monkeypatch.setattr("benchmark.models.answers", lambda address, seconds: True)
     with pytest.raises(FileNotFoundError, match=r"model\.weights=FILE .* model\.pretrained=false"):
         pretrained(None)
+
+
+def test_without_a_network_there_is_one_quiet_attempt(monkeypatch, caplog, capfd):
+    def nowhere(*args, **kwargs):
+        raise OSError("no such host")
+
+    monkeypatch.setattr("socket.getaddrinfo", nowhere)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waited to try again"))
+    with pytest.raises(FileNotFoundError, match="pretrained weights of vit_tiny_patch16_224"):
+        vit(4, name="vit_tiny_patch16_224", image_size=32, pretrained=True, weights=None)
+    assert not hub.HF_HUB_OFFLINE
+    assert [*caplog.text.splitlines(), *"".join(capfd.readouterr()).splitlines()] == []
+
+
+def test_a_server_that_never_answers_is_given_up():
+    with socket.create_server(("localhost", 0)) as silent:  # takes the connection, and says nothing
+        start = time.monotonic()
+        assert not answers(f"http://localhost:{silent.getsockname()[1]}", seconds=0.2)
+    assert time.monotonic() - start < 5
 
 
 def test_a_file_that_holds_no_weights_is_one_clear_error(tmp_path):
@@ -175,6 +227,6 @@ def test_a_file_that_holds_no_weights_is_one_clear_error(tmp_path):
         (tmp_path / name).write_bytes(b"these are no tensors")
         with pytest.raises(ValueError, match="to hold tensors by name"):
             read_state_dict(tmp_path / name)
-    (tmp_path / "w.ckpt").write_bytes(b"")
+    (tmp_path / "w.h5").write_bytes(b"")
     with pytest.raises(ValueError, match=r"to end in \.safetensors, \.npz or \.pth"):
-        read_state_dict(tmp_path / "w.ckpt")
+        read_state_dict(tmp_path / "w.h5")

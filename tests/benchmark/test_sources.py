@@ -121,7 +121,16 @@ def test_an_edited_method_gives_its_new_number(folder):
     (folder / "method").mkdir()
     (folder / "method" / "mine.yaml").write_text("_target_: mine.Mine\n")
     runs = folder / "runs"
-    command = [sys.executable, "-m", "benchmark.run", "--config-dir", str(folder), *TINY, "method=mine"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmark.run",
+        "--config-dir",
+        str(folder),
+        "plugins=[mine]",
+        *TINY,
+        "method=mine",
+    ]
     others = {content_hash(make_cell(runs, f"method={name}").outputs_key) for name in ("retrain", "baseline")}
 
     def run(*words: str) -> tuple[str, str, str]:

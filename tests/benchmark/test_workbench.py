@@ -68,8 +68,8 @@ def test_validation_reads_options_and_writes_nothing(tmp_path):
 def test_validation_finds_what_is_wrong_before_anything_is_trained(tmp_path):
     for override, expected in (
         ("method.alpha=0", "alpha to be a finite number above 0, but got 0"),
-        ("recipe.epochs=0", "epochs and batch_size to be at least 1"),
-        ("recipe.lr=fast", "lr to be a number, but got 'fast'"),
+        ("recipe.epochs=0", "recipe.epochs to be a whole number from 1 on, but got 0"),
+        ("recipe.lr=fast", "recipe.lr to be a finite number above 0, but got 'fast'"),
         ("compute.device=tpu9", r"compute\.device"),
     ):
         with pytest.raises(Exception, match=expected):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +35,13 @@ def test_arrays_share_their_memory_and_classes_are_their_own_subclasses():
 
 
 PIXELS, LABELS = torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+
+
+def test_arrays_in_another_order_of_axes_are_read():
+    pixels = np.asfortranarray(np.arange(72, dtype=np.uint8).reshape(6, 2, 2, 3))
+    data = LabelledImages.from_tensors(pixels, np.arange(6) % 3)
+    assert data.storage.is_contiguous()
+    assert data.storage.numpy().tolist() == pixels.tolist()
 
 
 def test_wrong_types_and_shapes_are_refused():

@@ -92,9 +92,9 @@ def test_a_crop_smaller_than_the_image_has_13_by_13_offsets():
 
 def test_what_is_refused(preprocessing):
     for std in ((0.5, 0.5), (0.5, 0.5, 0.0), (0.5, 0.5, float("nan"))):
-        with pytest.raises(ValueError, match="as many means as positive stds"):
+        with pytest.raises(ValueError, match="std to be 3 values, each a finite number above 0"):
             Preprocessing(CIFAR100_MEAN, std)
-    with pytest.raises(ValueError, match="crop of the augmentation to be at least 1"):
+    with pytest.raises(ValueError, match="crop to be a whole number from 1 on"):
         Augmentation(4, True, 15, 0)
     with pytest.raises(ValueError, match="at most the padded image's 16"):
         augment(noise_images(2, size=8), torch.arange(2), Augmentation(4, True, 15, 17), seeded(0))

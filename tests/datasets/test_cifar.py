@@ -10,10 +10,11 @@ def fake_release(classes, per_class=2):
     """A stand-in for torchvision's class: deterministic pixels, every label `per_class` times."""
 
     class Release:
-        calls = 0
+        calls, base_folder, roots = 0, "release", []
 
         def __init__(self, root, *, train, download):
             assert download
+            self.roots.append(root)
             type(self).calls += 1
             rng = np.random.default_rng(train)
             self.targets = [label for label in range(classes) for _ in range(per_class)]
@@ -44,6 +45,17 @@ def test_a_missing_file_is_written_from_torchvision_and_read_again(tmp_path, mon
         assert torch.equal(data.storage, torch.from_numpy(release("", train=train, download=True).data))
         assert data.labels.tolist() == data.fine_labels.tolist() == [label for label in range(10) for _ in range(2)]
     assert again.fine_class_names == again.class_names == CIFAR10
+
+
+def test_torchvisions_own_folder_beside_the_array_files_is_used(tmp_path, monkeypatch):
+    release = fake_release(10)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", release)
+    (tmp_path / "release").mkdir()
+    load_cifar10(tmp_path)
+    assert release.roots == [tmp_path] * 2
+    (tmp_path / "other").mkdir()
+    load_cifar10(tmp_path / "other")
+    assert release.roots[2:] == [tmp_path / "other" / "download"] * 2
 
 
 def test_cifar20_is_cifar100_under_other_labels(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import shutil
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from benchmark.workbench import Workbench
 from datasets import pins
 from datasets.batches import Batches
 from datasets.pins import decode, fingerprint_of, load_pins
+from datasets.targets import find_class
 
 
 def test_identities_are_classes_in_alphabetical_order(tmp_path, folder):
@@ -43,8 +45,6 @@ def test_the_image_before_the_second_resize_has_an_array_file_of_its_own(tmp_pat
     assert large.fingerprint == fingerprint_of(tmp_path / "data", folder, size=36)
     twice = [np.asarray(Image.fromarray(face).resize((32, 32), Image.BILINEAR)) for face in large.train.storage.numpy()]
     np.testing.assert_array_equal(small.train.storage, np.stack(twice))
-    with pytest.raises(ValueError, match=r"dataset\.load\.size to be 36 or 32, but got 64"):
-        load_pins(tmp_path / "data", folder, "none", 0, size=64)
 
 
 def test_under_paper_faces_are_cropped_while_they_are_augmented(tmp_path, folder):
@@ -139,10 +139,57 @@ def test_bad_folder(name, tmp_path, folder):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_split_and_an_array_file_of_something_else(tmp_path, folder):
-    with pytest.raises(ValueError, match="none or stratified, but got 'half'"):
-        load(tmp_path, folder, "half")
+def test_an_array_file_of_something_else(tmp_path):
     images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4) % 2
     np.savez(tmp_path / "pins.npz", all_images=images, all_labels=labels, class_names=np.array(["a", "a"]))
     with pytest.raises(ValueError, match="distinct texts"):
         load(tmp_path)
+
+
+def test_what_macos_and_other_machines_leave_beside_the_images_is_skipped(tmp_path, folder):
+    before = fingerprint_of(tmp_path / "data", folder)
+    (folder / "pins_Zoe Zed").rename(folder / "Pins_Zoe Zed")
+    (folder / "pins_Adam Ant" / "._Adam Ant_000.png").write_bytes(b"resource fork")
+    write_folder(tmp_path / "faces" / "__MACOSX", {"pins_Adam Ant/._x.png": b"resource fork"})
+    assert fingerprint_of(tmp_path / "data", folder) == before
+    shutil.copytree(folder / "Pins_Zoe Zed", folder / "PINS_Zoe Zed")
+    with pytest.raises(ValueError, match="one folder of 'Zoe Zed', but got"):
+        fingerprint_of(tmp_path / "data", folder)
+
+
+def test_a_name_is_the_same_in_either_unicode_form(tmp_path):
+    files = {f"pins_{name}/{i}.png": picture(i) for name in ("Ren\u00e9", "Zoe") for i in range(2)}
+    there = write_folder(tmp_path / "composed", files)
+    moved = write_folder(tmp_path / "apart", {unicodedata.normalize("NFD", name): x for name, x in files.items()})
+    data = load(tmp_path / "data", there, "none")
+    assert data.class_names == load(tmp_path / "data", moved, "none").class_names == ("Ren\u00e9", "Zoe")
+    assert fingerprint_of(tmp_path / "data", there) == fingerprint_of(tmp_path / "data", moved)
+    assert find_class(data.class_names, "Rene\u0301", what="class") == 0
+    write_folder(there, {"pins_Rene\u0301/9.png": picture(9)})
+    with pytest.raises(ValueError, match="there twice"):
+        load(tmp_path / "data", there)
+
+
+def test_an_image_is_decoded_upright(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 26, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90°
+    Image.fromarray(noise).rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(noise).save(tmp_path / "upright.png")
+    np.testing.assert_array_equal(decode(tmp_path / "turned.png"), decode(tmp_path / "upright.png"))
+
+
+def test_an_image_that_would_be_cut_off_or_run_by_another_program_is_refused(tmp_path, monkeypatch):
+    deep = np.full((4, 4), 40_000, np.uint16), np.full((4, 4), 0.5, np.float32)
+    for pixels in deep:
+        Image.fromarray(pixels).save(tmp_path / "deep.tif")
+        with pytest.raises(ValueError, match=r"deep\.tif .*more than 8 bits"):
+            decode(tmp_path / "deep.tif")
+    Image.new("RGB", (4, 4)).save(tmp_path / "page.eps")
+    (tmp_path / "page.eps").rename(tmp_path / "page.png")
+    with pytest.raises(ValueError, match=r"page\.png .*cannot identify"):
+        decode(tmp_path / "page.png")
+    (tmp_path / "large.png").write_bytes(picture(0))
+    monkeypatch.setattr(pins, "MAX_PIXELS", 700)
+    with pytest.raises(ValueError, match=r"26 × 30 pixels, more than 700"):
+        decode(tmp_path / "large.png")

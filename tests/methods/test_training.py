@@ -42,11 +42,13 @@ def test_learning_rate_of_the_papers_retraining_overshoots():
 
 def test_a_wrong_recipe_is_refused():
     wrong = {
-        "epochs and batch_size": [{"epochs": 0}, {"batch_size": 0}],
+        "a whole number from 1 on": [{"epochs": 0}, {"batch_size": 0}, {"milestones": (0.5,)}, {"milestones": (-1,)}],
         "lr to be": [{"lr": 0.0}, {"lr": -0.1}, {"lr": float("nan")}, {"lr": float("inf")}, {"lr": "fast"}],
-        "momentum to": [{"momentum": 1.0}, {"weight_decay": -1.0}],
-        "warmup_ramp to": [{"warmup_ramp": 0}, {"warmup_epochs": -1}],
-        "milestone 1 to be a whole number": [{"milestones": (0.5,)}],
+        "momentum to": [{"momentum": 1.0}],
+        "weight_decay to": [{"weight_decay": -1.0}],
+        "decay to": [{"decay": -1.0}, {"decay": float("nan")}],
+        "warmup_ramp to": [{"warmup_ramp": 0}, {"warmup_ramp": True}],
+        "warmup_epochs to": [{"warmup_epochs": -1}],
         "optimizer to be": [{"optimizer": "lion"}],
     }
     for match, changes in wrong.items():

@@ -25,9 +25,16 @@ def test_overrides_replace_their_own_key_only():
 
 
 def test_paths_and_devices_are_no_part_of_a_tables_cells():
-    here = ["output_dir=x", "dataset.load.folder=y", "compute.precision=float32", "compute=fast", "hydra.searchpath=[]"]
+    here = ["output_dir=x", "dataset.load.folder=y", "compute.precision=float32", "compute=fast", "hydra.searchpath=[]",
+            "plugins=[x]"]  # fmt: skip
     assert all(map(is_here, here))
     assert not any(map(is_here, ["dataset=pins", "computer=1", "dataset.load.folders=z"]))
+
+
+def test_a_folder_declares_no_plug_in(tmp_path):
+    lines = [["profile=quick", "plugins=[x]", "hydra.searchpath=[file:///x]"]]
+    (tmp_path / "report.json").write_text(json.dumps({"kind": "table", "overrides": lines}))
+    assert read_memory(tmp_path)["overrides"] == [["profile=quick"]]
 
 
 def test_a_table_is_complete_and_writing_it_again_changes_nothing(committed, finished, report):

@@ -80,6 +80,9 @@ def test_the_best_values_as_a_configuration_give_the_best_gap(found, monkeypatch
     words = shlex.split(next(line for line in summary.splitlines() if "method.alpha=" in line))
     assert words[:3] == ["python", "-m", "benchmark.run"]
     assert run_command(words[3:], monkeypatch) == 0
+    head = (folder / "out" / "found" / "best.yaml").read_text().splitlines()[2]
+    assert shlex.split(head)[1:] == [*words[:-2], "--config-dir", str(folder / "out"), "+found=best"]
+    assert {*run} <= {*words}  # every word of the search's command but its own
     records = load_records(folder / "runs" / "records")
     (record,) = [record for record in records if record.labels["method"] == "ssd"]  # one: both ways are the same run
     assert record.hyperparameters["alpha"] == pytest.approx(best["alpha"])
@@ -209,8 +212,8 @@ def test_every_search_composes_and_names_parameters_of_its_method(name):
     [
         (["protocol=paper"], "Expected search=…"),
         (["search=common"], "search.parameters"),
-        (["search=ssd", "search.n_trials=0"], "search.n_trials to be at least 1, but got 0"),
-        (["search=ssd", "search.held_out=2"], "held_out to be a share between 0 and 1, but got 2"),
+        (["search=ssd", "search.n_trials=0"], "search.n_trials to be a whole number from 1 on, but got 0"),
+        (["search=ssd", "search.held_out=2"], "search.held_out to be a finite number in (0, 1) or null, but got 2"),
         (["search=ssd", "search.storage=nosuch://x"], "search.storage to be a database's URL or a file"),
         (["search=ssd", "search.objective.metrics=[mia,gap]"], "changed_fraction, which need no other model, but got "),
         (["search=ssd", "~method@reference"], "use search/objective=score"),

@@ -49,7 +49,7 @@ PROTOCOL = {
 }  # fmt: skip
 KEYS: dict[str, Any] = {  # a mapping for a node, * for any name; what a `_target_` builds is checked by its signature
     "method_seed": SeedValue, "split_seed": SeedValue, "train_seed": SeedValue,
-    "plugins": list[Text],
+    "plugins": list[Text], "budget": Text | None,
     "data_dir": Text, "output_dir": Text, "stage": Literal["original", "retrained", "outputs", "record"],
     "force": bool, "reuse": bool, "save_model": Text | None, "switched": Text, "switches": {"*": str},
     "original": {"checkpoint": Checkpoint},

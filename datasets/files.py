@@ -74,7 +74,7 @@ def locked(path: Path, purpose: str) -> Iterator[bool]:
             break
     if held:
         with suppress(OSError):
-            path.write_text(f"process {os.getpid()} on {platform.node()}\n")
+            path.write_text(f"process {os.getpid()} on {platform.node()}\n", "utf-8")
     try:
         yield held
     finally:
@@ -85,7 +85,7 @@ def locked(path: Path, purpose: str) -> Iterator[bool]:
 def holder(path: Path) -> str:
     """Return who holds a lock, as its file says."""
     try:
-        return path.read_text().strip() or "another process"
+        return path.read_text("utf-8").strip() or "another process"
     except OSError:
         return "another process"
 

@@ -47,8 +47,13 @@ def compute_of(config: DictConfig) -> Compute:
     """Return device, precision and memory layout; `auto` takes a GPU if there is one. ValueError for no device."""
     device = find_device(str(config.device))
     compiles = device.type == "cuda" if config.compile == "auto" else config.compile
-    fusable = device.type == "cpu" and config.precision == "bfloat16" and config.channels_last and can_compile()
-    fused = fusable if config.fused == "auto" else config.fused
+    pays = device.type == "cpu" and config.precision == "bfloat16" and config.channels_last and can_compile()
+    fused = pays if config.fused == "auto" else config.fused
+    if fused and not pays:
+        raise ValueError(
+            "Expected gcc, compute.device=cpu, compute.precision=bfloat16 and compute.channels_last=true beside "
+            "compute.fused=true, but one is missing; set compute.fused=auto."
+        )
     return Compute(device, config.precision, config.channels_last, compiles, fused)
 
 

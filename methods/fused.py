@@ -2,7 +2,7 @@
 
 import math
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,16 +57,25 @@ class ColumnsFunction(torch.autograd.Function):
 
 
 class Columns(nn.Module):
+    """A 3×3 convolution by columns if that pays for the size of its input."""
+
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv = conv
 
+    @staticmethod
+    def takes(conv: nn.Conv2d) -> bool:
+        plain = conv.kernel_size == (3, 3) and conv.padding == conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+        return plain and conv.stride[0] == conv.stride[1] and conv.groups == 1 and conv.bias is None
+
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C_out, H_out, W_out)."""
         stride = self.conv.stride[0]
         small = 4 * SMALL if self.conv.out_channels >= WIDE else SMALL
         if x.dtype == torch.bfloat16 and output_pixels(x, stride) <= small:
-            return ColumnsFunction.apply(x, self.conv.weight.to(torch.bfloat16), stride)
-        return self.conv(x)
+            y: Tensor = ColumnsFunction.apply(x, self.conv.weight.to(torch.bfloat16), stride)
+            return y
+        return self.conv(x)  # type: ignore[no-any-return]
 
 
 def fused(model: nn.Module) -> nn.Module:
@@ -83,36 +92,39 @@ def fused(model: nn.Module) -> nn.Module:
         return model
     graph = traced.graph
 
-    def is_a(node: Any, kind: type[nn.Module], *functions: Any) -> bool:
-        if not isinstance(node, fx.Node) or node.op != "call_module":
-            return isinstance(node, fx.Node) and node.target in functions
-        return type(traced.get_submodule(str(node.target))) is kind
+    def module_of(node: fx.Node) -> nn.Module | None:
+        return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def replace(norm: fx.Node, *later: fx.Node, add: Any = None) -> None:
+    def is_norm(node: Any) -> bool:
+        return isinstance(node, fx.Node) and type(module_of(node)) is nn.BatchNorm2d
+
+    def replace(norm: fx.Node, *later: fx.Node, add: fx.Node | None = None) -> None:
         """Put one module in the place of `norm` and of the nodes that follow it."""
-        name, last = f"fused_{norm.name}", (norm, *later)[-1]
-        traced.add_submodule(name, NormReLU(traced.get_submodule(str(norm.target)), relu=bool(later)))
+        module, name, last = module_of(norm), f"fused_{norm.name}", (norm, *later)[-1]
+        traced.add_submodule(name, NormReLU(cast(nn.BatchNorm2d, module), relu=bool(later)))
         with graph.inserting_before(last):
             both = graph.call_module(name, (norm.args[0], add))
             outputs = [graph.call_function(operator.getitem, (both, i)) for i in range(2)]
         for i, user in enumerate(list(last.users)):
             user.replace_input_with(last, outputs[min(i, 1)])
-        for node in dict.fromkeys((*reversed(later), norm)):
+        for node in (*reversed(later), norm):
             graph.erase_node(node)
 
-    for relu in [node for node in graph.nodes if is_a(node, nn.ReLU, torch.relu, F.relu)]:
-        source = relu.args[0]
-        summands = source.args if is_a(source, nn.Identity, operator.add, operator.iadd) else (source, None)
-        norm, add = summands if is_a(summands[0], nn.BatchNorm2d) else summands[::-1]
-        if is_a(norm, nn.BatchNorm2d) and len(norm.users) == len(source.users) == 1:
-            replace(norm, *([] if add is None else [source]), relu, add=add)
-    for norm in [node for node in graph.nodes if is_a(node, nn.BatchNorm2d)]:
-        replace(norm)
-    for node in graph.nodes:
-        if is_a(node, nn.Conv2d):
-            conv = traced.get_submodule(str(node.target))
-            if conv.kernel_size == (3, 3) and conv.padding == (1, 1) and conv.bias is None and conv.groups == 1:
-                node.target = f"fused_{node.name}"
-                traced.add_submodule(node.target, Columns(conv))
+    for relu in list(graph.nodes):
+        if type(module_of(relu)) is nn.ReLU or relu.target in (torch.relu, F.relu):
+            source = relu.all_input_nodes[0]
+            if is_norm(source) and len(source.users) == 1:
+                replace(source, relu)
+            elif source.target in (operator.add, operator.iadd) and len(source.users) == 1:
+                norm, *others = sorted(source.all_input_nodes, key=is_norm, reverse=True)
+                if is_norm(norm) and len(norm.users) == len(others) == 1:
+                    replace(norm, source, relu, add=others[0])
+    for node in list(graph.nodes):
+        module = module_of(node)
+        if is_norm(node):
+            replace(node)
+        elif type(module) is nn.Conv2d and Columns.takes(module):
+            node.target = f"fused_{node.name}"
+            traced.add_submodule(node.target, Columns(module))
     traced.recompile()
     return traced

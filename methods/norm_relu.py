@@ -1,7 +1,7 @@
 """Batch normalisation, an optional sum and ReLU in one kernel: training in bfloat16 on a CPU, channels last."""
 
 import ctypes
-import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-COMPILER = os.environ.get("CC", "cc")
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC", "-x", "c", "-")
+WIDEST = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
+COMPILE = ("gcc", "-O3", "-march=native", *WIDEST, "-fopenmp", "-shared", "-fPIC", "-x", "c", "-", "-lm", "-o")
 LANES = 64  # the number of activations must be a multiple
 
 SOURCE = r"""
@@ -155,8 +155,8 @@ void keep_memory(void) {
 
 
 def can_compile() -> bool:
-    """Return whether there is a compiler for the kernels."""
-    return sys.platform == "linux" and shutil.which(COMPILER) is not None
+    """Return whether there is the compiler that the kernels need."""
+    return sys.platform == "linux" and shutil.which(COMPILE[0]) is not None
 
 
 @cache
@@ -164,20 +164,23 @@ def kernels() -> ctypes.CDLL:
     """Compile the kernels for this machine, in about a second; the process keeps its memory from then on."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "kernels.so"))
-        subprocess.run([COMPILER, *FLAGS, "-o", path, "-lm"], input=SOURCE, text=True, check=True, capture_output=True)
+        done = subprocess.run([*COMPILE, path], input=SOURCE, text=True, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(
+                f"Expected gcc to compile the kernels of compute.fused, but got {done.stderr.strip()}; "
+                f"set compute.fused=false."
+            )
         library = ctypes.CDLL(path)
+    size, pointer, number = ctypes.c_long, ctypes.c_void_p, ctypes.c_float
+    library.forward.argtypes = (*[size] * 2, *[pointer] * 6, *[number] * 3, *[pointer] * 2)
+    library.backward.argtypes = (*[size] * 2, *[pointer] * 7, number, *[pointer] * 4)
     library.keep_memory()
     return library
 
 
 def call(kernel: str, *arguments: Tensor | int | float | None) -> None:
-    types: dict[type, Any] = {int: ctypes.c_long, float: ctypes.c_float}
-    getattr(kernels(), kernel)(
-        *(
-            types[type(x)](x) if isinstance(x, int | float) else ctypes.c_void_p(None if x is None else x.data_ptr())
-            for x in arguments
-        )
-    )
+    """Call a kernel; the caller keeps the tensors alive."""
+    getattr(kernels(), kernel)(*(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
 
 
 class NormReLUFunction(torch.autograd.Function):
@@ -217,16 +220,19 @@ class NormReLU(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the activations twice, (B, C, H, W)."""
-        norm = self.norm
-        whole = norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None
-        if whole and x.numel() % LANES == 0 and x.numel() > x.shape[1] and fits(x) and (add is None or fits(add)):
-            norm.num_batches_tracked.add_(1)  # type: ignore[operator]
-            least = 0.0 if self.relu else -float("inf")
+        if self.fits(x) and (add is None or (add.shape == x.shape and self.fits(add))):
+            norm, least = self.norm, 0.0 if self.relu else -float("inf")
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
             return NormReLUFunction.apply(x, add, norm.weight, norm.bias, norm, least)  # type: ignore[no-any-return]
-        y = norm(x) if add is None else norm(x) + add
+        y = self.norm(x) if add is None else self.norm(x) + add
         y = F.relu(y) if self.relu else y
         return y, y
 
-
-def fits(x: Tensor) -> bool:
-    return x.dtype == torch.bfloat16 and x.is_contiguous(memory_format=torch.channels_last)
+    def fits(self, x: Tensor) -> bool:
+        norm = self.norm
+        usual = norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None
+        if not usual or norm.weight.dtype != torch.float32 or x.dtype != torch.bfloat16 or x.device.type != "cpu":
+            return False
+        whole = x.numel() % LANES == 0 and x.numel() > x.shape[1]  # one number has no variance
+        return whole and x.is_contiguous(memory_format=torch.channels_last)

@@ -144,7 +144,20 @@ def steps_of(s: Setup) -> list[Step]:
         batch = s.sample(BATCH_SIZE)
         return training(s, batch, PLAIN, precision="float32"), plain_training(s, batch, PLAIN)
 
+    def epoch(**changes: Any) -> Result:
+        """Return all parameters after an epoch in one vector."""
+        recipe = replace(RECIPE, batch_size=2 * BATCH_SIZE)  # as in profile=narrow
+        return {"all": torch.cat([p.flatten() for p in training(s, everything, recipe, **changes).values()])}
+
+    kernels = Step(
+        len(everything), {"training, own kernels": epoch},
+        {
+            "torch's kernels": partial(epoch, fused=False),
+            "torch's in float32": partial(epoch, fused=False, precision="float32"),
+        },
+    )  # fmt: skip
     return [
+        *([kernels] if s.compute.fused else []),
         Step(
             len(sample), {"training": lambda: training(s, sample, RECIPE)},
             {"textbook": lambda: plain_training(s, sample, RECIPE)}, compared=one_step,

@@ -49,6 +49,7 @@ WRONG = [
     ("device", "tpu9", r"compute\.device to be auto, cpu or cuda"),
     ("device", "cuda:99", r"compute\.device to be one of \d+ CUDA devices, but got cuda:99"),
     ("threads", 10_000, r"compute\.threads to be at most \d+, as there are processors, but got 10000"),
+    ("fused", True, r"compute\.precision=bfloat16 and compute\.channels_last=true beside compute\.fused=true"),
 ]
 
 
@@ -58,10 +59,21 @@ def test_a_wrong_option_is_named():
             device.set_up(OmegaConf.create(CONFIG | {option: value}))
 
 
+def test_own_kernels_are_for_bfloat16_on_a_cpu_with_a_compiler(monkeypatch):
+    fast = OmegaConf.create(CONFIG | {"fused": "auto", "precision": "bfloat16"})
+    for there in (True, False):
+        monkeypatch.setattr(device, "can_compile", lambda there=there: there)
+        assert device.compute_of(fast).fused is there
+        for other in ({"precision": "float32"}, {"channels_last": False}):
+            assert not device.compute_of(OmegaConf.create({**fast, **other})).fused
+
+
 def test_provenance_names_code_libraries_and_the_way_of_computing():
-    found = device.provenance(Compute(torch.device("cpu"), "bfloat16", channels_last=True, compile=True))
+    found = device.provenance(Compute(torch.device("cpu"), "bfloat16", channels_last=True, compile=True, fused=True))
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
-    assert (found["precision"], found["channels_last"], found["compile"]) == ("bfloat16", True, True)
+    assert (found["precision"], found["channels_last"]) == ("bfloat16", True)
+    assert found["compile"]
+    assert found["fused"]
     assert found["device"].endswith(f"{torch.get_num_threads()} threads")
     assert set(found) >= {"commit", "dirty", "timm", "tf32", "finished"}
 

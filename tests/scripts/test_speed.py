@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_line import run_command
 
+from methods.norm_relu import can_compile
 from scripts import speed
 from scripts.speed import LIBRARIES, OPTIONS, OWN, Step, largest_difference, main, measure
 
@@ -54,6 +55,16 @@ def test_both_ways_give_the_same_results(frame):
     assert differences.pop(("Fisher, tolerance 0.001", "textbook")) < 0.25
     assert (differences < 1e-3).all()
     assert frame[frame["beside"] == "torch.func"]["largest_difference"].item() < 1e-3
+
+
+@pytest.mark.skipif(not can_compile(), reason="own kernels need gcc")
+def test_own_kernels_stand_beside_torchs_if_training_uses_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["speed", *TINY, "compute=fast", "steps=training,", f"out={tmp_path}"])
+    main()
+    (path,) = tmp_path.glob("*.csv")
+    rows = pd.read_csv(path).set_index("beside")["largest_difference"]
+    assert list(rows.index) == ["torch's kernels", "torch's in float32"]
+    assert 0 < rows["torch's kernels"] < 3 * rows["torch's in float32"]
 
 
 def test_libraries_that_are_not_installed_are_named(out, monkeypatch):

@@ -26,7 +26,7 @@ def check_value(name: str, value: object, kind: Kind) -> None:
 
 def check_fields(instance: Any) -> None:
     """Raise ValueError unless every field of a dataclass has a value that its annotation allows."""
-    for name, kind in hints(type(instance)).items():
+    for name, kind in hints(type(instance)).items():  # type: ignore[arg-type]
         check_value(name, getattr(instance, name), kind)
 
 

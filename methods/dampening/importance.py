@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .microbatch import microbatch_size
-from .per_sample import SquaredGradients, default_chunk_size, zero_sums
+from .per_sample import SquaredGradients, zero_sums
 
 Reduction = Literal["batch_mean", "per_sample"]
 Batch = tuple[Tensor, Tensor]
@@ -93,13 +93,13 @@ def own_gradients(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]
 def _sum_of_samples(
     model: nn.Module, batches: Iterable[Batch], chunk_size: int | None
 ) -> tuple[dict[str, Tensor], int]:
-    def gradient(logits: Tensor, labels: Tensor) -> Tensor:  # of the cross-entropy, (B, 1, K)
-        return (torch.softmax(logits, dim=1) - F.one_hot(labels, logits.shape[1])).unsqueeze(1)
+    def along_gradient(model: nn.Module, batch: Batch) -> Tensor:  # its gradient is that of the cross-entropy
+        logits, labels = model(batch[0]), batch[1]
+        gradient = torch.softmax(logits.detach(), dim=1) - F.one_hot(labels, logits.shape[1])
+        return (logits * gradient).sum(dim=1)
 
-    squares = SquaredGradients(model, gradient)
+    squares = SquaredGradients(model, along_gradient)
     sums, count = zero_sums(model), 0
-    for inputs, labels in batches:
-        chunk_size = chunk_size or default_chunk_size(model, inputs)
-        squares.add_to(sums, inputs, labels, chunk_size)
-        count += len(inputs)
+    for batch in batches:
+        count += squares.add_to(sums, batch, chunk_size)
     return sums, count

@@ -51,8 +51,8 @@ class SquaredGradients:
     hold (a layer that is used twice or not by its `forward`, tied weights, time before samples), every gradient is
     taken by `torch.func`, or, if that fails, is slower or would hold too much, by one backward pass after the other.
 
-    Parameters that do not require a gradient, or that the objectives do not depend on, get 0. Nothing is written to the
-    model or to its gradients.
+    Parameters that do not require a gradient, or that the objectives do not depend on, get 0. The gradients that
+    parameters hold are left alone.
 
     Args:
         model: in eval mode; neither compiled nor wrapped for several devices.
@@ -89,14 +89,13 @@ class SquaredGradients:
                 f"Expected samples that do not see each other, but got the layer {name}, which normalises a batch by "
                 "its own statistics; take importances of batches (reduction='batch_mean')."
             )
+        if chunk_size is None:
+            self.chunk_size = self.chunk_size or default_chunk_size(self.model, batch, self.objectives)
         n = 0
-        with kept_buffers(self.model):
-            if chunk_size is None:
-                self.chunk_size = self.chunk_size or default_chunk_size(self.model, batch, self.objectives)
-            for part in parts_of(batch, chunk_size or self.chunk_size or 1):
-                for name, value in self._squares(part).items():
-                    sums[name] += value
-                n += size_of(part) or self.count
+        for part in parts_of(batch, chunk_size or self.chunk_size or 1):
+            for name, value in self._squares(part).items():
+                sums[name] += value
+            n += size_of(part) or self.count
         return n
 
     def _squares(self, batch: Any) -> Sums:
@@ -382,19 +381,6 @@ def gradients_of(value: Tensor, parameters: list[nn.Parameter]) -> Sequence[Tens
     finally:
         for p, gradient in zip(parameters, held, strict=True):
             p.grad = gradient
-
-
-@contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Give every buffer the value back that it had before the body."""
-    before = [(buffer, buffer.clone(), buffer._version) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value, version in before:
-                if buffer._version != version:
-                    buffer.copy_(value)
 
 
 Names = dict[str, str]  # of a layer's parameters: in the layer -> in the model

@@ -9,7 +9,7 @@ import torch
 from benchmark.device import set_up
 from benchmark.models import ResNet18
 from datasets.batches import Augmentation, Batches
-from methods.dampening.importance import parameter_importance
+from methods.dampening import Importance
 from methods.dampening.per_sample import SquaredGradients
 from methods.fisher_information import fisher_diagonal
 from methods.training import Compute, train
@@ -68,8 +68,8 @@ def test_compiled_training_is_the_same(trained, precision):
 
 
 DIAGONALS = {
-    "batch_mean": partial(parameter_importance, reduction="batch_mean"),
-    "per_sample": partial(parameter_importance, reduction="per_sample"),
+    "batch_mean": partial(Importance.of, reduction="batch_mean"),
+    "per_sample": partial(Importance.of, reduction="per_sample"),
     "fisher": lambda model, batches: fisher_diagonal(
         model, batches, error=0.0, random=torch.Generator(model.fc.weight.device)
     ),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import get_classifier
-from methods.dampening.importance import Batch, eval_mode
+from methods.dampening.importance import eval_mode
 from methods.dampening.per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 MANY_GROUPS = -40.0  # log2 of a share so small that every column may as well stay alone
@@ -16,7 +16,12 @@ ROTATED = 32  # columns of a sample: larger symmetric eigenproblems are not batc
 
 
 def fisher_diagonal(
-    model: nn.Module, batches: Iterable[Batch], *, error: float, random: torch.Generator, chunk_size: int | None = None
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    error: float,
+    random: torch.Generator,
+    chunk_size: int | None = None,
 ) -> dict[str, Tensor]:
     """Return I = (1/N) Σ_x Σ_y p(y|x)·(∂CE(x, y)/∂θ)² for every named parameter, ≥ 0, shaped like the parameter.
 

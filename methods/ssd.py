@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
 from methods.base import Call, MethodContext
-from methods.dampening.dampen import check_positive, dampen
-from methods.dampening.importance import Reduction, parameter_importance
+from methods.dampening.dampen import dampen, positive
+from methods.dampening.importance import Importance, Reduction
 from methods.dampening.per_sample import LARGEST_CHUNK
 
 Order = Literal["class_sorted", "retain_shuffled", "shuffled"]
@@ -40,7 +40,8 @@ class SSD:
     importance: Source = "refreshed"  # set by configs/method_requests; a single run has no such option
 
     def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha, lam=self.lam)
+        positive("alpha", self.alpha)
+        positive("lam", self.lam)
         if self.importance not in get_args(Source):
             raise ValueError(f"Expected importance to be kept or refreshed, but got {self.importance!r}.")
 
@@ -57,7 +58,7 @@ class SSD:
         batch_size = self.batch_size
         if self.reduction == "per_sample" and data.device.type == "cuda":  # as many as may share a pass on it
             batch_size = max(batch_size, LARGEST_CHUNK)
-        return parameter_importance(model, context.batches(data, batch_size), reduction=self.reduction)
+        return dict(Importance.of(model, context.batches(data, batch_size), reduction=self.reduction))
 
     def _importance_of_all(self, call: Call) -> dict[str, Tensor]:
         """Return I_D of the call's model and split."""

@@ -23,10 +23,11 @@ for name in ("methods", "datasets", "benchmark", "metrics", "numpy", "sklearn", 
 package = types.ModuleType("elsewhere")
 package.__path__ = [sys.argv[1]]
 sys.modules["elsewhere"] = package
-from elsewhere.dampening import dampen, parameter_importance
+from elsewhere.dampening import Importance, dampen
 model = torch.nn.Linear(3, 2)
-importance = parameter_importance(model, [(torch.ones(2, 3), torch.tensor([0, 1]))], reduction="per_sample")
-assert dampen(model, importance, {name: 3 * value for name, value in importance.items()}, alpha=2, lam=1) == 8
+importance = Importance.of(model, [(torch.ones(2, 3), torch.tensor([0, 1]))], reduction="per_sample")
+change = dampen(model, dict(importance), {name: 3 * value for name, value in importance.items()}, alpha=2, lam=1)
+assert change.selected == 8
 """
 
 

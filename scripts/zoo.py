@@ -120,7 +120,7 @@ class Branch(nn.Module):
 class Checkpointed(nn.Module):
     def __init__(self, *, reentrant: bool) -> None:
         super().__init__()
-        self.layers, self.head, self.reentrant = mlp(64, 64, 64), nn.Linear(64, CLASSES), reentrant
+        self.layers, self.head, self.reentrant = mlp(64, 64), nn.Linear(CLASSES, CLASSES), reentrant
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(checkpoint(self.layers, x.requires_grad_(self.reentrant), use_reentrant=self.reentrant))
@@ -347,7 +347,7 @@ def backpack(case: Case) -> Squares:
 
 LIBRARIES = {"torch.func": torch_func, "Opacus": opacus, "BackPACK": backpack}
 HEAD = ("Model", "Parameters", "Way", "Largest difference", "Ours", "Loop", "Ratio", *LIBRARIES)
-CAPTION = """Importances by Eq. 1 of {samples} samples in batches of 32 ({device}, {threads} threads, torch {torch}).
+CAPTION = """Importances by Eq. 1 of {samples} samples in batches of 32 ({device}, torch {torch}).
 Largest relative difference of a tensor from a loop over samples; milliseconds per sample (median) and the memory beyond
 that before the call; ratio: the loop's time over ours. A dash: the library does not take the model. Opacus leaves batch
 normalisation out.
@@ -463,9 +463,9 @@ def main() -> None:
     """Read the command line, measure, print the table in Markdown."""
     samples, seconds, only = parsed(sys.argv[1:])
     table = Grid(HEAD, [*rows(samples, seconds, only)], "llr" + "r" * (len(HEAD) - 3))
-    facts = {"device": device_name(torch.device("cpu")), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    facts = {"device": device_name(torch.device("cpu")), "torch": torch.__version__}
     print(CAPTION.format(samples=samples, **facts))
-    print(table.markdown())
+    print(table.markdown(), end="")
 
 
 if __name__ == "__main__":

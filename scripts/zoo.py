@@ -143,7 +143,13 @@ def labels(n: int) -> Tensor:
 
 
 def images(model: nn.Module, n: int, size: int = 64, dtype: torch.dtype = torch.float32) -> Case:
-    return Case(model.to(dtype).eval(), (torch.randn(n, 3, size, size, dtype=dtype), labels(n)))
+    inputs = torch.randn(n, 3, size, size)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # one pass gives the statistics, without which values vanish from layer to layer
+    with torch.no_grad():
+        model.train()(inputs)
+    return Case(model.to(dtype).eval(), (inputs.to(dtype), labels(n)))
 
 
 def of_timm(name: str, n: int, size: int = 64) -> Case:

@@ -45,7 +45,7 @@ def fisher_diagonal(
     """
     if not error >= 0:
         raise ValueError(f"Expected error to be at least 0, but got {error}.")
-    squares = SquaredGradients(model, lambda logits, columns: columns.to(logits.dtype))
+    squares = SquaredGradients(model, along_columns)
     sums, count, products = zero_sums(model), 0, head_products(model)
     with eval_mode(model):
         for inputs, _ in batches:
@@ -55,11 +55,20 @@ def fisher_diagonal(
             chunk_size = chunk_size or default_chunk_size(model, inputs)
             for part in numbers.argsort().split(chunk_size):
                 largest = int(numbers[part].max())
-                squares.add_to(sums, inputs[part], columns[part, :largest], len(part))
+                if largest == 0:  # predictions without any doubt
+                    continue
+                squares.add_to(sums, (inputs[part], columns[part, :largest]), len(part))
             count += len(inputs)
     if count == 0:
         raise ValueError("Expected at least one batch to take the Fisher information over, but got none.")
     return {name: value.div_(count) for name, value in sums.items()}
+
+
+def along_columns(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the logits of inputs along columns (B, R, K): (B, R)."""
+    inputs, columns = batch
+    logits = model(inputs)
+    return torch.einsum("brk,bk->br", columns.to(logits.dtype), logits)
 
 
 def head_products(model: nn.Module) -> Tensor | None:

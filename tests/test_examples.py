@@ -4,11 +4,7 @@ import re
 import runpy
 from pathlib import Path
 
-import numpy as np
 import pytest
-import timm
-import torch
-from PIL import Image
 
 from methods import dampening
 

@@ -89,7 +89,6 @@ class Change:
         return cls(saved["alpha"], saved["lam"], parts)
 
 
-@torch.no_grad()
 def dampen(
     model: nn.Module, importance: Mapping[str, Tensor], forget_importance: Mapping[str, Tensor], *,
     alpha: float, lam: float = 1.0,
@@ -116,12 +115,13 @@ def dampen(
     full, forget = (_ready(i, parameters) for i in (importance, forget_importance))
     if isinstance(importance, Importance) and isinstance(forget_importance, Importance):
         check_part(importance, forget_importance)
-    parts = {name: _part(p, full[name], forget[name], alpha, lam) for name, p in parameters.items()}
-    for name, part in parts.items():
-        parameters[name].put_(part.index, part.after)
+    with torch.no_grad():
+        parts = {name: _part(p, full[name], forget[name], alpha, lam) for name, p in parameters.items()}
+        for name, part in parts.items():
+            parameters[name].put_(part.index, part.after)
     change = Change(alpha, lam, parts)
     if not change.selected:
-        warnings.warn(_nothing(importance, forget_importance, full, forget, alpha), stacklevel=3)
+        warnings.warn(_nothing(importance, forget_importance, full, forget, alpha), stacklevel=2)
     return change
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import cut, moved, parts_of, size_of
-from .loss import Loss, check_range, cross_entropy, inputs_and_labels, predicted
+from .loss import Loss, check_labels, check_range, cross_entropy, inputs_and_labels, predicted
 from .microbatch import microbatch_size
 from .per_sample import SquaredGradients, zero_sums
 
@@ -200,10 +200,12 @@ def checked(
         if size_of(batch) == 0:
             raise ValueError("Expected batches of at least one sample, but got an empty one; leave it out.")
         if loss is cross_entropy:
+            _, labels = inputs_and_labels(batch)
+            check_labels(labels, size_of(batch))
             if not classes:
                 with torch.no_grad():
                     classes = predicted(model, cut(batch, slice(1)))[0].shape[1]
-            check_range(inputs_and_labels(batch)[1], classes)
+            check_range(labels, classes)
         yield batch
 
 
@@ -251,7 +253,7 @@ def _add_batches(model: nn.Module, batches: Iterable[Any], loss: Loss, chunk_siz
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     with own_gradients([p for _, p in named]) as parameters:
         for batch in batches:
-            chunk_size = chunk_size or microbatch_size(model, batch[0])
+            chunk_size = chunk_size or microbatch_size(model, batch, loss)
             size = 0
             for part in parts_of(batch, chunk_size):
                 losses = loss(model, part)
@@ -271,18 +273,9 @@ def _add_batches(model: nn.Module, batches: Iterable[Any], loss: Loss, chunk_siz
 
 
 def _add_samples(model: nn.Module, batches: Iterable[Any], loss: Loss, chunk_size: int | None) -> Sums:
-    import torch.nn.functional as F
-
-    from .per_sample import default_chunk_size
-
-    squares = SquaredGradients(
-        model, lambda logits, y: (torch.softmax(logits, dim=1) - F.one_hot(y, logits.shape[1])).unsqueeze(1)
-    )
-    sums, n, n_batches = zero_sums(model), 0, 0
-    for inputs, labels in batches:
-        chunk_size = chunk_size or default_chunk_size(model, inputs)
-        squares.add_to(sums, inputs, labels, chunk_size)
-        n, n_batches = n + len(inputs), n_batches + 1
+    squares, sums, n, n_batches = SquaredGradients(model, loss), zero_sums(model), 0, 0
+    for batch in batches:
+        n, n_batches = n + squares.add_to(sums, batch, chunk_size), n_batches + 1
     return sums, n, n_batches
 
 

@@ -20,7 +20,10 @@ def parts():
     random = seeded()
     scale = {"forget": 1.0, "retain": 2.0, "unseen": 0.3}
     return {
-        name: (scale[name] * torch.eye(3)[torch.arange(n) % 3] + torch.randn(n, 3, generator=random), torch.arange(n) % 3)
+        name: (
+            scale[name] * torch.eye(3)[torch.arange(n) % 3] + torch.randn(n, 3, generator=random),
+            torch.arange(n) % 3,
+        )
         for name, n in SIZES.items()
     }
 

@@ -118,7 +118,7 @@ X, Y = samples()
 WRONG = {
     "labels in a column": ((X, Y[:, None]), r"labels \(12,\), one integer per sample, but got \(12, 1\)"),
     "one hot": ((X, F.one_hot(Y)), r"labels \(12,\), one integer per sample, but got \(12, 3\)"),
-    "too few labels": ((X, Y[:11]), r"got \(11,\)|got \(\)|got \(1[12],\)"),
+    "too few labels": ((X, Y[:11]), r"labels \(12,\), one integer per sample, but got \(11,\)"),
     "float labels": ((X, Y.float()), r"integers, but got torch.float32"),
     "bool labels": ((X, Y > 0), r"integers, but got torch.bool"),
     "labels from 1": ((X, Y + 1), r"from 0 to 2, as the model has 3 logits, but got 1 to 3"),
@@ -281,7 +281,7 @@ def test_a_change_says_what_it_did_and_is_undone_bit_for_bit(tmp_path):
     assert change.selected == sum(moved.values()) > 0
     for name, part in change.parts.items():
         ratio = (forget[name] / full[name])[forget[name] > 1.1 * full[name]]
-        assert part.mean_beta == pytest.approx(float((0.7 / ratio).mean()))
+        assert part.mean_beta == (pytest.approx(float((0.7 / ratio).mean())) if len(ratio) else None)
     assert f"{change.selected:,}" in str(change).splitlines()[-1]
     assert "0.weight" in str(change)
     change.save(tmp_path / "change.pt")

@@ -139,7 +139,8 @@ def _ready(importance: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"Expected an importance of every named parameter, but {'; '.join(wrong[:5])}{more}.")
     check_values(importance)
-    return {name: importance[name].to(p.device) for name, p in parameters.items()}
+    dtypes = {name: torch.promote_types(value.dtype, torch.float32) for name, value in importance.items()}
+    return {name: importance[name].to(p.device, dtypes[name]) for name, p in parameters.items()}
 
 
 def _part(parameter: Tensor, full: Tensor, forget: Tensor, alpha: float, lam: float) -> Part:

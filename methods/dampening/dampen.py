@@ -89,7 +89,6 @@ class Change:
         return cls(saved["alpha"], saved["lam"], parts)
 
 
-@torch.no_grad()
 def dampen(
     model: nn.Module, importance: Mapping[str, Tensor], forget_importance: Mapping[str, Tensor], *,
     alpha: float, lam: float = 1.0,
@@ -116,12 +115,13 @@ def dampen(
     full, forget = (_ready(i, parameters) for i in (importance, forget_importance))
     if isinstance(importance, Importance) and isinstance(forget_importance, Importance):
         check_part(importance, forget_importance)
-    parts = {name: _part(p, full[name], forget[name], alpha, lam) for name, p in parameters.items()}
-    for name, part in parts.items():
-        parameters[name].put_(part.index, part.after)
+    with torch.no_grad():
+        parts = {name: _part(p, full[name], forget[name], alpha, lam) for name, p in parameters.items()}
+        for name, part in parts.items():
+            parameters[name].put_(part.index, part.after)
     change = Change(alpha, lam, parts)
     if not change.selected:
-        warnings.warn(_nothing(importance, forget_importance, full, forget, alpha), stacklevel=3)
+        warnings.warn(_nothing(importance, forget_importance, full, forget, alpha), stacklevel=2)
     return change
 
 
@@ -139,7 +139,8 @@ def _ready(importance: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"Expected an importance of every named parameter, but {'; '.join(wrong[:5])}{more}.")
     check_values(importance)
-    return {name: importance[name].to(p.device) for name, p in parameters.items()}
+    dtypes = {name: torch.promote_types(value.dtype, torch.float32) for name, value in importance.items()}
+    return {name: importance[name].to(p.device, dtypes[name]) for name, p in parameters.items()}
 
 
 def _part(parameter: Tensor, full: Tensor, forget: Tensor, alpha: float, lam: float) -> Part:

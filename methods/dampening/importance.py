@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import cut, moved, parts_of, size_of
-from .loss import Loss, check_range, cross_entropy, inputs_and_labels, predicted
+from .loss import Loss, check_labels, check_range, cross_entropy, inputs_and_labels, predicted
 from .microbatch import microbatch_size
 from .per_sample import SquaredGradients, zero_sums
 
@@ -200,10 +200,12 @@ def checked(
         if size_of(batch) == 0:
             raise ValueError("Expected batches of at least one sample, but got an empty one; leave it out.")
         if loss is cross_entropy:
+            _, labels = inputs_and_labels(batch)
+            check_labels(labels, size_of(batch))
             if not classes:
                 with torch.no_grad():
                     classes = predicted(model, cut(batch, slice(1)))[0].shape[1]
-            check_range(inputs_and_labels(batch)[1], classes)
+            check_range(labels, classes)
         yield batch
 
 
@@ -271,8 +273,7 @@ def _add_batches(model: nn.Module, batches: Iterable[Any], loss: Loss, chunk_siz
 
 
 def _add_samples(model: nn.Module, batches: Iterable[Any], loss: Loss, chunk_size: int | None) -> Sums:
-    squares = SquaredGradients(model, loss)
-    sums, n, n_batches = zero_sums(model), 0, 0
+    squares, sums, n, n_batches = SquaredGradients(model, loss), zero_sums(model), 0, 0
     for batch in batches:
         n, n_batches = n + squares.add_to(sums, batch, chunk_size), n_batches + 1
     return sums, n, n_batches

@@ -46,11 +46,7 @@ def predicted(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"Expected logits (B, K) of at least two classes, but got {tuple(output.shape)}{OTHERWISE}{advice}."
         )
-    if not isinstance(labels, Tensor) or labels.shape != output.shape[:1]:
-        shape = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"Expected labels ({len(output)},), one integer per sample, but got {shape}{OTHERWISE}.")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"Expected labels to be integers, but got {labels.dtype}{OTHERWISE}.")
+    check_labels(labels, len(output))
     return output, labels
 
 
@@ -62,6 +58,15 @@ def inputs_and_labels(batch: Any) -> tuple[Mapping[str, Any] | list[Any], Any]:
         return list(batch[:-1]), batch[-1]
     found = f"names {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
     raise TypeError(f"Expected a batch (inputs, labels) or a mapping with labels, but got {found}{OTHERWISE}.")
+
+
+def check_labels(labels: Any, n: int | None) -> None:
+    """Raise ValueError unless there are `n` integer labels."""
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or n not in (None, len(labels)):
+        shape = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"Expected labels ({n or 'B'},), one integer per sample, but got {shape}{OTHERWISE}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"Expected labels to be integers, but got {labels.dtype}{OTHERWISE}.")
 
 
 def check_range(labels: Tensor, classes: int) -> None:

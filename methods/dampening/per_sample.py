@@ -131,9 +131,9 @@ class SquaredGradients:
 
     def _refuse_samples_that_interact(self, batch: Any) -> None:
         with torch.no_grad():
-            together = in_float32(self._values(batch))
-            alone = torch.cat([in_float32(self._values(sample)) for sample in parts_of(batch, 1)])
-        rounding = 1e3 * torch.finfo(self._values(batch).dtype).eps
+            together = self._values(batch)
+            alone = torch.cat([self._values(sample) for sample in parts_of(batch, 1)])
+        rounding = 1e3 * torch.finfo(together.dtype).eps
         if (together - alone).abs().max() > ALONE * alone.abs().max() + rounding:
             raise ValueError(
                 f"Expected samples that do not see each other, but got losses {together.flatten().tolist()} for two "

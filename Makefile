@@ -27,7 +27,7 @@ setup: $(READY)  ## make .venv with the pinned versions (the other targets do it
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[suite,cluster,dev]'
 	touch $@
 
 demo: WORKERS ?= 2

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import get_classifier
-from methods.dampening.importance import Batch, eval_mode
+from methods.dampening.importance import eval_mode
 from methods.dampening.per_sample import SquaredGradients, default_chunk_size, zero_sums
 
 MANY_GROUPS = -40.0  # log2 of a share so small that every column may as well stay alone
@@ -16,7 +16,12 @@ ROTATED = 32  # columns of a sample: larger symmetric eigenproblems are not batc
 
 
 def fisher_diagonal(
-    model: nn.Module, batches: Iterable[Batch], *, error: float, random: torch.Generator, chunk_size: int | None = None
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    error: float,
+    random: torch.Generator,
+    chunk_size: int | None = None,
 ) -> dict[str, Tensor]:
     """Return I = (1/N) Σ_x Σ_y p(y|x)·(∂CE(x, y)/∂θ)² for every named parameter, ≥ 0, shaped like the parameter.
 
@@ -40,7 +45,7 @@ def fisher_diagonal(
     """
     if not error >= 0:
         raise ValueError(f"Expected error to be at least 0, but got {error}.")
-    squares = SquaredGradients(model, lambda logits, columns: columns.to(logits.dtype))
+    squares = SquaredGradients(model, along_columns)
     sums, count, products = zero_sums(model), 0, head_products(model)
     with eval_mode(model):
         for inputs, _ in batches:
@@ -50,11 +55,20 @@ def fisher_diagonal(
             chunk_size = chunk_size or default_chunk_size(model, inputs)
             for part in numbers.argsort().split(chunk_size):
                 largest = int(numbers[part].max())
-                squares.add_to(sums, inputs[part], columns[part, :largest], len(part))
+                if largest == 0:  # predictions without any doubt
+                    continue
+                squares.add_to(sums, (inputs[part], columns[part, :largest]), len(part))
             count += len(inputs)
     if count == 0:
         raise ValueError("Expected at least one batch to take the Fisher information over, but got none.")
     return {name: value.div_(count) for name, value in sums.items()}
+
+
+def along_columns(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the logits of inputs along columns (B, R, K): (B, R)."""
+    inputs, columns = batch
+    logits = model(inputs)
+    return torch.einsum("brk,bk->br", columns.to(logits.dtype), logits)
 
 
 def head_products(model: nn.Module) -> Tensor | None:

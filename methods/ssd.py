@@ -10,7 +10,7 @@ from datasets.base import ForgetSplit, LabelledImages
 from datasets.values import check_fields
 from methods.base import Call, MethodContext
 from methods.dampening.dampen import dampen
-from methods.dampening.importance import Reduction, parameter_importance
+from methods.dampening.importance import Importance, Reduction
 from methods.dampening.per_sample import LARGEST_CHUNK
 
 Order = Literal["class_sorted", "retain_shuffled", "shuffled"]
@@ -56,7 +56,7 @@ class SSD:
         batch_size = self.batch_size
         if self.reduction == "per_sample" and data.device.type == "cuda":  # as many as may share a pass on it
             batch_size = max(batch_size, LARGEST_CHUNK)
-        return parameter_importance(model, context.batches(data, batch_size), reduction=self.reduction)
+        return dict(Importance.of(model, context.batches(data, batch_size), reduction=self.reduction))
 
     def _importance_of_all(self, call: Call) -> dict[str, Tensor]:
         """Return I_D of the call's model and split."""

@@ -53,7 +53,7 @@ from datasets.base import LabelledImages
 from datasets.batches import Augmentation, Batches
 from datasets.seeding import generator
 from methods.dampening.dampen import dampen
-from methods.dampening.importance import Reduction, parameter_importance
+from methods.dampening.importance import Importance, Reduction
 from methods.fisher import sample_error
 from methods.fisher_information import fisher_diagonal
 from methods.training import Recipe, train
@@ -206,7 +206,7 @@ def evaluation(s: Setup, model: nn.Module) -> Result:
 
 
 def importance(s: Setup, data: LabelledImages, reduction: Reduction) -> Result:
-    return parameter_importance(s.model, Batches(data, BATCH_SIZE, s.preprocessing), reduction=reduction)
+    return dict(Importance.of(s.model, Batches(data, BATCH_SIZE, s.preprocessing), reduction=reduction))
 
 
 def dampened(model: nn.Module, full: Result, forget: Result) -> nn.Module:

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from benchmark.composer import Composer
 from benchmark.records.__main__ import main as records_main
 from benchmark.report.__main__ import main as report_main
 from benchmark.search.__main__ import main as search_main
+from methods import dampening
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".", "benchmark/launcher", "configs", "methods", "results", "scripts")
@@ -117,11 +119,14 @@ def test_other_commands_exist_and_compose():
                     assert composer.cell(composer.jobs()[0]), line
 
 
-def test_the_library_example_runs(cnn, split, context):
-    names = {"model": cnn, "train_batches": context.batches(split.retain_train.join(split.forget_train), 4),
-             "forget_batches": context.batches(split.forget_train, 4)}  # fmt: skip
-    exec(dict(fences(README))["python"], names)
-    assert isinstance(names["n_dampened"], int)
+def test_the_library_example_runs(cnn, split, context, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dampening", dampening)
+    sets = {"train": split.retain_train.join(split.forget_train), "forget": split.forget_train,
+            "retain": split.retain_train, "unseen": split.retain_test}  # fmt: skip
+    names = {"model": cnn} | {f"{name}_loader": context.batches(data, 4) for name, data in sets.items()}
+    with pytest.warns(UserWarning, match="Nothing is selected: α = 10"):  # a third of the images
+        exec(dict(fences(README))["python"], names)
+    assert "accuracy, forget" in capsys.readouterr().out
 
 
 def test_the_readme_is_short():

@@ -1,29 +1,53 @@
 """Microbatches: as many samples share a forward and backward pass as memory holds, if they do not see each other."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .batches import cut, leaves, size_of
+
 CPU_BYTES = 3 * 2**27  # for autograd; a ViT-B/16, its importances and torch itself then stay below 4 GB
 GPU_SHARE = 0.25  # of all memory, not of the free part: the same GPU gives the same numbers
 
+Forward = Callable[[nn.Module, Any], Any]
 
-def microbatch_size(model: nn.Module, inputs: Tensor) -> int:
-    """Return how many samples like the first of `inputs` (B, …) may share a forward and backward pass of `model`.
 
-    There is no limit, `sys.maxsize`, if they must share it: under batch normalisation in train mode the output for
-    one sample depends on the others.
+def call(model: nn.Module, batch: Any) -> Any:
+    return model(batch)
+
+
+def mixing_layer(model: nn.Module) -> str | None:
+    """Return the name of a layer under which the output for one sample depends on the others, or None."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            return name or type(module).__name__
+    return None
+
+
+def microbatch_size(model: nn.Module, batch: Any, forward: Forward = call) -> int:
+    """Return how many samples like the first of `batch` may share a forward and backward pass of `model`.
+
+    There is no limit, `sys.maxsize`, if they must share it: under batch normalisation in train mode, or without
+    running statistics, the output for one sample depends on the others, and a batch of an unknown type cannot be cut.
+
+    Args:
+        batch: inputs (B, …), or anything that `forward` takes.
+        forward: (model, batch) -> what is to be differentiated; by default the model's outputs for a tensor.
     """
-    if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+    if mixing_layer(model) is not None or not size_of(batch):
         return sys.maxsize
-    one = inputs[:1].clone()  # a slice would count as all of `inputs`
-    of_a_sample = kept_bytes(model, torch.cat([one, one])) - kept_bytes(model, one)  # weights are kept once
-    return max(1, budget(inputs.device) // max(1, of_a_sample))
+    one, two = (
+        cut(batch, torch.zeros(n, dtype=torch.long)) for n in (1, 2)
+    )  # copies: a slice would count as the whole
+    of_a_sample = kept_bytes(model, two, forward) - kept_bytes(model, one, forward)  # weights are kept once
+    return max(1, budget(next(leaves(batch)).device) // max(1, of_a_sample))
 
 
-def kept_bytes(model: nn.Module, inputs: Tensor) -> int:
+def kept_bytes(model: nn.Module, batch: Any, forward: Forward = call) -> int:
     """Return the bytes that autograd keeps of a forward pass for the backward pass."""
     kept: dict[int, int] = {}
 
@@ -33,7 +57,7 @@ def kept_bytes(model: nn.Module, inputs: Tensor) -> int:
         return tensor.detach()  # the tensor itself would be held by the graph that it holds, for good
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        _ = model(inputs)  # named, so that nothing is freed and its address used again
+        _ = forward(model, batch)  # named, so that nothing is freed and its address used again
     return sum(kept.values())
 
 

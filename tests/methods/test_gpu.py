@@ -9,8 +9,9 @@ import torch
 from benchmark.device import set_up
 from benchmark.models import ResNet18
 from datasets.batches import Augmentation, Batches
-from methods.dampening.importance import parameter_importance
-from methods.dampening.per_sample import SquaredGradients
+from methods.dampening import Importance
+from methods.dampening.loss import cross_entropy
+from methods.dampening.per_sample import SquaredGradients, zero_sums
 from methods.fisher_information import fisher_diagonal
 from methods.training import Compute, train
 from tests.methods.helpers import compose_config
@@ -68,8 +69,8 @@ def test_compiled_training_is_the_same(trained, precision):
 
 
 DIAGONALS = {
-    "batch_mean": partial(parameter_importance, reduction="batch_mean"),
-    "per_sample": partial(parameter_importance, reduction="per_sample"),
+    "batch_mean": partial(Importance.of, reduction="batch_mean"),
+    "per_sample": partial(Importance.of, reduction="per_sample"),
     "fisher": lambda model, batches: fisher_diagonal(
         model, batches, error=0.0, random=torch.Generator(model.fc.weight.device)
     ),
@@ -89,9 +90,7 @@ def test_importance_and_information_are_those_of_the_cpu(dataset, data, preproce
 
 
 def test_the_formulas_of_the_layers_serve_on_a_gpu(data, preprocessing):
-    def direction(logits, labels):
-        return torch.nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype).unsqueeze(1)
-
-    squares = SquaredGradients(network().to(CUDA).eval(), direction)
-    ((x, labels), *_) = Batches(data.train, 8, preprocessing)
-    assert squares._layers_agree(x[:2], labels[:2])
+    squares = SquaredGradients(network().to(CUDA).eval(), cross_entropy)
+    (batch, *_) = Batches(data.train, 8, preprocessing)
+    squares.add_to(zero_sums(squares.model), batch)
+    assert squares.way == squares.by_layers

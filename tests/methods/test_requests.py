@@ -11,7 +11,7 @@ from datasets.seeding import derive_seed
 from datasets.splits import requests_split, subclass_split
 from methods.amnesiac import Amnesiac
 from methods.base import Call
-from methods.dampening import dampen, parameter_importance
+from methods.dampening import Importance, dampen
 from methods.requests import answer
 from methods.ssd import SSD
 from methods.training import Recipe
@@ -85,7 +85,7 @@ def test_ssd_by_hand(dataset, cnn, context, method):
     first, second = split_of(dataset, "dog", "ant").requests
 
     def importance(model, data):
-        return parameter_importance(model, context.batches(data, 8), reduction="batch_mean")
+        return Importance.of(model, context.batches(data, 8), reduction="batch_mean")
 
     def sorted_with_last(split):
         retain = split.retain_train

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from datasets.splits import random_split
-from methods.dampening import dampen, parameter_importance
+from methods.dampening import Importance, dampen
 from methods.ssd import SSD
 
 
@@ -20,14 +20,14 @@ class OneTensor(nn.Module):
 
 def dampened(values, full, forget, *, alpha, lam):
     model = OneTensor(values)
-    selected = dampen(model, {"w": torch.tensor(full)}, {"w": torch.tensor(forget)}, alpha=alpha, lam=lam)
+    change = dampen(model, {"w": torch.tensor(full)}, {"w": torch.tensor(forget)}, alpha=alpha, lam=lam)
     assert model.b.tolist() == values
-    return selected, model.w.tolist()
+    return change.selected, model.w.tolist()
 
 
 def importances(cnn, split, context):
     return [
-        parameter_importance(cnn, context.batches(data, 16), reduction="per_sample")
+        Importance.of(cnn, context.batches(data, 16), reduction="per_sample")
         for data in (split.retain_train.join(split.forget_train), split.forget_train)
     ]
 
@@ -69,7 +69,7 @@ def test_the_clamp_is_inactive_at_the_published_settings(cnn, split, context):
     full = {name: value / 10 ** (3 * torch.rand(value.shape)) for name, value in forget.items()}
     for alpha, lam in ((10, 1), (5, 1), (25, 1), (50, 0.1)):
         model = copy.deepcopy(cnn)
-        selected = dampen(model, full, forget, alpha=alpha, lam=lam)
+        selected = dampen(model, full, forget, alpha=alpha, lam=lam).selected
         beta = vector(model).double() / vector(cnn).double()
         assert (beta[beta != 1] < lam / alpha + 1e-6).all()
         assert int((beta != 1).sum()) == selected > 0
@@ -81,7 +81,8 @@ def test_per_sample_importances_bound_alpha_by_the_share_of_the_forget_set(cnn, 
     # I_D is the mean over D, of which D_f is a part: I_D ≥ (N_f / N)·I_Df, so α ≥ N / N_f selects nothing.
     for n in (6, 20):
         full, forget = importances(cnn, random_split(dataset, n=n, seed=0), context)
-        assert dampen(copy.deepcopy(cnn), full, forget, alpha=60 / n * (1 + 1e-5), lam=1) == 0
+        with pytest.warns(UserWarning, match=f"at most N/N_f = {60 // n}, which α has to stay below"):
+            assert not dampen(copy.deepcopy(cnn), full, forget, alpha=60 / n * (1 + 1e-5), lam=1).selected
 
 
 def test_the_bound_is_reached_by_what_only_the_forget_set_uses():
@@ -89,10 +90,11 @@ def test_the_bound_is_reached_by_what_only_the_forget_set_uses():
     random = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 4, generator=random), torch.arange(20) % 3
     x[5:, 0] = 0  # the first feature is there in the first five samples alone
-    full = parameter_importance(model, [(x, y)], reduction="per_sample")
-    forget = parameter_importance(model, [(x[:5], y[:5])], reduction="per_sample")
-    assert dampen(copy.deepcopy(model), full, forget, alpha=4 * (1 + 1e-5), lam=1) == 0
-    assert dampen(copy.deepcopy(model), full, forget, alpha=4 * (1 - 1e-5), lam=1) == 3
+    full = Importance.of(model, [(x, y)], reduction="per_sample")
+    forget = Importance.of(model, [(x[:5], y[:5])], reduction="per_sample")
+    with pytest.warns(UserWarning, match="Nothing is selected"):
+        assert not dampen(copy.deepcopy(model), full, forget, alpha=4 * (1 + 1e-5), lam=1).selected
+    assert dampen(copy.deepcopy(model), full, forget, alpha=4 * (1 - 1e-5), lam=1).selected == 3
 
 
 def test_frozen_parameters_and_buffers_stay(cnn, split, context):

@@ -48,8 +48,8 @@ def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         from methods import ssd
 
-        original = ssd.parameter_importance
-        monkeypatch.setattr(ssd, "parameter_importance", lambda *a, **o: calls.append(1) or original(*a, **o))
+        original = ssd.Importance.of
+        monkeypatch.setattr(ssd.Importance, "of", lambda *a, **o: calls.append(1) or original(*a, **o))
         assert start(["search=ssd", "protocol=paper", "search.n_trials=12"], folder, monkeypatch) == 0
     return folder, len(calls)
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets.splits import class_split, random_split, subclass_split
-from methods.dampening.importance import parameter_importance
+from methods.dampening import Importance
 from methods.ssd import ordered
 from tests.methods.helpers import seeded
 
@@ -43,16 +43,16 @@ def assert_same(ours, expected):
 
 def test_batch_mean_equals_the_literal_loop(cnn):
     batches = in_batches(*samples(), 4)  # the last one is short and counts as much
-    assert_same(parameter_importance(cnn, batches, reduction="batch_mean"), mean_over(cnn, batches))
+    assert_same(Importance.of(cnn, batches, reduction="batch_mean"), mean_over(cnn, batches))
 
 
 def test_per_sample_equals_a_loop_over_samples(cnn):
     x, y = samples()
     expected = mean_over(cnn, in_batches(x, y, 1))
     for chunk_size in (None, 1, 3):
-        ours = parameter_importance(cnn, in_batches(x, y, 4), reduction="per_sample", chunk_size=chunk_size)
+        ours = Importance.of(cnn, in_batches(x, y, 4), reduction="per_sample", chunk_size=chunk_size)
         assert_same(ours, expected)
-    assert_same(parameter_importance(cnn, in_batches(x, y, 1), reduction="batch_mean"), expected)
+    assert_same(Importance.of(cnn, in_batches(x, y, 1), reduction="batch_mean"), expected)
 
 
 @pytest.fixture(params=["batch_mean", "per_sample"])
@@ -62,11 +62,11 @@ def reduction(request):
 
 def test_every_parameter_has_one_and_it_is_0_where_the_loss_does_not_reach(cnn, reduction):
     batches = in_batches(*samples(), 4)
-    free = parameter_importance(cnn, batches, reduction=reduction)
+    free = dict(Importance.of(cnn, batches, reduction=reduction))
     assert all((value > 0).any() for value in free.values())
     cnn.unused = nn.Parameter(torch.ones(2))
     cnn.conv.weight.requires_grad_(False)
-    importance = parameter_importance(cnn, batches, reduction=reduction)
+    importance = dict(Importance.of(cnn, batches, reduction=reduction))
     assert {name: v.shape for name, v in importance.items()} == {name: p.shape for name, p in cnn.named_parameters()}
     assert all(value.dtype == torch.float32 and (value >= 0).all() for value in importance.values())
     assert not any(value.requires_grad for value in importance.values())
@@ -80,14 +80,14 @@ def test_every_parameter_has_one_and_it_is_0_where_the_loss_does_not_reach(cnn, 
 @pytest.mark.usefixtures("global_rng_untouched")
 def test_the_model_is_used_in_eval_mode_and_left_as_it_was(cnn, reduction):
     batches = in_batches(*samples(), 4)
-    expected = parameter_importance(cnn, batches, reduction=reduction)
+    expected = Importance.of(cnn, batches, reduction=reduction)
     before = {name: value.clone() for name, value in cnn.state_dict().items()}
     cnn.train()
     cnn.fc.eval()
-    again = parameter_importance(cnn, batches, reduction=reduction)
+    again = Importance.of(cnn, batches, reduction=reduction)
     assert all(torch.equal(again[name], value) for name, value in expected.items())
     with pytest.raises(RuntimeError):
-        parameter_importance(cnn, [(torch.zeros(2, 7), torch.zeros(2).long())], reduction=reduction)
+        Importance.of(cnn, [(torch.zeros(2, 7), torch.zeros(2).long())], reduction=reduction)
     assert (cnn.training, cnn.norm.training, cnn.fc.training) == (True, True, False)
     assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
     assert all(p.grad is None for p in cnn.parameters())
@@ -96,9 +96,9 @@ def test_the_model_is_used_in_eval_mode_and_left_as_it_was(cnn, reduction):
 def test_what_is_refused(cnn, split):
     for reduction in ("batch_mean", "per_sample"):
         with pytest.raises(ValueError, match="at least one batch"):
-            parameter_importance(cnn, [], reduction=reduction)
+            Importance.of(cnn, [], reduction=reduction)
     with pytest.raises(ValueError, match="batch_mean or per_sample, but got 'sum'"):
-        parameter_importance(cnn, [], reduction="sum")
+        Importance.of(cnn, [], reduction="sum")
     with pytest.raises(ValueError, match="class_sorted, retain_shuffled, shuffled, but got 'sorted'"):
         ordered(split, "sorted", seeded())
 

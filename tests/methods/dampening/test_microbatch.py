@@ -69,7 +69,7 @@ class Counting(nn.Module):
 @pytest.fixture
 def parts_of_three(monkeypatch):
     for module in (importance, training, unsir):
-        monkeypatch.setattr(module, "microbatch_size", lambda model, inputs: 3)
+        monkeypatch.setattr(module, "microbatch_size", lambda *_: 3)
 
 
 def trained(split, recipe, compute, preprocessing):
@@ -95,13 +95,13 @@ def test_importance_in_parts_is_that_of_the_batch(request):
     torch.manual_seed(0)
     model = Counting()
     batches = [(torch.randn(n, 3, 8, 8), torch.arange(n) % 3) for n in (8, 5)]
-    whole = importance.parameter_importance(model, batches, reduction="batch_mean")
+    whole = importance.Importance.of(model, batches, reduction="batch_mean")
     assert 8 in model.sizes
     request.getfixturevalue("parts_of_three")
     model.sizes.clear()
-    parts = importance.parameter_importance(model, batches, reduction="batch_mean")
-    assert model.sizes == [3, 3, 2, 3, 2]
-    torch.testing.assert_close(parts, whole)
+    parts = importance.Importance.of(model, batches, reduction="batch_mean")
+    assert model.sizes == [1, 3, 3, 2, 3, 2]  # the first tells the number of classes
+    torch.testing.assert_close(dict(parts), dict(whole))
     assert not parts["unused"].any()
 
 

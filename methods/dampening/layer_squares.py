@@ -234,7 +234,8 @@ class Products:
     def sums(self) -> Sums:
         if self.n_kept:
             self._flush()
-        sums = {"weight": as_weight(self.use.layer, self.weight), "bias": self.bias}
+        weight = None if self.weight is None else self.weight.clamp_(min=0)  # terms of either sign may leave rounding
+        sums = {"weight": as_weight(self.use.layer, weight), "bias": self.bias}
         return {name: value for name, value in sums.items() if value is not None}
 
     def _flush(self) -> None:

@@ -366,12 +366,13 @@ def squared(gradient: Tensor) -> Tensor:
 
 
 def gradients_of(value: Tensor, parameters: list[nn.Parameter]) -> Sequence[Tensor | None]:
-    """Return the gradients of a number, which keeps its graph; those held by the parameters stay as they are."""
-    try:
+    """Return the gradients of a number, which keeps its graph; those held by the parameters stay as they are.
+
+    `torch.autograd.grad` would find none inside of a reentrant checkpoint. Hooks that act on a held gradient, as an
+    optimiser's step within the backward pass does, must not see these.
+    """
+    if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in parameters):
         return torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):  # such a checkpoint lets pass nothing but `backward`
-            raise
     held = [p.grad for p in parameters]
     try:
         for p in parameters:

@@ -10,7 +10,8 @@ from benchmark.device import set_up
 from benchmark.models import ResNet18
 from datasets.batches import Augmentation, Batches
 from methods.dampening import Importance
-from methods.dampening.per_sample import SquaredGradients
+from methods.dampening.loss import cross_entropy
+from methods.dampening.per_sample import SquaredGradients, zero_sums
 from methods.fisher_information import fisher_diagonal
 from methods.training import Compute, train
 from tests.methods.helpers import compose_config
@@ -89,9 +90,7 @@ def test_importance_and_information_are_those_of_the_cpu(dataset, data, preproce
 
 
 def test_the_formulas_of_the_layers_serve_on_a_gpu(data, preprocessing):
-    def direction(logits, labels):
-        return torch.nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype).unsqueeze(1)
-
-    squares = SquaredGradients(network().to(CUDA).eval(), direction)
-    ((x, labels), *_) = Batches(data.train, 8, preprocessing)
-    assert squares._layers_agree(x[:2], labels[:2])
+    squares = SquaredGradients(network().to(CUDA).eval(), cross_entropy)
+    (batch, *_) = Batches(data.train, 8, preprocessing)
+    squares.add_to(zero_sums(squares.model), batch)
+    assert squares.way == squares.by_layers

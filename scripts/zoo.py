@@ -20,6 +20,7 @@ if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):  # before th
 import copy
 import ctypes
 import importlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ class Text(nn.Module):
         self.embed, self.layers, self.head = nn.Embedding(WORDS, width, 0), layers, nn.Linear(width, CLASSES)
         self.time_first, self.masked = time_first, masked
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> Any:
         x = self.embed(ids)
         if self.masked:
             x = self.layers(x, src_key_padding_mask=ids == 0)
@@ -88,7 +89,7 @@ class Bag(nn.Module):
         super().__init__()
         self.embed, self.head = nn.EmbeddingBag(WORDS, 32, sparse=sparse), nn.Linear(32, CLASSES)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> Any:
         return self.head(self.embed(ids).tanh())
 
 
@@ -100,7 +101,7 @@ class Tied(nn.Module):
         self.embed, self.mix, self.head = nn.Embedding(WORDS, 32), nn.Linear(32, 32), nn.Linear(32, WORDS, bias=False)
         self.head.weight = self.embed.weight
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> Any:
         return self.head(self.mix(self.embed(ids)).tanh().mean(dim=1))
 
 
@@ -111,7 +112,7 @@ class Branch(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(64, 64), nn.Linear(64, CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.first(x)
         scale = torch.from_numpy(1 / (1 + abs(x.detach().numpy()).max(axis=1, keepdims=True)))
         return torch.stack([self.second(row.tanh() if float(row.detach().sum()) > 0 else row) for row in x * scale])
@@ -122,7 +123,7 @@ class Checkpointed(nn.Module):
         super().__init__()
         self.layers, self.head, self.reentrant = mlp(64, 64), nn.Linear(CLASSES, CLASSES), reentrant
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.head(checkpoint(self.layers, x.requires_grad_(self.reentrant), use_reentrant=self.reentrant))
 
 
@@ -161,7 +162,7 @@ def of_torchvision(name: str, n: int, size: int = 64, **options: Any) -> Case:
     return images(torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options), n, size)
 
 
-def vectors(model: nn.Module, n: int, width: int = 64) -> Case:
+def vectors(model: Any, n: int, width: int = 64) -> Case:
     return Case(model.eval(), (torch.randn(n, width), labels(n)))
 
 
@@ -184,7 +185,7 @@ def frozen_backbone(n: int) -> Case:
 
 
 def regression(n: int) -> Case:
-    def squared_error(model: nn.Module, batch: Any) -> Tensor:
+    def squared_error(model: nn.Module, batch: Any) -> Any:
         return (model(batch[0]).mean(dim=1) - batch[1]).square()
 
     return Case(mlp(64, 64).eval(), (torch.randn(n, 64), torch.randn(n)), squared_error)
@@ -410,10 +411,10 @@ def way_of(case: Case) -> str:
 def largest_difference(found: Result, expected: Result) -> float:
     """Return the largest difference of a tensor, relative to its norm or, if that almost vanishes, to the mean one."""
     found, expected = raw_names(found), raw_names(expected)
-    norms = {name: float(value.double().norm()) / value.numel() ** 0.5 for name, value in expected.items()}
+    norms = {name: float(value.double().norm()) / math.sqrt(value.numel()) for name, value in expected.items()}
     floor = 1e-6 * sum(norms.values()) / len(norms)
     return max(
-        float((found[name].double() - value.double()).norm()) / value.numel() ** 0.5 / max(norms[name], floor)
+        float((found[name].double() - value.double()).norm()) / math.sqrt(value.numel()) / max(norms[name], floor)
         for name, value in expected.items()
     )
 

@@ -44,7 +44,7 @@ class Squares(Protocol):
 class Use:
     """A layer in a forward pass."""
 
-    layer: nn.Module
+    layer: Any  # an nn.Module, whose attributes depend on its type
     names: list[str]  # of the parameters, as the layer calls them
     n: int  # samples
     arguments: tuple[tuple[Any, ...], dict[str, Any]]  # of its call; the first tensor is (B·k, …)
@@ -160,7 +160,8 @@ class Replayed:
     def _gradients(self, *tensors: Tensor) -> Sums:
         try:
             with sdpa_kernel(SDPBackend.MATH):  # vmap would loop over the fused kernels
-                return vmap(grad(self._value), in_dims=(None, *(0 for _ in tensors)))(self.parameters, *tensors)
+                gradients: Sums = vmap(grad(self._value), (None, *(0 for _ in tensors)))(self.parameters, *tensors)
+                return gradients
         except torch.OutOfMemoryError:
             raise
         except Exception:  # whatever the layer's code meets in the tensors of vmap
@@ -258,7 +259,8 @@ def vectors(tensor: Tensor) -> Tensor:
 
 def channels(layer: Convolution, tensor: Tensor) -> Tensor:
     """Return (B, C, …) as (B, G, T, C/G)."""
-    return tensor.flatten(2).unflatten(1, (layer.groups, -1)).mT
+    split: Tensor = tensor.flatten(2).unflatten(1, (layer.groups, -1))
+    return split.mT
 
 
 def patches(layer: Convolution, inputs: Tensor) -> Tensor:
@@ -269,7 +271,7 @@ def patches(layer: Convolution, inputs: Tensor) -> Tensor:
         return channels(layer, inputs)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     # Channels last: a row of the kernel is copied as one piece.
-    seen = F.pad(inputs, padding, mode).movedim(1, -1).contiguous().unflatten(-1, (layer.groups, -1))
+    seen: Tensor = F.pad(inputs, padding, mode).movedim(1, -1).contiguous().unflatten(-1, (layer.groups, -1))
     for side, (size, step, by) in enumerate(sides, start=1):
         seen = seen.unfold(side, by * (size - 1) + 1, step)[..., ::by]
     d = len(sides)  # now (B, *positions, G, C/G, *kernel)
@@ -289,21 +291,22 @@ def padding_of(layer: Convolution) -> list[int]:
     return [width for pair in reversed(pairs) for width in pair]
 
 
-def as_weight(layer: nn.Module, total: Tensor | None) -> Tensor | None:
+def as_weight(layer: Any, total: Tensor | None) -> Tensor | None:
     """Return sums (G, M, N) in the shape of the layer's weight."""
     if total is None:
         return None
     shape = layer.weight.shape
     if type(layer).forward in CONVOLUTIONS:
         return total.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
-    return total[0] if total.shape[1:] == shape and type(layer).__name__ != "Conv1D" else total[0].mT
+    return total[0].mT if type(layer).__name__ == "Conv1D" else total[0]
 
 
 def of_samples(positions: Tensor, n: int) -> Tensor:
     """Return (B·k, G, T, N) as (B, G, k·T, N)."""
     if len(positions) == n:
         return positions
-    return positions.unflatten(0, (n, -1)).transpose(1, 2).flatten(2, 3)
+    parts: Tensor = positions.unflatten(0, (n, -1))
+    return parts.transpose(1, 2).flatten(2, 3)
 
 
 def add_by_products(total: Tensor, left: Tensor, right: Callable[[slice], Tensor]) -> None:

@@ -131,9 +131,9 @@ class SquaredGradients:
 
     def _refuse_samples_that_interact(self, batch: Any) -> None:
         with torch.no_grad():
-            together = in_float32(self._values(batch))
-            alone = torch.cat([in_float32(self._values(sample)) for sample in parts_of(batch, 1)])
-        rounding = 1e3 * torch.finfo(self._values(batch).dtype).eps
+            together = self._values(batch)
+            alone = torch.cat([self._values(sample) for sample in parts_of(batch, 1)])
+        rounding = 1e3 * torch.finfo(together.dtype).eps
         if (together - alone).abs().max() > ALONE * alone.abs().max() + rounding:
             raise ValueError(
                 f"Expected samples that do not see each other, but got losses {together.flatten().tolist()} for two "
@@ -262,8 +262,8 @@ class SquaredGradients:
         with torch.enable_grad(), self._recorded([prefix for prefix, names in units.items() if names], n) as calls:
             values = functional_call(self.whole, {f"model.{name}": p for name, p in broadcast.items()}, (batch,))
         uses = [
-            Use(self.model.get_submodule(prefix), list(units[prefix]), len(values), *given, prefix in self.replayed)
-            for prefix, *given, _ in calls
+            Use(self.model.get_submodule(name), list(units[name]), len(values), arguments, flags, name in self.replayed)
+            for name, arguments, flags, _ in calls
         ]
         for use in uses:
             if len(next(leaves(use.arguments))) % use.n:
@@ -329,7 +329,7 @@ class SquaredGradients:
 
         handles = []
         for prefix in prefixes:
-            layer = self.model.get_submodule(prefix)
+            layer: Any = self.model.get_submodule(prefix)
             hook = partial(record, prefix)
             handles.append(layer.register_forward_hook(lambda _, *given, hook=hook: hook(*given), with_kwargs=True))
             if isinstance(layer, nn.Embedding):

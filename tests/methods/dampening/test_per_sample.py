@@ -1,6 +1,9 @@
 """Squared per-sample gradients from layers equal those of a literal loop, or the general way is taken."""
 
+import functools
+import time
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import timm
@@ -359,3 +362,50 @@ def test_shapes_that_agree_by_chance_do_not_mix_samples():
     assert squares.way == squares.by_layers
     one_by_one = squares.one_by_one(ids)
     assert_equal(sums, zero_sums(model) | one_by_one)
+
+
+def test_a_loop_says_so_once_if_gradients_do_not_fit(monkeypatch):
+    monkeypatch.setitem(layer_squares.GRADIENTS, "cpu", 1)
+    model, batch = disturbed(Odd("tied")).double(), (images().double(), TARGETS)
+    squares = SquaredGradients(model, loss)
+    with pytest.warns(RuntimeWarning, match=r"one sample at a time.*too much memory"):
+        added(squares, batch)
+    with warnings.catch_warnings(action="error"):
+        assert_equal(added(squares, batch), literal(model, batch, loss))
+
+
+@pytest.mark.parametrize("slow", ["by_samples", "one_by_one"])
+@pytest.mark.filterwarnings("ignore:The gradients of Odd")
+def test_the_faster_of_the_slow_ways_stays(monkeypatch, slow):
+    squares = SquaredGradients(disturbed(Odd("tied")), loss)
+    way = getattr(squares, slow)
+
+    @functools.wraps(way)
+    def later(batch):
+        time.sleep(0.1)
+        return way(batch)
+
+    monkeypatch.setattr(squares, slow, later)
+    added(squares, (images(), TARGETS), chunk_size=2)
+    assert squares.way is not None
+    assert squares.way.__name__ == {"by_samples": "one_by_one", "one_by_one": "by_samples"}[slow]
+
+
+@dataclass
+class Pair:
+    """A batch that the loss alone understands."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+
+
+@pytest.mark.parametrize("kind", ["plain", "gru"])
+@pytest.mark.filterwarnings("ignore:The gradients of Odd")
+def test_a_batch_of_any_type_is_taken_whole(kind):
+    model, batch = disturbed(Odd(kind)).double(), (images().double(), TARGETS)
+    squares, sums = (
+        SquaredGradients(model, lambda model, pair: loss(model, (pair.inputs, pair.labels))),
+        zero_sums(model),
+    )
+    assert squares.add_to(sums, Pair(*batch)) == 5
+    assert_equal(sums, literal(model, batch, loss))

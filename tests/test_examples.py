@@ -5,7 +5,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
+from PIL import Image
 
 from methods import dampening
 
@@ -60,7 +64,7 @@ def test_photos_are_forgotten_by_a_timm_model(tmp_path, capsys):
     moved = sum(int((value != changed[name]).sum()) for name, value in model.state_dict().items())
     assert 0 < moved <= selected
     (tmp_path / "forget.txt").write_text("red/9.png\n")
-    with pytest.raises(SystemExit, match="Expected 1 photos .* but got 0"):
+    with pytest.raises(SystemExit, match=r"Expected 1 photos .* but got 0"):
         main(*arguments, "test_resnet")
 
 

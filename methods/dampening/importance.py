@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -85,7 +85,11 @@ class Importance(Mapping[str, Tensor]):
             raise ValueError(f"Expected reduction to be batch_mean or per_sample, but got {reduction!r}.")
         model = unwrapped(model)
         advise_on_precision(model)
-        with torch.inference_mode(False), torch.enable_grad(), eval_mode(model):
+        recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+        cudnn = (
+            torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+        )  # it has no gradient in eval mode
+        with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), cudnn:
             ready = checked(model, batches, loss, device)
             add = _add_batches if reduction == "batch_mean" else _add_samples
             sums, n, n_batches = add(model, ready, loss, chunk_size)
@@ -260,7 +264,7 @@ def _add_batches(model: nn.Module, batches: Iterable[Any], loss: Loss, chunk_siz
                 check_losses(losses, part)
                 share = len(losses) / (size_of(batch) or len(losses))
                 if losses.requires_grad:
-                    (losses.mean() * share).backward(inputs=parameters)  # adds to the other parts
+                    (losses.mean() * share).backward()  # adds to the other parts; inputs= would miss checkpoints
                 size += len(losses)
             reached = [(sums[name], p.grad.to(sums[name].dtype)) for name, p in named if p.grad is not None]
             if reached:

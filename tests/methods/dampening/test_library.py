@@ -443,3 +443,25 @@ def test_no_warning_without_a_reason():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dampen(model, *parts(model), alpha=1.0)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer and a head on its last state."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(x.unsqueeze(1).repeat(1, 3, 1))[0][:, -1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.filterwarnings("ignore:.*one sample at a time")
+def test_recurrent_layers_have_gradients_on_a_gpu_too(reduction):
+    model = Recurrent()
+    expected = Importance.of(model, batches(X, Y), reduction=reduction)
+    found = Importance.of(model.cuda(), batches(X, Y), reduction=reduction)
+    assert_same({name: value.cpu() for name, value in found.items()}, expected, rtol=1e-3, atol=1e-7)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from methods.dampening.batches import rebuilt, tensors_of
 from scripts.zoo import HEAD, MODELS, largest_difference, loop, main, measured, ours, parsed, resident_peak, way_of
 
 SAMPLES = 4
@@ -40,8 +41,11 @@ def test_every_other_model_is_right_or_refused(name):
     if name == "batch norm without statistics":
         with pytest.raises(ValueError, match="samples that do not see each other"):
             ours(case)
-    else:
-        assert largest_difference(ours(case), loop(case)) < 1e-3
+    else:  # in float64, as a unit at the edge of a ReLU falls to either side in float32
+        case.model.double()
+        tensors = [t.double() if t.is_floating_point() else t for t in tensors_of(case.batch)]
+        case.batch = rebuilt(case.batch, tensors)
+        assert largest_difference(ours(case), loop(case)) < 1e-6
 
 
 def test_the_table_names_the_way_and_what_is_refused(capsys, monkeypatch):

@@ -1,0 +1,118 @@
+"""Who is closest to the retrained model: methods compared over the same units, told apart by intervals alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from benchmark.cli import counted
+from benchmark.report.about import About
+from benchmark.report.statistics import Estimate
+from benchmark.report.units import CELL, FLOOR, UNIT
+from benchmark.report.verdict import REFERENCE
+
+SSD = "ssd"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Gaps of methods to the retrained model over one target, or over several together.
+
+    Attributes:
+        units: rows of `units.distances_of`.
+        about: which methods are ranked.
+    """
+
+    units: pd.DataFrame
+    about: About
+
+    @cached_property
+    def gaps(self) -> pd.DataFrame:
+        return self.values("gap")
+
+    @cached_property
+    def n_targets(self) -> int:
+        return len(self.units[CELL].drop_duplicates())
+
+    @property
+    def originals(self) -> int:
+        """The number of independent replications: the originals of one target, the train seeds of several."""
+        return int(self.units["original"].nunique()) if self.n_targets == 1 else len(self.gaps)
+
+    def values(self, quantity: str) -> pd.DataFrame:
+        """Return one column per method and one row per unit; over several targets per train seed, mean over targets.
+
+        A train seed counts for a method if that has all targets: originals of one seed and several data sets make one
+        replication of the whole, and targets of one original are not independent. Units without SSD do not count.
+        """
+        cells = self.units.groupby([*CELL, *UNIT, "method"])[quantity].mean()
+        if self.n_targets == 1:
+            table = cells.groupby([*UNIT, "method"]).mean().unstack("method")
+        else:
+            groups = cells.groupby([*CELL, "train", "method"]).mean().groupby(["train", "method"])
+            table = groups.mean().where(groups.count() == self.n_targets).unstack("method")
+        return table[table[SSD].notna()] if SSD in table else table.iloc[:0]
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """The methods that have every unit SSD has, smallest mean gap first; the others are left out."""
+        whole = self.gaps.dropna(axis="columns", how="any") if len(self.gaps) else self.gaps.iloc[:, :0]
+        names = [name for name in whole if name not in (REFERENCE, FLOOR) and self.about.method(name).ranked]
+        return sorted(names, key=lambda name: float(whole[name].mean()))
+
+    @property
+    def closest(self) -> str:
+        return self.ranked[0]
+
+    @property
+    def rival(self) -> str | None:
+        """The closest method but SSD; None if SSD is alone."""
+        return next((name for name in self.ranked if name != SSD), None)
+
+    def gap(self, method: str) -> Estimate:
+        return self.estimate(method, "gap")
+
+    def estimate(self, method: str, quantity: str, minus: str | None = None) -> Estimate:
+        """Return the method's mean, or that of its paired differences to another one; without values if one lacks."""
+        table = self.gaps if quantity == "gap" else self.values(quantity)
+        if method not in table or minus not in (None, *table.columns.drop(method)):
+            return Estimate(())
+        return Estimate.of(table[method] if minus is None else table[method] - table[minus])
+
+    def not_told_apart(self, method: str) -> list[str]:
+        """Return the other ranked methods whose gap minus the method's has an interval that reaches 0, or none."""
+        others = (name for name in self.ranked if name != method)
+        return [name for name in others if self.estimate(name, "gap", minus=method).sign <= 0]
+
+    @property
+    def n_text(self) -> str:
+        """Return the number of units, and that of originals if it is smaller."""
+        n = len(self.gaps)
+        return f"{n} ({counted(self.originals, 'original')})" if self.originals < n else str(n)
+
+
+Found = tuple[tuple[str, ...], Contest]
+
+
+def contests(units: pd.DataFrame, by: Sequence[str], about: About) -> list[Found]:
+    """Return a contest per group of units in which SSD was run, in the order of the units."""
+    found = [(key, Contest(part, about)) for key, part in units.groupby(list(by), sort=False)]
+    return [(tuple(map(str, key)), contest) for key, contest in found if len(contest.gaps)]
+
+
+def scopes(units: pd.DataFrame, about: About) -> list[Found]:
+    """Return a contest for every target, every task with several, and every protocol with several."""
+    wider = [found for by in (CELL[:-1], CELL[:1]) for found in contests(units, by, about) if found[1].n_targets > 1]
+    return [*contests(units, CELL, about), *wider]
+
+
+def label(contest: Contest) -> str:
+    """Return the name of what is compared: `cifar20 class rocket`, `cifar20 class, 2 targets`, `all 7 targets`."""
+    if len(contest.units[CELL[:-1]].drop_duplicates()) > 1:
+        return f"all {contest.n_targets} targets"
+    first = contest.units.iloc[0]
+    names = [first["dataset"], *([] if first["model"] == "resnet18" else [first["model"]]), first["task"]]
+    if contest.n_targets > 1:
+        return f"{' '.join(names)}, {contest.n_targets} targets"
+    return " ".join(dict.fromkeys([*names, first["target"]]))

@@ -9,9 +9,19 @@ from benchmark.cli import counted
 from benchmark.compose import choices
 from benchmark.records import to_lines
 from benchmark.report.about import About
-from benchmark.report.answer_page import origin_of, quirks, sections, shown_methods, variances
+from benchmark.report.answer_page import (
+    blocks_of,
+    has_diagram,
+    origin_of,
+    quirks,
+    sections,
+    shown_methods,
+    variances,
+)  # fmt: skip
 from benchmark.report.contest import SSD, Contest, Found, contests, label, scopes
+from benchmark.report.figures import images
 from benchmark.report.query import RECORDS, RESULTS, write_files
+from benchmark.report.ranks import rank_diagram
 from benchmark.report.statistics import LEAST_UNITS
 from benchmark.report.table import COMPARED
 from benchmark.report.units import (
@@ -35,8 +45,9 @@ COLUMNS = ["protocol", "switched", "dataset", "model", "task", "target", "method
            "minus_ssd", "minus_ssd_half_width", "minus_floor", "minus_floor_half_width", "n", "originals"]  # fmt: skip
 HOW_TO_READ = f"""\
 Every number is a distance to the retrained model in points: 0 is ideal, a sign says which way. The gap is the mean of
-the absolute distances in D_r, D_f and MIA. {GAP_NOTE}
+the absolute distances in D_r, D_f and MIA.
 
+* {GAP_NOTE}
 * A unit is one train seed, split and target; method seeds are averaged inside it, and differences are paired within
   units. Several targets count together per train seed, because targets share an original model.
 * ± is half of a 95 % t-interval over units, from {LEAST_UNITS} units on. Two units show both values, one its own.
@@ -58,11 +69,11 @@ def write_answer(profile: str, overrides: Sequence[str], out: Path | None = None
         raise ValueError(f"Expected answer={' or '.join(known)}, but got {profile!r}.")
     files = answer_files(RESULTS, profile, Path(options["output_dir"]))
     write_files(out or RESULTS / f"answer-{profile}", files)
-    return files["answer.md"]
+    return str(files["answer.md"])
 
 
-def answer_files(results: Path, profile: str, output_dir: Path | None = None) -> dict[str, str]:
-    """Return answer.md, answer.csv, sentences.md, and the records that no other folder of `results` holds.
+def answer_files(results: Path, profile: str, output_dir: Path | None = None) -> dict[str, str | bytes]:
+    """Return answer.md, answer.csv, sentences.md, rank diagrams, and the records that no other folder holds.
 
     Args:
         output_dir: of runs that are in no table yet; None for the committed records alone.
@@ -94,11 +105,18 @@ def answer_files(results: Path, profile: str, output_dir: Path | None = None) ->
             page += [f"## Protocol {protocol}", origin_of(runs[runs["protocol"] == protocol]), *sections(part, about)]
     page += ["## What changes the answer", *quirks(switched, about)]
     page += ["## Where the variance comes from", variances(runs, about)]
+    diagrams: dict[str, str | bytes] = {}
+    for protocol, part in parts.items():
+        if has_diagram(blocks := blocks_of(part, about)):
+            named = blocks.rename(columns=lambda name: about.method(name).label)
+            title = f"Mean rank of the gap, protocol {protocol}, profile {profile}, n = {len(blocks)} originals"
+            diagrams[f"ranks-{protocol}.png"] = images(rank_diagram(named, title))["figure.png"]
     return {
         RECORDS: to_lines(own),
         "answer.csv": to_csv([*scopes(units, about), *contests(switched, CELL, about)]),
         "answer.md": "\n".join(f"{part.rstrip()}\n" for part in page),
         "sentences.md": sentences,
+        **diagrams,
     }
 
 

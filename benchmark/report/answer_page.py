@@ -48,7 +48,7 @@ def sections(units: pd.DataFrame, about: About) -> list[str]:
             left_out(several[-1]),
             detail(several[-1]),
         ]
-    parts += ["### Tests", tests(units, about)]
+    parts += ["### Tests", tests(blocks_of(units, about), about, str(units["protocol"].iloc[0]))]
     for contest in single:
         parts += [f"### {label(contest)}, n = {contest.n_text}", detail(contest)]
     return parts
@@ -90,7 +90,7 @@ def detail(contest: Contest) -> str:
 
 def shown_methods(contest: Contest) -> list[str]:
     """Return the original first, then the ranked methods by gap, others, and the noise floor last."""
-    columns = list(contest.gaps)
+    columns = list(contest.gaps.dropna(axis="columns", how="all"))
     first, last = ([name for name in (wanted,) if name in columns] for wanted in (UNTOUCHED, FLOOR))
     rest = [name for name in columns if name not in (UNTOUCHED, FLOOR, *contest.ranked)]
     return [*first, *contest.ranked, *contest.about.sorted_methods(rest), *last]
@@ -103,9 +103,8 @@ def left_out(contest: Contest) -> str:
     return f"Not on every target, so left out here: {', '.join(names)}." if names else "Every method, every target."
 
 
-def tests(units: pd.DataFrame, about: About) -> str:
+def tests(blocks: pd.DataFrame, about: About, protocol: str) -> str:
     """Return Friedman's test and Wilcoxon's against SSD over independent originals, or how many of them they need."""
-    blocks = blocks_of(units, about)
     n, comparisons = len(blocks), blocks.shape[1] - 1
     if comparisons < 1:
         return "No test: no other method was run on every data set with SSD."
@@ -117,11 +116,17 @@ def tests(units: pd.DataFrame, about: About) -> str:
         )
     p, ranks = wilcoxon_holm(blocks, SSD), blocks.rank(axis="columns").mean().sort_values()
     text = f"{n} independent originals; of each the mean gap over its targets."
-    if comparisons > 1:
+    if has_diagram(blocks):
         text += " Friedman's test in the form of Iman and Davenport: F = {:.2f}, p = {:.4f}.".format(*friedman(blocks))
     rows = [[about.method(x).label, f"{ranks[x]:.2f}", "" if x == SSD else f"{p[x]:.4f}"] for x in ranks.index]
     grid = Grid(["Method", "Mean rank", "p"], rows, "lrr").markdown()
-    return f"{text} p: Wilcoxon's signed-rank test against SSD, corrected by Holm.\n\n{grid}"
+    picture = f"\n![Mean ranks](ranks-{protocol}.png)\n" if has_diagram(blocks) else ""
+    return f"{text} p: Wilcoxon's signed-rank test against SSD, corrected by Holm.\n\n{grid}{picture}"
+
+
+def has_diagram(blocks: pd.DataFrame) -> bool:
+    """Return whether ranks of these blocks are worth a diagram: three methods or more, and blocks enough for a test."""
+    return blocks.shape[1] > 2 and enough_blocks(len(blocks), blocks.shape[1] - 1)
 
 
 def blocks_of(units: pd.DataFrame, about: About) -> pd.DataFrame:

@@ -18,12 +18,11 @@ from benchmark.report.answer_page import (
     shown_methods,
     variances,
 )  # fmt: skip
-from benchmark.report.contest import SSD, Contest, Found, contests, label, scopes
+from benchmark.report.contest import QUANTITIES, SSD, Contest, Found, contests, label, scopes
 from benchmark.report.figures import images
 from benchmark.report.query import RECORDS, RESULTS, write_files
 from benchmark.report.ranks import rank_diagram
-from benchmark.report.statistics import LEAST_UNITS
-from benchmark.report.table import COMPARED
+from benchmark.report.statistics import LEAST_UNITS, Estimate
 from benchmark.report.units import (
     CELL,
     FLOOR,
@@ -126,7 +125,7 @@ def to_csv(found: Sequence[Found]) -> str:
     for key, contest in found:
         names = [*key, *["all"] * (len(CELL) - len(key))]
         for method in shown_methods(contest):
-            for quantity in (*COMPARED, "gap"):
+            for quantity in QUANTITIES:
                 others = (None, SSD, FLOOR if quantity == "gap" else "")
                 estimates = [contest.estimate(method, quantity, minus=other) for other in others]
                 if n := estimates[0].n:
@@ -148,33 +147,33 @@ def sentence(protocol: str, units: pd.DataFrame, about: About) -> str:
     lead, rival, k = contest.closest, contest.rival, len(contest.ranked)
     start = f"Under `{protocol}`, {extent(contest)},"
     own = f"SSD's gap is {contest.gap(SSD).text()} points"
-    beside = {"the untouched original's": contest.gap(UNTOUCHED), "another retrained model's": contest.gap(FLOOR)}
-    end = "".join(f", {whose} {gap.text()}" for whose, gap in beside.items() if gap.n) + "."
+    others = {UNTOUCHED: "the untouched original's", FLOOR: "another retrained model's"}
+    end = "".join(f", {whose} {beside(contest, method)}" for method, whose in others.items() if method in contest.gaps)
     if rival is None:
-        return f"{start} SSD alone was compared with {goal}: {own}{end}"
-    name = about.method(rival).label
-    equal = [about.method(method).label for method in contest.not_told_apart(SSD)]
-    ahead, behind = contest.estimate(SSD, "gap", minus=rival), contest.estimate(rival, "gap", minus=SSD)
-    if ahead.n < LEAST_UNITS:
+        return f"{start} SSD alone was compared with {goal}: {own}{end}."
+    name, difference = about.method(rival).label, contest.estimate(rival, "gap", minus=SSD)
+    if difference.n < LEAST_UNITS:
         return (
             f"{start} {about.method(lead).label} has the smallest gap of {k} methods to {goal}, which decides nothing, "
-            f"since n is too small for an interval: {own}, {name}'s {contest.gap(rival).text()}{end}"
+            f"since n is too small for an interval: {own}, {name}'s {contest.gap(rival).text()}{end}."
         )
-    if lead != SSD:
-        claim = (
-            f"SSD is not the closest of {k} methods to {goal}: {name} is closer"
-            if ahead.sign > 0
-            else (f"{name} has the smallest mean gap of {k} methods to {goal}, but SSD is not told apart from it")
-        )
-        return f"{start} {claim}; {own}, {ahead.text(signed=True)} beside {name}'s{end}"
-    claim = (
-        f"SSD is the closest of {k} methods to {goal}"
-        if not equal
-        else (
-            f"SSD has the smallest mean gap of {k} methods to {goal}, but is not told apart from {' and '.join(equal)}"
-        )
-    )
-    return f"{start} {claim}: {own}, {name}'s {behind.text(signed=True)} beside it{end}"
+    if lead == SSD:
+        equal = " and ".join(about.method(method).label for method in contest.not_told_apart(SSD))
+        claim = "has the smallest mean gap" if equal else "is the closest"
+        but = f", but is not told apart from {equal}" if equal else ""
+        return f"{start} SSD {claim} of {k} methods to {goal}{but}: {own}, {name}'s is {difference.text()} larger{end}."
+    claim = f"{name} has the smallest mean gap of {k} methods to {goal}, but SSD is not told apart from it"
+    if difference.sign < 0:
+        claim = f"SSD is not the closest of {k} methods to {goal}, {name} is closer"
+    larger = Estimate(tuple(-x for x in difference.values)).text()
+    return f"{start} {claim}: {own}, {larger} larger than {name}'s{end}."
+
+
+def beside(contest: Contest, method: str) -> str:
+    """Return the gap of a model that is not ranked, and whether SSD's is not told apart from it."""
+    difference = contest.estimate(method, "gap", minus=SSD)
+    note = " (not told apart)" if difference.n >= LEAST_UNITS and difference.sign == 0 else ""
+    return contest.gap(method).text() + note
 
 
 def extent(contest: Contest) -> str:

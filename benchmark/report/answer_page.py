@@ -48,7 +48,7 @@ def sections(units: pd.DataFrame, about: About) -> list[str]:
             left_out(several[-1]),
             detail(several[-1]),
         ]
-    parts += ["### Tests", tests(blocks_of(units, about), about, str(units["protocol"].iloc[0]))]
+    parts += ["### Tests", significance(blocks_of(units, about), about, str(units["protocol"].iloc[0]))]
     for contest in single:
         parts += [f"### {label(contest)}, n = {contest.n_text}", detail(contest)]
     return parts
@@ -103,7 +103,7 @@ def left_out(contest: Contest) -> str:
     return f"Not on every target, so left out here: {', '.join(names)}." if names else "Every method, every target."
 
 
-def tests(blocks: pd.DataFrame, about: About, protocol: str) -> str:
+def significance(blocks: pd.DataFrame, about: About, protocol: str) -> str:
     """Return Friedman's test and Wilcoxon's against SSD over independent originals, or how many of them they need."""
     n, comparisons = len(blocks), blocks.shape[1] - 1
     if comparisons < 1:

@@ -1,5 +1,6 @@
 """Who is closest to the retrained model: methods compared over the same units, told apart by intervals alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +10,12 @@ import pandas as pd
 from benchmark.cli import counted
 from benchmark.report.about import About
 from benchmark.report.statistics import Estimate
+from benchmark.report.table import COMPARED
 from benchmark.report.units import CELL, FLOOR, UNIT
 from benchmark.report.verdict import REFERENCE
 
 SSD = "ssd"
+QUANTITIES = [*COMPARED, "gap"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,9 @@ class Contest:
     units: pd.DataFrame
     about: About
 
-    @cached_property
+    @property
     def gaps(self) -> pd.DataFrame:
-        return self.values("gap")
+        return self.tables["gap"]
 
     @cached_property
     def n_targets(self) -> int:
@@ -40,19 +43,20 @@ class Contest:
         """The number of independent replications: the originals of one target, the train seeds of several."""
         return int(self.units["original"].nunique()) if self.n_targets == 1 else len(self.gaps)
 
-    def values(self, quantity: str) -> pd.DataFrame:
-        """Return one column per method and one row per unit; over several targets per train seed, mean over targets.
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """By quantity, one column per method and one row per unit; of several targets per train seed, their mean.
 
         A train seed counts for a method if that has all targets: originals of one seed and several data sets make one
         replication of the whole, and targets of one original are not independent. Units without SSD do not count.
         """
-        cells = self.units.groupby([*CELL, *UNIT, "method"])[quantity].mean()
         if self.n_targets == 1:
-            table = cells.groupby([*UNIT, "method"]).mean().unstack("method")
+            table = self.units.set_index([*UNIT, "method"])[QUANTITIES].unstack("method")
         else:
-            groups = cells.groupby([*CELL, "train", "method"]).mean().groupby(["train", "method"])
+            groups = self.units.groupby([*CELL, "train", "method"])[QUANTITIES].mean().groupby(["train", "method"])
             table = groups.mean().where(groups.count() == self.n_targets).unstack("method")
-        return table[table[SSD].notna()] if SSD in table else table.iloc[:0]
+        known = table["gap"].get(SSD, pd.Series(math.nan, table.index)).notna()
+        return {quantity: table.loc[known, quantity] for quantity in QUANTITIES}
 
     @cached_property
     def ranked(self) -> list[str]:
@@ -75,8 +79,8 @@ class Contest:
 
     def estimate(self, method: str, quantity: str, minus: str | None = None) -> Estimate:
         """Return the method's mean, or that of its paired differences to another one; without values if one lacks."""
-        table = self.gaps if quantity == "gap" else self.values(quantity)
-        if method not in table or minus not in (None, *table.columns.drop(method)):
+        table = self.tables[quantity]
+        if method not in table or minus == method or (minus is not None and minus not in table):
             return Estimate(())
         return Estimate.of(table[method] if minus is None else table[method] - table[minus])
 

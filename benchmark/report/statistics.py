@@ -26,7 +26,8 @@ class Estimate:
     @classmethod
     def of(cls, values: pd.Series) -> "Estimate":
         """Return the estimate over the values that are there."""
-        return cls(tuple(map(float, values.dropna())))
+        numbers = values.to_numpy(dtype=float)
+        return cls(tuple(numbers[~np.isnan(numbers)].tolist()))
 
     @property
     def n(self) -> int:

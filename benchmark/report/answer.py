@@ -34,12 +34,8 @@ from benchmark.report.units import (
     switched_units,
     units_of,
 )  # fmt: skip
-from benchmark.report.verdict import GAP_NOTE, UNTOUCHED
+from benchmark.report.verdict import GAP_NOTE, REFERENCE, UNTOUCHED
 
-GOALS = {
-    "strict": "the model retrained from scratch",
-    "paper": "the released code's retrained model (the original with a new last layer)",
-}
 COLUMNS = ["protocol", "switched", "dataset", "model", "task", "target", "method", "quantity", "mean", "half_width",
            "minus_ssd", "minus_ssd_half_width", "minus_floor", "minus_floor_half_width", "n", "originals"]  # fmt: skip
 HOW_TO_READ = f"""\
@@ -97,7 +93,7 @@ def answer_files(results: Path, profile: str, output_dir: Path | None = None) ->
         )
     switched = switched_units(folders, profile)
     parts = {protocol: units[units["protocol"] == protocol] for protocol in PROTOCOLS}
-    sentences = "".join(f"* {sentence(protocol, part, about)}\n" for protocol, part in parts.items())
+    sentences = "".join(f"* {sentence(name, part, about, goal_of(runs, name))}\n" for name, part in parts.items())
     page = [f"# Which method is closest to the retrained model? Profile {profile}", sentences, HOW_TO_READ]
     for protocol, part in parts.items():
         if len(part):
@@ -134,13 +130,25 @@ def to_csv(found: Sequence[Found]) -> str:
     return pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, float_format="%.2f")
 
 
-def sentence(protocol: str, units: pd.DataFrame, about: About) -> str:
+def goal_of(runs: pd.DataFrame, protocol: str) -> str:
+    """Return what the retrained model of a protocol is, as its runs say."""
+    models = runs[(runs["protocol"] == protocol) & (runs["method"] == REFERENCE)]
+    if models["fresh"].nunique() != 1:
+        return "the retrained model"
+    start = "from scratch" if models["fresh"].all() else "from the original with a new last layer"
+    return f"the model retrained {start}"
+
+
+def sentence(protocol: str, units: pd.DataFrame, about: About, goal: str) -> str:
     """Return whether SSD is closest under a protocol, composed by rule from numbers that the page holds.
 
     A claim needs intervals: `closest`, that the gap of every other method minus SSD's lies above 0; `not the closest`,
     that SSD's minus the smallest one does. Without an interval (n < 3) nothing is claimed.
+
+    Args:
+        goal: what the retrained model is.
     """
-    goal, contest = GOALS[protocol], Contest(units, about)
+    contest = Contest(units, about)
     if units.empty or contest.gaps.empty:
         why = f"no train seed has all {contest.n_targets} targets" if len(units) else "no run is recorded"
         return f"Under `{protocol}` {why}, so whether SSD is closest to {goal} is open."

@@ -40,7 +40,8 @@ def sections(units: pd.DataFrame, about: About) -> list[str]:
     found = scopes(units, about)
     single = [contest for _, contest in found if contest.n_targets == 1]
     several = [contest for _, contest in found if contest.n_targets > 1]
-    rows = [[label(contest), *overview(contest), contest.gap(FLOOR).text()] for contest in (*single, *several)]
+    model = units["model"].nunique() > 1
+    rows = [[label(x, model=model), *overview(x), x.gap(FLOOR).text()] for x in (*single, *several)]
     parts = ["### Target by target, task by task", Grid(["Target", *OVERVIEW, "Floor"], rows, "lllrrrr").markdown()]
     if several:
         parts += [
@@ -50,7 +51,7 @@ def sections(units: pd.DataFrame, about: About) -> list[str]:
         ]
     parts += ["### Tests", significance(blocks_of(units, about), about, str(units["protocol"].iloc[0]))]
     for contest in single:
-        parts += [f"### {label(contest)}, n = {contest.n_text}", detail(contest)]
+        parts += [f"### {label(contest, model=model)}, n = {contest.n_text}", detail(contest)]
     return parts
 
 

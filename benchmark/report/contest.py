@@ -111,12 +111,16 @@ def scopes(units: pd.DataFrame, about: About) -> list[Found]:
     return [*contests(units, CELL, about), *wider]
 
 
-def label(contest: Contest) -> str:
-    """Return the name of what is compared: `cifar20 class rocket`, `cifar20 class, 2 targets`, `all 7 targets`."""
+def label(contest: Contest, *, model: bool = False) -> str:
+    """Return the name of what is compared: `cifar20 class rocket`, `cifar20 class, 2 targets`, `all 7 targets`.
+
+    Args:
+        model: whether it names the model, as it must if there are several.
+    """
     if len(contest.units[CELL[:-1]].drop_duplicates()) > 1:
         return f"all {contest.n_targets} targets"
     first = contest.units.iloc[0]
-    names = [first["dataset"], *([] if first["model"] == "resnet18" else [first["model"]]), first["task"]]
+    names = [first["dataset"], *([first["model"]] if model else []), first["task"]]
     if contest.n_targets > 1:
         return f"{' '.join(names)}, {contest.n_targets} targets"
     return " ".join(dict.fromkeys([*names, first["target"]]))

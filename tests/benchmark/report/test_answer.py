@@ -10,7 +10,7 @@ from answer_cases import AWAY, commit, make_record, study
 
 from benchmark.report import answer, units
 from benchmark.report.about import About
-from benchmark.report.answer import answer_files, sentence
+from benchmark.report.answer import answer_files, goal_of, sentence
 from benchmark.report.answer_page import blocks_of, significance, variances
 from benchmark.report.contest import Contest, label
 from benchmark.report.units import FLOOR, runs_of, units_of
@@ -22,7 +22,8 @@ def contest(records) -> Contest:
 
 
 def said(records, protocol: str = "strict") -> str:
-    return sentence(protocol, units_of(runs_of(records)), About())
+    runs = runs_of(records)
+    return sentence(protocol, units_of(runs), About(), goal_of(runs, protocol))
 
 
 def test_the_closest_has_the_smallest_mean_gap_and_the_original_is_not_ranked():
@@ -100,9 +101,7 @@ def test_without_intervals_beside_0_nothing_is_claimed(away, n, spread, expected
 
 
 def test_no_run_leaves_the_question_open():
-    assert said([]) == (
-        "Under `strict` no run is recorded, so whether SSD is closest to the model retrained from scratch is open."
-    )
+    assert said([]) == ("Under `strict` no run is recorded, so whether SSD is closest to the retrained model is open.")
     apart = [x for x in study() if x.seeds["train_seed"] == 0] + [
         x for x in study(target="sea") if x.seeds["train_seed"] == 1
     ]
@@ -175,7 +174,11 @@ def test_every_number_of_the_sentences_stands_on_the_page_and_in_the_csv(results
 def test_the_page_answers_per_protocol_target_and_switch(results):
     page = str(answer_files(results, "quick")["answer.md"])
     assert "Under `strict`, over 2 targets (n = 3 train seeds), SSD is the closest" in page
-    assert "Under `paper`, on cifar20 class veg (n = 3), SSD is not the closest" in page
+    assert (
+        "Under `paper`, on cifar20 class veg (n = 3), SSD is not the closest of 2 methods to the model retrained"
+        in page
+    )
+    assert "retrained from the original with a new last layer, Finetune is closer" in page
     row = next(line for line in page.splitlines() if line.startswith("| retrain |"))
     assert row.split(" | ")[2] == "**SSD**"
     assert row.split(" | ")[-1].startswith("**-6.")

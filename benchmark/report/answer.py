@@ -18,7 +18,7 @@ from benchmark.report.answer_page import (
     shown_methods,
     variances,
 )  # fmt: skip
-from benchmark.report.contest import QUANTITIES, SSD, Contest, Found, contests, label, scopes
+from benchmark.report.contest import QUANTITIES, SSD, Contest, Found, contests, label, replicated, scopes
 from benchmark.report.figures import images
 from benchmark.report.query import RECORDS, RESULTS, write_files
 from benchmark.report.ranks import rank_diagram
@@ -148,7 +148,7 @@ def sentence(protocol: str, units: pd.DataFrame, about: About, goal: str) -> str
     Args:
         goal: what the retrained model is.
     """
-    contest = Contest(units, about)
+    contest = Contest(replicated(units), about)
     if units.empty or contest.gaps.empty:
         why = f"no train seed has all {contest.n_targets} targets" if len(units) else "no run is recorded"
         return f"Under `{protocol}` {why}, so whether SSD is closest to {goal} is open."

@@ -1,11 +1,14 @@
 """The tables of an answer: an overview, each target by itself, tests, the effect of each quirk, variance by source."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from benchmark.report.about import About
 from benchmark.report.contest import SSD, Contest, contests, label, scopes
 from benchmark.report.statistics import (
     LEAST_SEEDS,
+    LEAST_UNITS,
     Estimate,
     balanced,
     enough_blocks,
@@ -41,12 +44,17 @@ def sections(units: pd.DataFrame, about: About) -> list[str]:
     single = [contest for _, contest in found if contest.n_targets == 1]
     several = [contest for _, contest in found if contest.n_targets > 1]
     model = units["model"].nunique() > 1
-    rows = [[label(x, model=model), *overview(x), x.gap(FLOOR).text()] for x in (*single, *several)]
-    parts = ["### Target by target, task by task", Grid(["Target", *OVERVIEW, "Floor"], rows, "lllrrrr").markdown()]
+    rows = [
+        [label(x, model=model), *overview(x), marked(x.estimate(SSD, "gap", minus=FLOOR))] for x in (*single, *several)
+    ]
+    parts = [
+        "### Target by target, task by task",
+        Grid(["Target", *OVERVIEW, "SSD − floor"], rows, "lllrrrr").markdown(),
+    ]
     if several:
         parts += [
-            f"### {label(several[-1]).capitalize()}, n = {several[-1].n_text}",
-            left_out(several[-1]),
+            f"### {label(several[-1])}, n = {several[-1].n_text}",
+            left_out(several[-1], single),
             detail(several[-1]),
         ]
     parts += ["### Tests", significance(blocks_of(units, about), about, str(units["protocol"].iloc[0]))]
@@ -97,11 +105,15 @@ def shown_methods(contest: Contest) -> list[str]:
     return [*first, *contest.ranked, *contest.about.sorted_methods(rest), *last]
 
 
-def left_out(contest: Contest) -> str:
-    """Return which methods are not compared over all targets, because they were not run on each, or do not apply."""
+def left_out(contest: Contest, targets: Sequence[Contest]) -> str:
+    """Return which of all targets are not among these, and which methods were not run on each, or do not apply."""
+    known = set(contest.units[CELL].itertuples(index=False, name=None))
+    few = [label(x) for x in targets if not known & set(x.units[CELL].itertuples(index=False, name=None))]
     methods = set(contest.units["method"]) - {UNTOUCHED, FLOOR, *contest.ranked}
     names = [contest.about.method(name).label for name in contest.about.sorted_methods(methods)]
-    return f"Not on every target, so left out here: {', '.join(names)}." if names else "Every method, every target."
+    notes = [f"Methods not on every target are left out: {', '.join(names)}."] if names else []
+    notes += [f"Targets with fewer than {LEAST_UNITS} train seeds are left out: {', '.join(few)}."] if few else []
+    return " ".join(notes) or "Every method, every target."
 
 
 def significance(blocks: pd.DataFrame, about: About, protocol: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmark.cli import counted
 from benchmark.report.about import About
-from benchmark.report.statistics import Estimate
+from benchmark.report.statistics import LEAST_UNITS, Estimate
 from benchmark.report.table import COMPARED
 from benchmark.report.units import CELL, FLOOR, UNIT
 from benchmark.report.verdict import REFERENCE
@@ -106,19 +106,29 @@ def contests(units: pd.DataFrame, by: Sequence[str], about: About) -> list[Found
 
 
 def scopes(units: pd.DataFrame, about: About) -> list[Found]:
-    """Return a contest for every target, every task with several, and every protocol with several."""
-    wider = [found for by in (CELL[:-1], CELL[:1]) for found in contests(units, by, about) if found[1].n_targets > 1]
-    return [*contests(units, CELL, about), *wider]
+    """Return a contest for every target, every task and every protocol with several; see `replicated`."""
+    wider = [*contests(units, CELL[:-1], about), *contests(replicated(units), CELL[:1], about)]
+    return [*contests(units, CELL, about), *(found for found in wider if found[1].n_targets > 1)]
+
+
+def replicated(units: pd.DataFrame) -> pd.DataFrame:
+    """Return the units of the targets on which SSD has enough train seeds for an interval; all if there is none.
+
+    One target with fewer seeds would leave all targets together without an interval.
+    """
+    seeds = units[units["method"] == SSD].groupby(CELL)["train"].nunique()
+    enough = seeds[seeds >= LEAST_UNITS].reset_index()[CELL]
+    return units.merge(enough, on=CELL) if len(enough) else units
 
 
 def label(contest: Contest, *, model: bool = False) -> str:
-    """Return the name of what is compared: `cifar20 class rocket`, `cifar20 class, 2 targets`, `all 7 targets`.
+    """Return the name of what is compared: `cifar20 class rocket`, `cifar20 class, 2 targets`, `7 targets together`.
 
     Args:
         model: whether it names the model, as it must if there are several.
     """
     if len(contest.units[CELL[:-1]].drop_duplicates()) > 1:
-        return f"all {contest.n_targets} targets"
+        return f"{contest.n_targets} targets together"
     first = contest.units.iloc[0]
     names = [first["dataset"], *([first["model"]] if model else []), first["task"]]
     if contest.n_targets > 1:

@@ -65,6 +65,14 @@ def test_targets_of_one_original_count_once_per_train_seed():
     assert len(contest(less).gaps) == 2
 
 
+def test_a_target_with_few_seeds_does_not_take_the_interval_of_the_others(results):
+    commit(study(target="sea", n=1), results / "table5-strict-quick")
+    page = str(answer_files(results, "quick")["answer.md"])
+    assert "Under `strict`, over 2 targets (n = 3 train seeds), SSD is the closest" in page
+    assert "Targets with fewer than 3 train seeds are left out: cifar20 class sea." in page
+    assert "| cifar20 class sea | 1 | SSD |" in page
+
+
 def test_units_of_one_original_say_so():
     drawn = [
         make_record(method, value, seeds=(0, split, split), task="random", target="random")

@@ -44,13 +44,10 @@ def sections(units: pd.DataFrame, about: About) -> list[str]:
     single = [contest for _, contest in found if contest.n_targets == 1]
     several = [contest for _, contest in found if contest.n_targets > 1]
     model = units["model"].nunique() > 1
-    rows = [
-        [label(x, model=model), *overview(x), marked(x.estimate(SSD, "gap", minus=FLOOR))] for x in (*single, *several)
-    ]
-    parts = [
-        "### Target by target, task by task",
-        Grid(["Target", *OVERVIEW, "SSD − floor"], rows, "lllrrrr").markdown(),
-    ]
+    by_label = {label(x, model=model): x for x in (*single, *several)}  # a protocol may hold one task alone
+    rows = [[name, *overview(x), marked(x.estimate(SSD, "gap", minus=FLOOR))] for name, x in by_label.items()]
+    grid = Grid(["Target", *OVERVIEW, "SSD − floor"], rows, "lllrrrr")
+    parts = ["### Target by target, task by task", grid.markdown()]
     if several:
         parts += [
             f"### {label(several[-1])}, n = {several[-1].n_text}",
@@ -99,7 +96,7 @@ def detail(contest: Contest) -> str:
 
 def shown_methods(contest: Contest) -> list[str]:
     """Return the original first, then the ranked methods by gap, others, and the noise floor last."""
-    columns = list(contest.gaps.dropna(axis="columns", how="all"))
+    columns = [str(name) for name in contest.gaps.dropna(axis="columns", how="all")]
     first, last = ([name for name in (wanted,) if name in columns] for wanted in (UNTOUCHED, FLOOR))
     rest = [name for name in columns if name not in (UNTOUCHED, FLOOR, *contest.ranked)]
     return [*first, *contest.ranked, *contest.about.sorted_methods(rest), *last]
@@ -188,7 +185,8 @@ def variances(runs: pd.DataFrame, about: About) -> str:
         columns={"method": "name", "seed": "method", "gap": "value"}
     )
     rows, most = [], dict.fromkeys(LEAST_SEEDS, 0)
-    for (protocol, *names, method), part in drawn.groupby(["protocol", "dataset", "model", "name"]):
+    for key, part in drawn.groupby(["protocol", "dataset", "model", "name"]):
+        protocol, *names, method = map(str, key)
         values, sizes = balanced(part)
         most = max(most, sizes, key=lambda found: sum(found.values()))
         if all(sizes[name] >= least for name, least in LEAST_SEEDS.items()):

@@ -62,8 +62,9 @@ class Contest:
     def ranked(self) -> list[str]:
         """The methods that have every unit SSD has, smallest mean gap first; the others are left out."""
         whole = self.gaps.dropna(axis="columns", how="any") if len(self.gaps) else self.gaps.iloc[:, :0]
-        names = [name for name in whole if name not in (REFERENCE, FLOOR) and self.about.method(name).ranked]
-        return sorted(names, key=lambda name: float(whole[name].mean()))
+        means = {str(name): float(mean) for name, mean in whole.mean().items()}
+        names = [name for name in means if name not in (REFERENCE, FLOOR) and self.about.method(name).ranked]
+        return sorted(names, key=lambda name: means[name])
 
     @property
     def closest(self) -> str:

@@ -131,7 +131,8 @@ def distances_of(runs: pd.DataFrame) -> pd.DataFrame:
     seeds = [*CELL, *UNIT, "original", "seed"]
     reference = runs[runs["method"] == REFERENCE].set_index(seeds)[[*COMPARED]]
     others = runs[runs["method"] != REFERENCE].set_index([*seeds, "method"])[[*COMPARED]]
-    signed = (others - reference.reindex(others.index.droplevel("method")).to_numpy()).dropna()
+    of_same_seeds = reference.reindex(others.reset_index("method").index).to_numpy()
+    signed: pd.DataFrame = (others - of_same_seeds).dropna()
     signed["gap"] = signed.abs().mean(axis="columns")
     return signed.reset_index()
 

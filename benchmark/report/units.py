@@ -36,7 +36,7 @@ NOTHING_SWITCHED = "none"
 
 def committed(results: Path, profile: str) -> dict[str, list[RunRecord]]:
     """Return the profile's records in `results`, by folder: those of tables, and those that an answer keeps itself."""
-    found = {}
+    found: dict[str, list[RunRecord]] = {}
     for path in sorted(results.glob(f"*/{RECORDS}")):
         name = read_memory(path.parent).get("experiment")
         if name in EXPERIMENTS or path.parent.name == f"answer-{profile}":

@@ -13,6 +13,7 @@ from benchmark.report.about import About
 from benchmark.report.answer import answer_files, goal_of, sentence
 from benchmark.report.answer_page import blocks_of, significance, variances
 from benchmark.report.contest import Contest, label
+from benchmark.report.ranks import rank_diagram
 from benchmark.report.units import FLOOR, runs_of, units_of
 from scripts.verify_results import problems_of
 
@@ -235,3 +236,11 @@ def test_floor_rows_are_pseudo_values_and_only_gaps_are_set_beside_them():
     assert found.gap(FLOOR).mean == pytest.approx(4 / 3)
     assert found.estimate("ssd", "gap", minus=FLOOR).mean == pytest.approx(2 - 4 / 3, abs=0.1)
     assert found.estimate(FLOOR, "mia").n == 0
+
+
+def test_a_rank_diagram_joins_methods_that_are_not_told_apart():
+    ranks = pd.DataFrame([[1.0, 2.0, 3.0, 4.0, 5.0]] * 9, columns=["SSD", "A", "B", "C", "D"])
+    axes = rank_diagram(ranks, "nine originals").axes[0]
+    assert {"SSD 1.00", "D 5.00", "critical difference 2.03"} <= {text.get_text().strip() for text in axes.texts}
+    bars = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 3]
+    assert [[round(x) for x in bar] for bar in bars] == [[1, 3], [2, 4], [3, 5]]

@@ -15,7 +15,7 @@ RUN = $(PY) -m benchmark.run $(if $(WORKERS),launcher=local hydra.launcher.worke
 REPORT = $(PY) -m benchmark.report
 EXPERIMENTS = table1 table2 table3 table4 table5 table6 selectivity figure2 requests ablation
 
-.PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all claims
+.PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all claims answer
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,10 +47,13 @@ reproduce-requests: $(READY)  ## forget requests one after the other, e.g. repro
 	$(RUN) experiment=requests $(OVERRIDES)
 	$(REPORT) requests $(OVERRIDES)
 
-reproduce-all: $(addprefix reproduce-,$(EXPERIMENTS)) claims  ## everything
+reproduce-all: $(addprefix reproduce-,$(EXPERIMENTS)) claims answer  ## everything
 
 claims: $(READY)  ## the paper's claims beside the tables in results/
 	$(REPORT) claims $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(PROFILE),profile=$(PROFILE))
+
+answer: $(READY)  ## who is closest to the retrained model, and how sure: answer PROFILE=quick
+	$(REPORT) answer=$(or $(PROFILE),full)
 
 search: $(READY)  ## hyper-parameters, e.g. search SEARCH=ssd ARGS='dataset=cifar20 search.n_trials=50'
 	$(PY) -m benchmark.search search=$(or $(SEARCH),ssd) $(OVERRIDES)

@@ -1,4 +1,4 @@
-"""Make committed tables, figures and claims again from their records: `python -m scripts.verify_results [FOLDER …]`."""
+"""Make committed results again from their records: `python -m scripts.verify_results [FOLDER …]`."""
 
 import re
 import sys
@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmark.cli import counted, run_cli
-from benchmark.records import RunRecord
+from benchmark.records import RunRecord, read_lines
+from benchmark.report.answer import answer_files
 from benchmark.report.claims import claim_files
 from benchmark.report.query import MEMORY, RECORDS, Query, read_memory, read_query
 
@@ -19,6 +20,11 @@ def problems_of(folder: Path) -> Iterator[str]:
     if folder.name.startswith("claims-"):
         _, protocol, profile = folder.name.split("-")
         yield from differences(folder, claim_files(folder.parent, protocol, profile))
+    elif folder.name.startswith("answer-"):
+        yield from differences(folder, answer_files(folder.parent, folder.name.removeprefix("answer-")))
+        yield from (
+            f"{folder.name}: {problem}" for record in read_lines(folder / RECORDS) for problem in origin(record)
+        )
     elif not (folder / MEMORY).is_file() or not (folder / RECORDS).is_file():
         yield f"{folder.name}: no {MEMORY} or no {RECORDS}"
     else:
@@ -52,8 +58,8 @@ def origin(record: RunRecord) -> Iterator[str]:
 
 
 def main() -> None:
-    """Check the named folders, or all of results/ with a table, a figure or claims; exit code 1 if one fails."""
-    patterns = ("table.csv", "figure.png", "claims.csv", RECORDS)
+    """Check the named folders, or all of results/ that follow from records; exit code 1 if one fails."""
+    patterns = ("table.csv", "figure.png", "claims.csv", "answer.csv", RECORDS)
     every = {path.parent for pattern in patterns for path in RESULTS.glob(f"*/{pattern}")}
     folders = [Path(name) for name in sys.argv[1:]] or sorted(every)
     problems = [problem for folder in folders for problem in problems_of(folder)]

@@ -5,11 +5,12 @@
     python -m benchmark.report figure=2 profile=quick    # the figure of experiment=figure2
     python -m benchmark.report requests profile=quick    # forget requests one after the other: table and figure
     python -m benchmark.report claims profile=quick      # the paper's claims, from the tables in results/
+    python -m benchmark.report answer=quick              # who is closest to the retrained model, with intervals
 
 Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE, for -m runs/tables/OVERRIDES), drop=RUN_ID,… (take records
 out of the folder; drop=all forgets all that it holds). Every other key=value is an override, as for `python -m
-benchmark.run`; claims take protocol and profile. Records in the folder are part of the input: a table grows by new
-records, and a row goes only by drop.
+benchmark.run`; claims take protocol and profile, answer takes output_dir. Records in the folder are part of the input:
+a table grows by new records, and a row goes only by drop.
 """
 
 import gc
@@ -22,7 +23,7 @@ from benchmark.cli import counted, run_cli, with_search_path
 from benchmark.passwords import without_passwords
 
 log = logging.getLogger(__name__)
-KINDS = ("table", "figure", "requests", "claims", "sweep")
+KINDS = ("table", "figure", "requests", "claims", "answer", "sweep")
 
 
 def main() -> None:
@@ -33,14 +34,19 @@ def main() -> None:
 
 
 def report(arguments: Sequence[str]) -> str:
-    """Write a table, a figure, requests or claims; return the part that a terminal shows."""
+    """Write a table, a figure, requests, claims or an answer; return the part that a terminal shows."""
     kind, name, options, overrides = read_arguments(arguments)
     out = Path(options["out"]).expanduser() if options.get("out") else None
     drop = set(options.get("drop", "").split(",")) - {""}
-    if kind == "claims":
+    if kind in ("claims", "answer"):
+        words = [*overrides, *(f"drop={run_id}" for run_id in drop)]
+        if kind == "answer":
+            from benchmark.report.answer import write_answer
+
+            return write_answer(name, words, out)
         from benchmark.report.claims import write_claims
 
-        return write_claims([*overrides, *(f"drop={run_id}" for run_id in drop)], out)
+        return write_claims(words, out)
     from benchmark.report.query import read_query, write_files
 
     query = read_query(kind, name, overrides, out=out, drop=drop)
@@ -51,7 +57,7 @@ def report(arguments: Sequence[str]) -> str:
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], list[str]]:
-    """Return kind, name of the experiment, options and overrides of `table=NAME|figure=NAME|requests|claims|-m …`.
+    """Return kind, name of experiment or profile, options and overrides of `table=…|figure=…|answer=…|requests|-m …`.
 
     >>> read_arguments(["table=2", "out=x", "profile=quick"])
     ('table', 'table2', {'out': 'x'}, ['profile=quick'])
@@ -66,14 +72,14 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], 
             options["sweep"] = "sweep"
         elif not separator and not argument.startswith("~"):
             raise ValueError(f"Expected key=value, but got {argument!r}; try --help.")
-        elif name in ("table", "figure", "out", "drop"):
+        elif name in ("table", "figure", "answer", "out", "drop"):
             options[name] = value
         else:
             overrides.append(argument)
     kinds = [kind for kind in KINDS if options.get(kind)]
     if len(kinds) != 1:
         got = " and ".join(kinds) or "none"
-        raise ValueError(f"Expected table=…, figure=…, requests, claims or -m, but got {got}; try --help.")
+        raise ValueError(f"Expected table=…, figure=…, requests, claims, answer=… or -m, but got {got}; try --help.")
     name = options.pop(kinds[0])
     return kinds[0], f"{kinds[0]}{name}" if name.isdigit() else name, options, overrides
 

@@ -38,7 +38,7 @@ def test_a_command_imports_only_what_it_needs(arguments, unneeded, results):
 def test_help_shows_every_kind(report):
     code, printed = report("--help")
     assert code == 0
-    for word in ("-m method.alpha=1,3,10", "table=2", "figure=2", "requests", "claims", "drop=", "out="):
+    for word in ("-m method.alpha=1,3,10", "table=2", "figure=2", "requests", "claims", "answer=", "drop=", "out="):
         assert word in printed
     assert report()[1] == printed
 
@@ -66,7 +66,7 @@ def test_options_and_overrides_are_told_apart():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["profile=quick"], "Expected table=…, figure=…, requests, claims or -m, but got none"),
+        (["profile=quick"], "Expected table=…, figure=…, requests, claims, answer=… or -m, but got none"),
         (["table="], "Expected table=…"),
         (["table=2", "requests"], "but got table and requests"),
         (["table=2", "--quick"], "Expected key=value, but got '--quick'; try --help."),
@@ -76,6 +76,9 @@ def test_options_and_overrides_are_told_apart():
         (["claims", "profile=foo"], "Expected profile=full or quick, but got 'foo'"),
         (["claims", "protocol=loose"], "Expected protocol=paper or strict, but got 'loose'"),
         (["claims", "profile=full"], "Expected tables in results/*-paper-full, but there are none; run make"),
+        (["answer=foo"], "Expected answer=full or quick, but got 'foo'"),
+        (["answer=quick", "drop=a"], "Expected answer=PROFILE with out=… and output_dir=… alone, but got 'drop=a'"),
+        (["answer=quick"], "Expected records of SSD and of the retrained model under profile=quick"),
         (["claims", "drop=a"], "Expected claims with protocol=…, profile=… and out=… alone, but got 'drop=a'"),
     ],
 )

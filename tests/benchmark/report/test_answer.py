@@ -1,0 +1,246 @@
+"""The answer: sentences claim nothing beyond their intervals, and every file follows from the committed records."""
+
+import io
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from answer_cases import AWAY, commit, make_record, study
+
+from benchmark.report import answer, units
+from benchmark.report.about import About
+from benchmark.report.answer import answer_files, goal_of, sentence
+from benchmark.report.answer_page import blocks_of, significance, variances
+from benchmark.report.contest import Contest, label
+from benchmark.report.ranks import rank_diagram
+from benchmark.report.units import FLOOR, runs_of, units_of
+from scripts.verify_results import problems_of
+
+
+def contest(records) -> Contest:
+    return Contest(units_of(runs_of(records)), About())
+
+
+def said(records, protocol: str = "strict") -> str:
+    runs = runs_of(records)
+    return sentence(protocol, units_of(runs), About(), goal_of(runs, protocol))
+
+
+def test_the_closest_has_the_smallest_mean_gap_and_the_original_is_not_ranked():
+    found = contest(study())
+    assert found.ranked == ["ssd", "finetune", "amnesiac"]
+    assert (found.closest, found.rival) == ("ssd", "finetune")
+    assert found.not_told_apart("ssd") == []
+    assert found.not_told_apart("finetune") == ["ssd"]  # it lies below
+
+
+def test_differences_are_paired_within_units():
+    """Methods that move together are told apart although each of them spreads widely."""
+    records = []
+    for seed, common in enumerate((0.05, 0.15, 0.30)):
+        values = {"retrain": 0.5, "ssd": 0.5 + common, "finetune": 0.52 + common + 0.001 * seed}
+        records += [make_record(method, value, seeds=(seed, 0, seed)) for method, value in values.items()]
+    found = contest(records)
+    assert found.gap("ssd").half > 20
+    difference = found.estimate("finetune", "gap", minus="ssd")
+    assert difference.mean == pytest.approx(2.1)
+    assert difference.half == pytest.approx(0.25, abs=0.01)
+    assert found.estimate("ssd", "gap", minus="ssd").n == 0
+
+
+def test_a_method_with_fewer_units_is_left_out():
+    records = [x for x in study() if (x.labels["method"], x.seeds["train_seed"]) != ("finetune", 1)]
+    assert contest(records).ranked == ["ssd", "amnesiac"]
+    assert contest(records).gap("finetune").n == 2
+
+
+def test_targets_of_one_original_count_once_per_train_seed():
+    records = [*study(), *study({"ssd": 0.06, "finetune": 0.01}, target="vehicle2")]
+    found = contest(records)
+    assert (found.n_targets, len(found.gaps), found.n_text) == (2, 3, "3")
+    assert found.gap("ssd").mean == pytest.approx(4, abs=0.1)
+    assert found.ranked == ["finetune", "ssd"]  # amnesiac was run on one of the two
+    assert label(found) == "cifar20 class, 2 targets"
+    less = [x for x in records if (x.labels["target"], x.seeds["train_seed"]) != ("vehicle2", 2)]
+    assert len(contest(less).gaps) == 2
+
+
+def test_a_target_with_few_seeds_does_not_take_the_interval_of_the_others(results):
+    commit(study(target="sea", n=1), results / "table5-strict-quick")
+    page = str(answer_files(results, "quick")["answer.md"])
+    assert "Under `strict`, over 2 targets (n = 3 train seeds), SSD is the closest" in page
+    assert "Targets with fewer than 3 train seeds are left out: cifar20 class sea." in page
+    assert "| cifar20 class sea | 1 | SSD |" in page
+
+
+def test_units_of_one_original_say_so():
+    drawn = [
+        make_record(method, value, seeds=(0, split, split), task="random", target="random")
+        for split in range(3)
+        for method, value in (("retrain", 0.5), ("ssd", 0.51 + 0.001 * split))
+    ]
+    assert contest(drawn).n_text == "3 (1 original)"
+    assert "on cifar20 random (n = 3, of 1 original)" in said(drawn)
+
+
+def test_closest_needs_every_interval():
+    text = said(study())
+    start = "Under `strict`, on cifar20 class veg (n = 3), SSD is the closest of 3 methods to the model retrained from"
+    assert text.startswith(start)
+    assert re.search(r"SSD's gap is [12]\.\d\d ± 0\.\d\d points, Finetune's is 4\.\d\d ± 0\.\d\d larger,", text)
+    assert re.search(r"the untouched original's (19|20)\.\d\d ± .*, another retrained model's 1\.33 ± 2\.87 \(", text)
+
+
+@pytest.mark.parametrize(
+    ("away", "n", "spread", "expected"),
+    [
+        (AWAY | {"finetune": 0.005}, 3, 0.02, "SSD has the smallest mean gap of 3 .* not told apart from Finetune:"),
+        (AWAY | {"finetune": 0.015}, 3, 0.005, "Finetune has the smallest mean gap of 3 .* SSD is not told apart"),
+        (AWAY | {"ssd": 0.08}, 3, 0.001, "SSD is not the closest of 3 methods to .*, Finetune is closer:"),
+        (AWAY, 1, 0.001, "SSD has the smallest gap of 3 methods to .*, which decides nothing"),
+        (AWAY | {"ssd": 0.08}, 2, 0.001, "Finetune has the smallest gap of 3 methods to .*, which decides nothing"),
+        ({"ssd": 0.02}, 3, 0.001, "SSD alone was compared with"),
+    ],
+)
+def test_without_intervals_beside_0_nothing_is_claimed(away, n, spread, expected):
+    text = said(study(away, n, spread=spread))
+    assert re.search(expected, text)
+    assert "SSD is the closest" not in text
+
+
+def test_no_run_leaves_the_question_open():
+    assert said([]) == ("Under `strict` no run is recorded, so whether SSD is closest to the retrained model is open.")
+    apart = [x for x in study() if x.seeds["train_seed"] == 0] + [
+        x for x in study(target="sea") if x.seeds["train_seed"] == 1
+    ]
+    assert said(apart).startswith("Under `strict` no train seed has all 2 targets, so whether SSD is closest")
+
+
+def test_three_seeds_get_no_p_value_and_nine_originals_do():
+    few = units_of(runs_of(study()))
+    assert significance(blocks_of(few, About()), About(), "strict") == (
+        "No test and no p-value: independent originals: 3; 2 comparisons with SSD need 7 (2/2ⁿ ≤ 0.05/2)."
+    )
+    many = units_of(runs_of([x for name in ("cifar10", "cifar20", "cifar100") for x in study(dataset=name)]))
+    text = significance(blocks_of(many, About()), About(), "strict")
+    assert text.startswith("9 independent originals")
+    assert "| Finetune | 2.00 | 0.0078 |" in text  # 2 · 2/2⁹
+    assert "![Mean ranks](ranks-strict.png)" in text
+
+
+def test_variance_by_source_says_which_seeds_it_lacks():
+    drawn = [
+        make_record(method, value, seeds=(train, split, seed), task="random", target="random")
+        for train in range(5)
+        for split in range(3)
+        for seed in range(3)
+        for method, value in (("retrain", 0.5), ("ssd", 0.5 + 0.01 * (train + 1)))
+    ]
+    text = variances(runs_of(drawn), About())
+    assert (
+        "| strict | cifar20 resnet18 | SSD | 5 train seeds, 3 splits and 3 method seeds | 1.58 | 0.00 | 0.00 |" in text
+    )
+    less = [x for x in drawn if x.seeds["train_seed"] < 4]
+    assert "needs 5 train seeds, 3 splits and 3 method seeds in each. The most there are: 4 train" in variances(
+        runs_of(less), About()
+    )
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Results of both protocols, and an ablation."""
+    folder = tmp_path / "results"
+    commit([*study(), *study(target="vehicle2")], folder / "table3-strict-quick")
+    away = {"baseline": 0.20, "ssd": 0.07, "finetune": 0.05}
+    commit(study(away, protocol="paper"), folder / "table3-paper-quick")
+    ablation = [*study(away, protocol="paper"), *study({**away, "ssd": 0.01}, protocol="paper", ablation="retrain")]
+    commit(ablation, folder / "ablation-paper-quick", "ablation")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_composing(monkeypatch):
+    monkeypatch.setattr(units, "with_unconcerned", lambda runs, cells: runs)
+    monkeypatch.setattr(units, "table_cells", lambda *names: [])
+
+
+def numbers(text: str) -> set[str]:
+    return {found.lstrip("+-") for found in re.findall(r"[+-]?\d+\.\d\d\b", text)}
+
+
+def test_every_number_of_the_sentences_stands_on_the_page_and_in_the_csv(results):
+    files = answer_files(results, "quick")
+    sentences, page, table = (str(files[name]) for name in ("sentences.md", "answer.md", "answer.csv"))
+    assert sentences.count("\n") == 2
+    assert len(numbers(sentences)) > 10
+    assert sentences in page
+    assert numbers(sentences) <= numbers(page.replace(sentences, ""))
+    frame = pd.read_csv(io.StringIO(table), dtype=str)
+    assert numbers(sentences) <= numbers(" ".join(frame.filter(regex="mean|half|minus").stack().dropna()))
+
+
+def test_the_page_answers_per_protocol_target_and_switch(results):
+    page = str(answer_files(results, "quick")["answer.md"])
+    assert "Under `strict`, over 2 targets (n = 3 train seeds), SSD is the closest" in page
+    assert (
+        "Under `paper`, on cifar20 class veg (n = 3), SSD is not the closest of 2 methods to the model retrained"
+        in page
+    )
+    assert "retrained from the original with a new last layer, Finetune is closer" in page
+    row = next(line for line in page.splitlines() if line.startswith("| retrain |"))
+    assert row.split(" | ")[2] == "**SSD**"
+    assert row.split(" | ")[-1].startswith("**-6.")
+    assert "Smallest mean gap under none: Finetune. Another method has it under retrain (SSD)." in page
+    assert max(map(len, page.splitlines()[-30:])) < 180
+
+
+def test_the_order_of_folders_and_records_changes_nothing(results):
+    before = answer_files(results, "quick")
+    for path in results.glob("*/records.jsonl"):
+        path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert answer_files(results, "quick") == before
+
+
+def test_runs_that_no_table_holds_are_kept_beside_the_page(results, tmp_path, monkeypatch):
+    more = study(AWAY, 4)[-5:]  # a fourth train seed
+    monkeypatch.setattr(answer, "finished", lambda folder, profile, known: [x for x in more if x.run_id not in known])
+    folder = results / "answer-quick"
+    folder.mkdir()
+    files = answer_files(results, "quick", tmp_path)
+    for name, content in files.items():
+        (folder / name).write_text(str(content))
+    assert len(str(files["records.jsonl"]).splitlines()) == 5
+    assert list(problems_of(folder)) == []  # without the output folder
+    commit(more, results / "table3-strict-quick-more")
+    assert answer_files(results, "quick")["records.jsonl"] == ""
+    assert answer_files(results, "quick")["answer.csv"] == files["answer.csv"]
+
+
+def test_a_changed_page_and_uncommitted_code_are_found(results):
+    folder = results / "answer-quick"
+    folder.mkdir()
+    dirty = [replace(x, provenance={**x.provenance, "dirty": True}) for x in study({"ssd": 0.03}, 1, dataset="cifar10")]
+    commit([], results / "table6-strict-quick")
+    (folder / "records.jsonl").write_text(answer.to_lines(dirty))
+    for name, content in answer_files(results, "quick").items():
+        (folder / name).write_text(str(content))
+    assert [line.split()[-1] for line in problems_of(folder)] == ["code", "code"]
+    page = folder / "sentences.md"
+    page.write_text(page.read_text().replace("closest", "best"))
+    assert "answer-quick: sentences.md does not follow from the records" in list(problems_of(folder))
+
+
+def test_floor_rows_are_pseudo_values_and_only_gaps_are_set_beside_them():
+    found = contest(study())
+    assert found.gap(FLOOR).mean == pytest.approx(4 / 3)
+    assert found.estimate("ssd", "gap", minus=FLOOR).mean == pytest.approx(2 - 4 / 3, abs=0.1)
+    assert found.estimate(FLOOR, "mia").n == 0
+
+
+def test_a_rank_diagram_joins_methods_that_are_not_told_apart():
+    ranks = pd.DataFrame([[1.0, 2.0, 3.0, 4.0, 5.0]] * 9, columns=["SSD", "A", "B", "C", "D"])
+    axes = rank_diagram(ranks, "nine originals").axes[0]
+    assert {"SSD 1.00", "D 5.00", "critical difference 2.03"} <= {text.get_text().strip() for text in axes.texts}
+    bars = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 3]
+    assert [[round(x) for x in bar] for bar in bars] == [[1, 3], [2, 4], [3, 5]]

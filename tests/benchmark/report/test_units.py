@@ -1,0 +1,134 @@
+"""Which runs count, how far each lies from the retrained model of its unit, and the noise floor."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from answer_cases import commit, make_record, study
+
+from benchmark.report import units
+from benchmark.report.units import FLOOR, committed, distances_of, finished, runs_of, units_of, with_unconcerned
+
+
+def gaps(records, method: str = "ssd") -> list[float]:
+    found = units_of(runs_of(records))
+    return found.loc[found["method"] == method, "gap"].round(6).tolist()
+
+
+def test_a_run_is_compared_with_the_retrained_model_of_its_own_seeds():
+    records = study({"ssd": -0.02}, spread=0.0)
+    found = distances_of(runs_of(records))
+    assert found["mia"].round(6).tolist() == [-2.0] * 3
+    assert found["gap"].round(6).tolist() == [2.0] * 3
+    assert gaps([x for x in records if x.seeds["method_seed"] != 1 or x.labels["method"] == "ssd"]) == [2.0] * 2
+
+
+def test_method_seeds_are_averaged_inside_a_unit():
+    values = [("retrain", 0.5, 0), ("retrain", 0.6, 1), ("ssd", 0.51, 0), ("ssd", 0.57, 1)]
+    records = [make_record(method, value, seeds=(0, 0, seed)) for method, value, seed in values]
+    (ssd,) = units_of(runs_of(records)).query("method == 'ssd'").to_dict("records")
+    assert ssd["mia"] == pytest.approx((1 - 3) / 2)  # signed
+    assert ssd["gap"] == pytest.approx((1 + 3) / 2)  # each run's distance counts
+
+
+def test_the_split_seed_makes_a_unit_in_the_random_task_alone():
+    draws = [make_record(x, 0.5, seeds=(0, split, split)) for x in ("retrain", "ssd") for split in range(3)]
+    drawn = [replace(x, labels={**x.labels, "task": "random", "target": "random"}) for x in draws]
+    assert len(gaps(draws)) == 1
+    assert len(gaps(drawn)) == 3
+
+
+def test_two_originals_of_one_unit_are_never_mixed():
+    """Two machines made the same runs; a single newer one of another original does not stand between the others."""
+    first = study({"ssd": 0.02, "finetune": 0.03}, n=1, spread=0.0)
+    other = [
+        replace(x, original={**x.original, "sha256": "other"}, provenance={**x.provenance, "finished": "2027"})
+        for x in study({"ssd": 0.05}, n=1, spread=0.0)
+    ]
+    assert gaps([*other, *first]) == [2.0]
+    assert gaps([*first, *other, replace(other[1], labels={**other[1].labels, "method": "finetune"})]) == [5.0]
+
+
+def test_of_two_records_of_one_run_the_later_counts():
+    old = study({"ssd": 0.02}, n=1, spread=0.0)
+    again = replace(
+        old[1], metrics=dict.fromkeys(old[1].metrics, 0.57), provenance={**old[1].provenance, "finished": "3"}
+    )
+    assert gaps([again, *old]) == [7.0]
+
+
+def test_runs_without_numbers_are_no_units():
+    skipped = replace(make_record("unsir", 0.0), metrics={}, skipped="no classes")
+    undefined = make_record("fisher", 0.5)
+    undefined = replace(undefined, metrics={**undefined.metrics, "mia": None})
+    assert set(units_of(runs_of([*study(), skipped, undefined]))["method"]) & {"unsir", "fisher"} == set()
+    assert units_of(runs_of([skipped])).empty
+
+
+def test_the_floor_is_the_distance_of_two_models_retrained_afresh():
+    records = study()  # retrained models at 50, 51 and 52 %
+    assert sum(gaps(records, FLOOR)) / 3 == pytest.approx((1 + 1 + 2) / 3)
+    assert gaps(study(n=2), FLOOR) == []
+    assert gaps(study(protocol="paper"), FLOOR) == []  # they start from different originals
+
+
+def test_another_forget_set_is_no_floor():
+    drawn = [replace(x, seeds={**x.seeds, "split_seed": x.seeds["train_seed"]}) for x in study(task="random")]
+    assert gaps(drawn, FLOOR) == []
+
+
+def test_the_same_retrained_model_under_two_train_seeds_is_no_pair():
+    same = [replace(x, seeds={**x.seeds, "method_seed": 0}) for x in study()]
+    assert gaps(same, FLOOR) == []
+
+
+def test_trained_models_of_another_seed_are_the_floor_if_there_are_any():
+    records = study({"ssd": 0.02, FLOOR: 0.013}, protocol="paper", spread=0.0)
+    assert gaps(records, FLOOR) == [1.3] * 3
+    assert gaps(study({"ssd": 0.02, FLOOR: 0.013}, spread=0.0), FLOOR) == [1.3] * 3
+
+
+def cell(method: str, ablation: str, made: str) -> SimpleNamespace:
+    labels = make_record(method, 0.5, ablation=ablation).labels
+    return SimpleNamespace(labels=labels, scientific={"made": made, "method_seed": 0}, code={"methods.ssd": "1"})
+
+
+def test_a_switch_shows_the_runs_of_none_for_methods_that_it_does_not_concern():
+    none = study({"ssd": 0.02, "finetune": 0.05}, spread=0.0)
+    order = [make_record("ssd", 0.5 + 0.01 * seed + 0.08, seeds=(seed, 0, seed), ablation="order") for seed in range(3)]
+    methods = ("retrain", "ssd", "finetune")
+    cells = [cell(method, ablation, method) for method in methods for ablation in ("none", "never_run")]
+    cells += [cell(method, "order", {"ssd": "shuffled"}.get(method, method)) for method in methods]
+    found = units_of(with_unconcerned(runs_of([*none, *order]), cells)).set_index(["ablation", "method"])["gap"]
+    assert found["order", "ssd"].round(6).tolist() == [8.0] * 3
+    assert found["order", "finetune"].round(6).tolist() == [5.0] * 3
+    assert found["none", "ssd"].round(6).tolist() == [2.0] * 3
+    assert "never_run" not in found.index.get_level_values("ablation")
+
+
+def test_committed_records_are_those_of_tables_and_of_the_profile(tmp_path):
+    commit(study(), tmp_path / "table3-strict-quick")
+    commit(study(profile="full"), tmp_path / "table3-strict-full")
+    commit(study(target="rocket+sea"), tmp_path / "requests-strict-quick", "requests")
+    found = committed(tmp_path, "quick")
+    assert {name: len(records) for name, records in found.items()} == {"table3-strict-quick": 15}
+
+
+def test_finished_runs_count_if_a_table_has_them_under_any_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "table_cells", lambda profile: [cell("ssd", "none", "as the table")])
+
+    def finish(made: str, code: str, profile: str = "quick") -> str:
+        record = make_record("ssd", 0.5, seeds=(3, 0, 3), profile=profile)
+        record = replace(
+            record, run_id=f"{made}{code}{profile}", scientific={"made": made, "method_seed": 3, "train_seed": 3},
+            code={"methods.ssd": code},
+        )  # fmt: skip
+        record.write(tmp_path / "records")
+        return record.run_id
+
+    wanted = finish("as the table", "1")
+    finish("another alpha", "1")
+    finish("as the table", "2")
+    finish("as the table", "1", "full")
+    assert [record.run_id for record in finished(tmp_path, "quick", ())] == [wanted]
+    assert finished(tmp_path, "quick", {wanted}) == []

@@ -17,7 +17,7 @@ class Part(NamedTuple):
     """What happened to one parameter: flat indices of its selected entries, their values before and after."""
 
     size: int
-    index: Tensor
+    indices: Tensor
     before: Tensor
     after: Tensor
     mean_beta: float | None  # None if nothing of it is selected
@@ -25,7 +25,7 @@ class Part(NamedTuple):
     @property
     def selected(self) -> int:
         """How many entries were selected."""
-        return len(self.index)
+        return len(self.indices)
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Change:
             if (
                 parameter is None
                 or (parameter.numel(), parameter.dtype) != (part.size, part.after.dtype)
-                or not torch.equal(parameter.take(part.index.to(parameter.device)).cpu(), part.after.cpu())
+                or not torch.equal(parameter.take(part.indices.to(parameter.device)).cpu(), part.after.cpu())
             ):
                 raise ValueError(
                     f"Expected the model as this change left it, but got another {name}; undo later changes first."
                 )
         for name, part in self.parts.items():
-            parameters[name].put_(part.index.to(parameters[name].device), part.before.to(parameters[name].device))
+            parameters[name].put_(part.indices.to(parameters[name].device), part.before.to(parameters[name].device))
 
     def save(self, path: str | Path) -> None:
         """Write it into a file, which `load` reads. Who has the file can undo the unlearning: delete it in time."""
@@ -118,7 +118,7 @@ def dampen(
     with torch.no_grad():
         parts = {name: _part(p, full[name], forget[name], alpha, lam) for name, p in parameters.items()}
         for name, part in parts.items():
-            parameters[name].put_(part.index, part.after)
+            parameters[name].put_(part.indices, part.after)
     change = Change(alpha, lam, parts)
     if not change.selected:
         warnings.warn(_nothing(importance, forget_importance, full, forget, alpha), stacklevel=2)

@@ -40,7 +40,7 @@ class Importance(Mapping[str, Tensor]):
     def __init__(
         self, values: Mapping[str, Tensor], *, n: int, batches: int, reduction: Reduction, weights: float | None = None
     ) -> None:
-        self._values = raw_names(values)
+        self._values: dict[str, Tensor] = raw_names(values)
         self.n, self.batches, self.reduction, self.weights = n, batches, reduction, weights
         check_values(self)
 

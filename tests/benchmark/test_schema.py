@@ -136,4 +136,4 @@ def test_a_tilde_is_the_home_folder_and_an_empty_folder_is_refused(tmp_path, mon
     monkeypatch.setitem(os.environ, "UNLEARN_DATA_DIR", "")
     (cell,) = cells_of(["dataset=cifar10"])
     with pytest.raises(Exception, match=r"Expected \$UNLEARN_DATA_DIR to name a folder, but it is empty"):
-        Workbench(cell)
+        _ = cell.scientific

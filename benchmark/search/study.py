@@ -201,7 +201,7 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
             raise
         for name, item in kept.items():
             trial.set_user_attr(name, item)
-        trial.set_user_attr("checksum", content_hash([trial.number, trial.params, value, kept]))
+        trial.set_user_attr("checksum", content_hash([trial.number, trial.params, [value], kept]))
         return value
 
     def after_trial(study: Study, trial: FrozenTrial) -> None:
@@ -234,7 +234,7 @@ def check_trials(study: Study) -> None:
     """Raise ValueError if the numbers of a complete trial, or of the configured values, changed in the storage."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         kept = dict(trial.user_attrs)
-        if kept.pop("checksum", None) != content_hash([trial.number, trial.params, trial.value, kept]):
+        if kept.pop("checksum", None) != content_hash([trial.number, trial.params, trial.values, kept]):
             raise damaged(f"trial {trial.number}")
     default = dict(study.user_attrs.get("default", {}))
     if default and default.pop("checksum", None) != content_hash(default):

@@ -1,8 +1,10 @@
 """A flipped bit of any file that a run or a search rests on is found, or changes nothing."""
 
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -78,7 +80,11 @@ def search(folder: Path, storage: str) -> tuple[Path, Read]:
         return {(trial.number, repr(trial.params), trial.value, repr(sorted(trial.user_attrs))) for trial in trials}
 
     run_trials(study(folder), [{"name": "x", "low": 0.1, "high": 90.0}], evaluate, n_trials=4, max_failures=1)
-    return Path(storage.format(folder).removeprefix("sqlite:///")), read
+    path = Path(storage.format(folder).removeprefix("sqlite:///"))
+    if "://" in storage:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path, read
 
 
 FILES: dict[str, Callable[[Path], tuple[Path, Read]]] = {
@@ -100,10 +106,12 @@ def outcomes(kind: str, folder: Path, n: int) -> Counter[str]:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     original, read = FILES[kind](whole)
     expected = read(whole)
-    data = original.read_bytes()
+    data, beside = original.read_bytes(), shutil.ignore_patterns("*-wal", "*-shm", "*.lock")
+    shutil.copytree(whole, now, ignore=beside)
+    assert read(now) == expected  # so a flip, and not the copy, is found
     for _ in range(n):
-        shutil.rmtree(now, ignore_errors=True)
-        shutil.copytree(whole, now)
+        shutil.rmtree(now)
+        shutil.copytree(whole, now, ignore=beside)
         flipped, at = bytearray(data), random.randrange(len(data))
         flipped[at] ^= 1 << random.randrange(8)
         (now / original.relative_to(whole)).write_bytes(flipped)

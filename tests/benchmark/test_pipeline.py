@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import make_cell, make_cells
+from omegaconf import OmegaConf
 
 from benchmark import pipeline
+from benchmark.cell import Cell
 from benchmark.evaluate import SPLITS
+from benchmark.files import content_hash
 from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, unlearned, wanted
 from benchmark.workbench import Workbench
 from methods.retrain import Retrain
@@ -48,6 +51,34 @@ def test_what_cells_share_is_listed_once(tmp_path, protocol, n_originals):
     missing = benches[0].store.missing(*(node for bench in benches for node in wanted(bench)))
     assert Counter(kinds(missing)) == {"original": n_originals, "outputs": 6}
     assert missing[0].kind == "original"
+
+
+@pytest.mark.parametrize(("protocol", "n_originals"), [("paper", 1), ("strict", 2)])
+def test_the_retrained_model_of_another_seed_costs_nothing_beside_it(tmp_path, protocol, n_originals):
+    grid = ["method=retrain,retrain_other", "method_seed=0,1", f"protocol={protocol}"]
+    benches = benches_of(tmp_path, *grid)
+    missing = benches[0].store.missing(*(node for bench in benches for node in wanted(bench)))
+    assert Counter(kinds(missing)) == {"original": n_originals, "outputs": 2}
+    own, other = ({b.cell.seeds["method_seed"]: b for b in benches if b.cell.is_reference == x} for x in (1, 0))
+    assert outputs(other[0]).hash == outputs(own[1]).hash == content_hash(other[0].cell.outputs_key)
+    assert outputs(other[1]).hash == outputs(own[0]).hash
+    assert other[0].cell.outputs_code == own[1].cell.outputs_code
+    (alone,) = benches_of(tmp_path, "method=retrain_other", "method_seed=2", f"protocol={protocol}")
+    assert alone.cell.scientific["method"]["other"] == {"method_seed": 1, "train_seed": 0 if protocol == "paper" else 1}
+    resolved = Cell(OmegaConf.create(OmegaConf.to_container(alone.cell.config, resolve=True)))  # as in a worker
+    assert outputs(Workbench(resolved)).hash == outputs(own[1]).hash
+    assert kinds(alone.store.missing(*wanted(alone))).count("outputs") == 2  # of both seeds, if there is neither
+
+
+def test_the_noise_floor_compares_two_retrained_models(folder):
+    own, other = benches_of(folder, "method=retrain,retrain_other", "protocol=paper")
+    same, floor = pipeline.make_record(own).metrics, pipeline.make_record(other).metrics
+    assert (same["gap_train"], same["tow"], same["agreement_test"]) == (0, 1, 1)
+    assert floor["margin_shift"] != 0
+    retrained, _ = load_outputs(own, reference(own))
+    found, _ = load_outputs(other, outputs(other))
+    equal = (found.test_logits.argmax(1) == retrained.test_logits.argmax(1)).double().mean()
+    assert floor["agreement_test"] == pytest.approx(float(equal))
 
 
 def test_no_retrained_model_is_trained_if_no_metric_needs_it(tmp_path):

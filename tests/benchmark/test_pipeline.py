@@ -1,18 +1,22 @@
 """What a record rests on, that each part of it is made once, and how requests follow each other."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import make_cell, make_cells
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from benchmark import pipeline
 from benchmark.cell import Cell
 from benchmark.evaluate import SPLITS
 from benchmark.files import content_hash
 from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, unlearned, wanted
+from benchmark.records import record_of
+from benchmark.report.query import up_to_date
 from benchmark.workbench import Workbench
 from methods.retrain import Retrain
 
@@ -88,6 +92,42 @@ def test_no_retrained_model_is_trained_if_no_metric_needs_it(tmp_path):
     assert set(record.metrics) == {"retain_accuracy", "forget_accuracy"}
     assert files_in(tmp_path) == {"original": 1, "outputs": 1}
     assert kinds(wanted(bench_of(tmp_path, "method=baseline"))) == ["original", "outputs", "outputs"]
+
+
+def test_a_later_metric_renames_no_run_and_is_added_from_the_outputs(tmp_path, monkeypatch):
+    options = ["method=baseline", "~method@reference"]
+    before = bench_of(tmp_path, *options, "metric=[accuracy,membership]")
+    now = bench_of(tmp_path, *options, "metric=[accuracy,membership,evidence]")
+    assert (before.cell.run_id, before.cell.scientific) == (now.cell.run_id, now.cell.scientific)
+    first = pipeline.make_record(before)
+    assert record_of(before.cell) == first
+    assert record_of(now.cell) is None
+    assert [x.run_id for x in up_to_date([first], [now.cell])] == [first.run_id]  # it shows nothing for the others
+    monkeypatch.setattr(pipeline, "call", None)  # nothing is unlearned again
+    added = pipeline.make_record(now)
+    assert added.metrics.items() > first.metrics.items()
+    assert {"ua", "auc_interval.se", "attack.threshold", "mia_interval.low"} <= added.metrics.keys()
+    assert added.metrics["tow"] is added.metrics["mia_interval.difference"] is None
+    assert record_of(now.cell) == record_of(before.cell) == added  # it may hold more than asked for
+
+
+def test_an_edited_metric_makes_a_record_again_whether_runs_are_named_by_it_or_not(tmp_path):
+    bench = bench_of(tmp_path, "method=baseline", "~method@reference", "metric=[accuracy,membership,evidence]")
+    record = pipeline.make_record(bench)
+    edited = replace(record, code={**record.code, "metrics.attack": "before"})
+    edited.write(bench.cell.record_path.parent)
+    assert record_of(bench.cell) is None
+    assert up_to_date([edited], [bench.cell]) == []
+
+
+def test_a_record_has_the_margins_of_its_images_beside_it(folder):
+    bench = bench_of(folder, "method=baseline", "~method@reference")
+    record = pipeline.make_record(bench)
+    kept = load_file(bench.cell.margins_path)
+    assert bench.cell.margins_path.name == f"{record.run_id}.safetensors"
+    assert {name: len(x) for name, x in kept.items()} == {name: record.sizes[name] for name in SPLITS}
+    right = kept["retain_train"] > 0  # more likely than all others together
+    assert float(right.double().mean()) <= record.metrics["ra"]
 
 
 # How each is made

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmark import resolvers
 from benchmark.files import content_hash, file_sha256
@@ -183,6 +183,17 @@ class Cell:
         shared = [word for word in self.overrides if not re.match(r"\+*(method[=.]|save_model=)", word)]
         return Cell(config, (*shared, f"method={method_name(config)}"))
 
+    @cached_property
+    def other(self) -> "Cell | None":
+        """The cell whose outputs stand for this one's: that of the method under the seeds that it calls `other`."""
+        if self.config.method.get("other") is None:
+            return None
+        config, seeds = copy.deepcopy(self.config), self.seeds | content(self.config.method.other)
+        with open_dict(config):
+            del config.method["other"]
+            config.update(seeds)
+        return Cell(config)
+
     @property
     def record_path(self) -> Path:
         return Path(self.config.output_dir) / "records" / f"{self.run_id}.json"
@@ -202,18 +213,20 @@ class Cell:
 
     @property
     def outputs_key(self) -> dict[str, Any]:
-        """All that the outputs of the unlearned model depend on."""
-        return {
-            "original": content_hash(self.original_key),
-            "task": self.scientific["task"],
-            "method": self.scientific["method"],
-            "method_seed": self.scientific["method_seed"],
-        }
+        """All that the outputs of the unlearned model depend on; of `other` seeds, if the method names them."""
+        method = dict(self.scientific["method"])
+        seeds = self.scientific | method.pop("other", {})
+        return self._key_of(method, seeds)
 
     @property
     def reference_key(self) -> dict[str, Any]:
         """All that the outputs of the retrained model depend on."""
-        return self.outputs_key | {"method": self.scientific["reference"]}
+        return self._key_of(self.scientific["reference"], self.scientific)
+
+    def _key_of(self, method: Any, seeds: Mapping[str, Any]) -> dict[str, Any]:
+        original = self.original_key | {"train_seed": seeds["train_seed"]}
+        task = self.scientific["task"]
+        return {"original": content_hash(original), "task": task, "method": method, "method_seed": seeds["method_seed"]}
 
     @cached_property
     def original_code(self) -> dict[str, str]:

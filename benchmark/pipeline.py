@@ -49,6 +49,8 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
     The next request starts from the previous request's model.
     """
     cell = bench.cell
+    if cell.other is not None:
+        return unlearned(Workbench(cell.other))
     key, needs = cell.outputs_key, [original(bench)]
     epochs = epochs_in(bench, key["method"])
     if cell.targets is not None and not cell.is_reference:  # a retrained model forgets all of them in one call
@@ -61,6 +63,8 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
 
 def outputs(bench: Workbench) -> Artefact:
     """Return the outputs of the unlearned model on every split."""
+    if bench.cell.other is not None:
+        return outputs(Workbench(bench.cell.other))
     cell, needs = bench.cell, [original(bench)]
     if cell.config.save_model is not None or (cell.targets is not None and not cell.is_reference):
         needs.append(unlearned(bench))

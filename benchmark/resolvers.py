@@ -1,5 +1,6 @@
 """The resolvers `${name:…}` of the configuration files; a process that reads a configuration needs them."""
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,17 @@ def one_later(epochs: ListConfig) -> ListConfig:
     return OmegaConf.create([epoch + 1 for epoch in epochs])
 
 
+def other_seed(name: str, *, _root_: DictConfig) -> int:
+    """Return the seed `name` of the run that differs in its method seed, by the one before it; of 0 it is 1.
+
+    So the other runs of several seeds are among them.
+    """
+    own = whole("method_seed", _root_=_root_)
+    config = copy.deepcopy(_root_)
+    OmegaConf.update(config, "method_seed", own - 1 if own else 1)
+    return whole(name, _root_=config)
+
+
 def stem(path: str) -> str:
     """Return the last part of a path without its suffix: the name of a folder or a file of the user's."""
     return Path(home(path)).resolve().stem
@@ -114,5 +126,5 @@ def whole_number(name: str, value: object) -> int:
         raise ValueError(f"Expected {name} to be a whole number, but got {value!r}.") from error
 
 
-for resolver in (option, choose, recipe_row, one_later, stem, home, data_folder, whole):
+for resolver in (option, choose, recipe_row, one_later, other_seed, stem, home, data_folder, whole):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -125,7 +125,9 @@ class Workbench:
 
     @cached_property
     def method(self) -> UnlearningMethod:
-        method: UnlearningMethod = instantiate(without_about(self.config.method))
+        node = without_about(self.config.method)
+        node.pop("other", None)  # seeds, see `Cell.other`
+        method: UnlearningMethod = instantiate(node)
         return method
 
     @cached_property

@@ -81,6 +81,16 @@ def test_a_config_dir_is_a_search_path(own_configs, tmp_path):
         with_search_path([f"--config-dir={tmp_path / 'nowhere'}"])
 
 
+def test_a_profile_says_whether_a_table_shows_the_noise_floor():
+    words = ["experiment=table6", "profile=quick"]
+    plain, floor = (
+        [cell.labels["method"] for cell in cells_of([*words, *more])]
+        for more in ([], ["profile.retrained='retrain,retrain_other'"])
+    )
+    assert floor == ["retrain", "retrain_other", *plain[1:]]
+    assert plain[:2] == ["retrain", "baseline"]
+
+
 def test_all_cells_share_the_time_of_the_first():
     sweep = OmegaConf.create()
     words = ["method=ssd,retrain", "method_seed=0,1", "output_dir=${now:%H-%M-%S-%f}"]

@@ -1,15 +1,22 @@
 """What a record rests on, that each part of it is made once, and how requests follow each other."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import make_cell, make_cells
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from benchmark import pipeline
+from benchmark.cell import Cell
 from benchmark.evaluate import SPLITS
+from benchmark.files import content_hash
 from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, unlearned, wanted
+from benchmark.records import record_of
+from benchmark.report.query import up_to_date
 from benchmark.workbench import Workbench
 from methods.retrain import Retrain
 
@@ -50,6 +57,34 @@ def test_what_cells_share_is_listed_once(tmp_path, protocol, n_originals):
     assert missing[0].kind == "original"
 
 
+@pytest.mark.parametrize(("protocol", "n_originals"), [("paper", 1), ("strict", 2)])
+def test_the_retrained_model_of_another_seed_costs_nothing_beside_it(tmp_path, protocol, n_originals):
+    grid = ["method=retrain,retrain_other", "method_seed=0,1", f"protocol={protocol}"]
+    benches = benches_of(tmp_path, *grid)
+    missing = benches[0].store.missing(*(node for bench in benches for node in wanted(bench)))
+    assert Counter(kinds(missing)) == {"original": n_originals, "outputs": 2}
+    own, other = ({b.cell.seeds["method_seed"]: b for b in benches if b.cell.is_reference == x} for x in (1, 0))
+    assert outputs(other[0]).hash == outputs(own[1]).hash == content_hash(other[0].cell.outputs_key)
+    assert outputs(other[1]).hash == outputs(own[0]).hash
+    assert other[0].cell.outputs_code == own[1].cell.outputs_code
+    (alone,) = benches_of(tmp_path, "method=retrain_other", "method_seed=2", f"protocol={protocol}")
+    assert alone.cell.scientific["method"]["other"] == {"method_seed": 1, "train_seed": 0 if protocol == "paper" else 1}
+    resolved = Cell(OmegaConf.create(OmegaConf.to_container(alone.cell.config, resolve=True)))  # as in a worker
+    assert outputs(Workbench(resolved)).hash == outputs(own[1]).hash
+    assert kinds(alone.store.missing(*wanted(alone))).count("outputs") == 2  # of both seeds, if there is neither
+
+
+def test_the_noise_floor_compares_two_retrained_models(folder):
+    own, other = benches_of(folder, "method=retrain,retrain_other", "protocol=paper")
+    same, floor = pipeline.make_record(own).metrics, pipeline.make_record(other).metrics
+    assert (same["gap_train"], same["tow"], same["agreement_test"]) == (0, 1, 1)
+    assert floor["margin_shift"] != 0
+    retrained, _ = load_outputs(own, reference(own))
+    found, _ = load_outputs(other, outputs(other))
+    equal = (found.test_logits.argmax(1) == retrained.test_logits.argmax(1)).double().mean()
+    assert floor["agreement_test"] == pytest.approx(float(equal))
+
+
 def test_no_retrained_model_is_trained_if_no_metric_needs_it(tmp_path):
     bench = bench_of(tmp_path, "method=baseline", "metric=[accuracy]")
     assert kinds(wanted(bench)) == ["original", "outputs"]
@@ -57,6 +92,42 @@ def test_no_retrained_model_is_trained_if_no_metric_needs_it(tmp_path):
     assert set(record.metrics) == {"retain_accuracy", "forget_accuracy"}
     assert files_in(tmp_path) == {"original": 1, "outputs": 1}
     assert kinds(wanted(bench_of(tmp_path, "method=baseline"))) == ["original", "outputs", "outputs"]
+
+
+def test_a_later_metric_renames_no_run_and_is_added_from_the_outputs(tmp_path, monkeypatch):
+    options = ["method=baseline", "~method@reference"]
+    before = bench_of(tmp_path, *options, "metric=[accuracy,membership]")
+    now = bench_of(tmp_path, *options, "metric=[accuracy,membership,evidence]")
+    assert (before.cell.run_id, before.cell.scientific) == (now.cell.run_id, now.cell.scientific)
+    first = pipeline.make_record(before)
+    assert record_of(before.cell) == first
+    assert record_of(now.cell) is None
+    assert [x.run_id for x in up_to_date([first], [now.cell])] == [first.run_id]  # it shows nothing for the others
+    monkeypatch.setattr(pipeline, "call", None)  # nothing is unlearned again
+    added = pipeline.make_record(now)
+    assert added.metrics.items() > first.metrics.items()
+    assert {"ua", "auc_interval.se", "attack.threshold", "mia_interval.low"} <= added.metrics.keys()
+    assert added.metrics["tow"] is added.metrics["mia_interval.difference"] is None
+    assert record_of(now.cell) == record_of(before.cell) == added  # it may hold more than asked for
+
+
+def test_an_edited_metric_makes_a_record_again_whether_runs_are_named_by_it_or_not(tmp_path):
+    bench = bench_of(tmp_path, "method=baseline", "~method@reference", "metric=[accuracy,membership,evidence]")
+    record = pipeline.make_record(bench)
+    edited = replace(record, code={**record.code, "metrics.attack": "before"})
+    edited.write(bench.cell.record_path.parent)
+    assert record_of(bench.cell) is None
+    assert up_to_date([edited], [bench.cell]) == []
+
+
+def test_a_record_has_the_margins_of_its_images_beside_it(folder):
+    bench = bench_of(folder, "method=baseline", "~method@reference")
+    record = pipeline.make_record(bench)
+    kept = load_file(bench.cell.margins_path)
+    assert bench.cell.margins_path.name == f"{record.run_id}.safetensors"
+    assert {name: len(x) for name, x in kept.items()} == {name: record.sizes[name] for name in SPLITS}
+    right = kept["retain_train"] > 0  # more likely than all others together
+    assert float(right.double().mean()) <= record.metrics["ra"]
 
 
 # How each is made

@@ -51,7 +51,9 @@ def compose_config(*overrides: str):
 @cache
 def compose_method(*overrides: str) -> UnlearningMethod:
     """Return the method of a composed run; methods are frozen, so tests may share it."""
-    return instantiate(without_about(compose_config(*overrides).method))
+    node = without_about(compose_config(*overrides).method)
+    node.pop("other", None)  # seeds of another run, no option of the method
+    return instantiate(node)
 
 
 @cache

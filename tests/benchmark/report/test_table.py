@@ -224,6 +224,12 @@ def test_a_model_that_the_seeds_do_not_touch_counts_once():
     assert "; SSD D_r.\n" in note
 
 
+def test_one_of_several_numbers_is_printed_as_its_metric_is():
+    shown = ABOUT.metric("mia_interval.difference_low")
+    assert (shown.label, shown.scale, shown.unit) == ("MIA difference low", 100, "percent")
+    assert label_of(ABOUT, "attack.threshold", latex=True) == "attack threshold"
+
+
 def test_an_unknown_metric_is_an_error():
     with pytest.raises(ValueError, match=r"Expected table\.metrics from retain_accuracy, .*, but got Rank\."):
         make_values(query_of("mia", "Rank"))

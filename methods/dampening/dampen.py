@@ -77,7 +77,8 @@ class Change:
     def save(self, path: str | Path) -> None:
         """Write it into a file, which `load` reads. Who has the file can undo the unlearning: delete it in time."""
         parts = {
-            name: (p.size, p.index.cpu(), p.before.cpu(), p.after.cpu(), p.mean_beta) for name, p in self.parts.items()
+            name: (p.size, *(t.cpu() for t in (p.indices, p.before, p.after)), p.mean_beta)
+            for name, p in self.parts.items()
         }
         torch.save({"alpha": self.alpha, "lam": self.lam, "parts": parts}, path)
 

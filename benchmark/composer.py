@@ -89,7 +89,8 @@ class Composer:
 
     def compose(self, *words: str) -> DictConfig:
         """Return Hydra's composition with its own node; ValueError if it names foreign code."""
-        config = compose(NAME, [*self.own, *words], return_hydra_config=True)
+        plugins = [word for word in self.single if word.startswith("plugins=") and word not in words]
+        config = compose(NAME, [*self.own, *plugins, *words], return_hydra_config=True)
         check_composed(config, self.given)
         return config
 

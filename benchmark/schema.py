@@ -31,8 +31,9 @@ Resolve = Callable[[Any, Any, Any], Any]  # (raw value, node, key) -> the value;
 Option = tuple[str, Any, Any]  # key, value, annotation
 SeedValue = int | float | str  # `whole_number` says which
 
+BESIDE = ("about", "other")  # keys of a node that are no option of what it builds
 ABOUT = {"label": Text, "latex": Text, "order": float | None, "unit": str, "scale": Positive, "needs": list[Text],
-         "decimals": Annotated[int, "[0, inf)"], "ranked": bool, "retain_batch_size": Whole}  # fmt: skip
+         "decimals": Annotated[int, "[0, inf)"], "ranked": bool, "named": bool, "retain_batch_size": Whole}  # fmt: skip
 TRAINING = {"optimizer": Optimizer, "lr": Positive, "weight_decay": NotNegative}
 REQUESTS = {"targets": list[Target] | None, "n": str | int | None}
 PROTOCOL = {
@@ -58,7 +59,7 @@ KEYS: dict[str, Any] = {  # a mapping for a node, * for any name; what a `_targe
               "breaks_below": Positive | None, "derived": {"*": ABOUT}},
     "protocol": PROTOCOL, "strict": PROTOCOL,
     "profile": {"name": Text, "rows": Text, "train_images": Whole | None, "test_images": Whole | None,
-                "models": Text, "seeds": str | int},
+                "models": Text, "seeds": str | int, "retrained": Text},
     "dataset": {
         "name": Text, "rows": Text, "label": Text, "fingerprint": Text | None,
         "mean": Mean | None, "std": Std | None,
@@ -74,7 +75,8 @@ KEYS: dict[str, Any] = {  # a mapping for a node, * for any name; what a `_targe
     "task": {"name": Text, "target": Target, "level": Literal["class", "subclass"] | None, "labels": Text,
              "requests": REQUESTS, "batch_size": Whole, "importance_order": ImportanceOrder,
              "accuracy_order": Literal["data", "by_class", "absent"], "n": Whole, "file": Text},
-    "method": {"about": ABOUT}, "reference": {"about": ABOUT}, "baseline": {"about": ABOUT},
+    "method": {"about": ABOUT, "other": {"method_seed": SeedValue, "train_seed": SeedValue}},
+    "reference": {"about": ABOUT}, "baseline": {"about": ABOUT},
     "metric": {"*": {"about": ABOUT}},
     "requests": {"name": Text, "targets": list[Target] | None, "n": Whole | None},
     "compute": {"device": Text, "precision": Literal["float32", "bfloat16"], "channels_last": bool, "tf32": bool,
@@ -152,7 +154,7 @@ def called(raw: Any, node: Any, path: str, resolve: Resolve) -> Iterator[Option]
     parameters = signature(target).parameters
     kinds = hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     names = [name for name, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
-    given = {key: resolve(raw[key], node, key) for key in raw if not key.startswith("_") and key != "about"}
+    given = {key: resolve(raw[key], node, key) for key in raw if not key.startswith("_") and key not in BESIDE}
     given = {key: value for key, value in given.items() if value != ABSENT}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     if unknown := [key for key in given if key not in names and not takes_any]:

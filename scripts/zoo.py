@@ -392,8 +392,9 @@ def resident_peak(*, reset: bool = False) -> float:
     try:
         if reset:
             ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+            Path("/proc/self/clear_refs").write_text("5", "utf-8")
+        status = Path("/proc/self/status").read_text("utf-8").splitlines()
+        (line,) = (line for line in status if line.startswith("VmHWM"))
     except (OSError, AttributeError, ValueError):
         return float("nan")
     return float(line.split()[1]) * 1024

@@ -72,7 +72,7 @@ class Change:
                     f"Expected the model as this change left it, but got another {name}; undo later changes first."
                 )
         for name, part in self.parts.items():
-            parameters[name].put_(part.indices.to(parameters[name].device), part.before.to(parameters[name].device))
+            _write(parameters[name], part.indices, part.before)
 
     def save(self, path: str | Path) -> None:
         """Write it into a file, which `load` reads. Who has the file can undo the unlearning: delete it in time."""
@@ -119,7 +119,7 @@ def dampen(
     with torch.no_grad():
         parts = {name: _part(p, full[name], forget[name], alpha, lam) for name, p in parameters.items()}
         for name, part in parts.items():
-            parameters[name].put_(part.indices, part.after)
+            _write(parameters[name], part.indices, part.after)
     change = Change(alpha, lam, parts)
     if not change.selected:
         warnings.warn(_nothing(importance, forget_importance, full, forget, alpha), stacklevel=2)
@@ -150,6 +150,12 @@ def _part(parameter: Tensor, full: Tensor, forget: Tensor, alpha: float, lam: fl
     beta = (lam * full.take(index) / forget.take(index)).clamp_(max=1)
     after = (before * beta).to(before.dtype)
     return Part(parameter.numel(), index, before, after, float(beta.mean()) if len(index) else None)
+
+
+def _write(parameter: Tensor, indices: Tensor, values: Tensor) -> None:
+    """Write values at flat indices; `put_` does the same, but torch does not call it deterministic."""
+    indices, values = indices.to(parameter.device), values.to(parameter.device)
+    parameter.copy_(parameter.flatten().index_copy(0, indices, values).view(parameter.shape))
 
 
 def _nothing(

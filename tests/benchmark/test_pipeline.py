@@ -175,7 +175,7 @@ def test_a_stage_makes_one_artefact_and_what_it_needs(tmp_path):
 
 
 def test_an_unknown_stage_is_answered_with_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match="record, original, retrained, outputs, but got 'model'"):
+    with pytest.raises(ValueError, match="original, retrained, outputs or record, but got 'model'"):
         wanted(bench_of(tmp_path, "stage=model"))
     with pytest.raises(ValueError, match="record, original, outputs, but got 'retrained'"):
         wanted(bench_of(tmp_path, "stage=retrained", "~method@reference"))

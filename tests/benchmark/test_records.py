@@ -60,8 +60,8 @@ def test_a_changed_number_is_noticed(tmp_path):
 
 def test_records_of_the_first_version_are_read(tmp_path):
     path, values = tmp_path / "r1.json", asdict(record())
-    path.write_text(json.dumps(values))  # without a checksum
-    assert RunRecord.find(path) == record()
+    path.write_text(json.dumps(values))
+    assert RunRecord.find(path) is None  # no checksum: nobody knows whether it is whole
     values["identity"], values["config_hash"] = values.pop("labels"), values.pop("scientific_hash")
     path.write_text(json.dumps(values | {"checksum": content_hash(values)}))
     assert RunRecord.read(path) == record()

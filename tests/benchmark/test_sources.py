@@ -97,8 +97,9 @@ assert "torch" not in sys.modules
 
 
 def test_a_record_knows_its_method_its_metrics_and_the_retrained_models_method(tmp_path):
-    modules = {"methods.ssd", "methods.retrain", "metrics.accuracy", "metrics.membership", "metrics.divergence"}
-    assert set(make_cell(tmp_path, "method=ssd").code) == modules | {"metrics.weights"}
+    old, new = "accuracy divergence membership weights", "attack closeness intervals margins separation"
+    modules = {"methods.ssd", "methods.retrain", *(f"metrics.{name}" for name in f"{old} {new}".split())}
+    assert set(make_cell(tmp_path, "method=ssd").code) == modules
     assert set(make_cell(tmp_path, "method=ssd").outputs_code) == {"methods.ssd"}
     assert set(make_cell(tmp_path, "method=ssd", "metric=accuracy").code) == {"methods.ssd", "metrics.accuracy"}
 

@@ -108,7 +108,6 @@ def test_what_is_refused(pets, tmp_path):
     for options, expected in (
         ({"folder": tmp_path / "none"}, r"dataset\.root to be a folder"),
         ({"folder": tmp_path / "one"}, "at least two class folders, but .* has 1"),
-        ({"size": 0}, r"dataset\.size"),
         ({"test_share": 1}, "share of test images"),
     ):
         with pytest.raises(ValueError, match=expected):

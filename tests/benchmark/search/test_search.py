@@ -215,7 +215,7 @@ def test_every_search_composes_and_names_parameters_of_its_method(name):
         (["search=ssd", "search.n_trials=0"], "search.n_trials to be a whole number from 1 on, but got 0"),
         (["search=ssd", "search.held_out=2"], "search.held_out to be a finite number in (0, 1) or null, but got 2"),
         (["search=ssd", "search.storage=nosuch://x"], "search.storage to be a database's URL or a file"),
-        (["search=ssd", "search.objective.metrics=[mia,gap]"], "changed_fraction, which need no other model, but got "),
+        (["search=ssd", "search.objective.metrics=[mia,gap]"], ", which need no other model, but got "),
         (["search=ssd", "~method@reference"], "use search/objective=score"),
         (["search=ssd", "requests=sequence"], "Expected one forget request to search on, but got "),
         (["search=unsir", "task=random", "task.n=5"], "applies to the task"),

@@ -93,14 +93,12 @@ def test_the_model_is_used_in_eval_mode_and_left_as_it_was(cnn, reduction):
     assert all(p.grad is None for p in cnn.parameters())
 
 
-def test_what_is_refused(cnn, split):
+def test_what_is_refused(cnn):
     for reduction in ("batch_mean", "per_sample"):
         with pytest.raises(ValueError, match="at least one batch"):
             Importance.of(cnn, [], reduction=reduction)
     with pytest.raises(ValueError, match="batch_mean or per_sample, but got 'sum'"):
         Importance.of(cnn, [], reduction="sum")
-    with pytest.raises(ValueError, match="class_sorted, retain_shuffled, shuffled, but got 'sorted'"):
-        ordered(split, "sorted", seeded())
 
 
 def test_class_sorted_ends_with_the_forget_set(dataset):

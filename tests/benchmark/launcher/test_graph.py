@@ -87,7 +87,7 @@ def test_a_task_that_fails_says_why_in_one_line(tmp_path):
     original = next(iter(tasks_of(cells(tmp_path, "task.target=nobody")).values()))
     failure = work(original, str(Path.cwd()))
     assert isinstance(failure, Failure)
-    assert failure.name == original.name
+    assert failure.cell == original.name
     assert "'nobody'" in failure.reason
     assert "\n" not in failure.reason
 

@@ -61,6 +61,8 @@ def test_parameters_that_are_not_positive_are_refused():
             dampened([1.0], [1.0], [2.0], **{"alpha": 1.0, "lam": 1.0, name: value})
         with pytest.raises(ValueError, match=f"Expected {name} to be a finite number above 0"):
             method(**{name: value})
+    with pytest.raises(ValueError, match="class_sorted, retain_shuffled or shuffled, but got 'sorted'"):
+        method(order="sorted")
 
 
 def test_the_clamp_is_inactive_at_the_published_settings(cnn, split, context):

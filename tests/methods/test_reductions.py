@@ -36,8 +36,8 @@ FORGET_ONLY = {
     "JiT": lambda recipe: JiT(lr=0.01, sigma=0.5, noises=2, batch_size=16, mode="eval", accumulate=False),
 }
 LABEL_FREE = {
-    "LFSSD": lambda recipe: LFSSD(alpha=1.1, lam=1.0, **IMPORTANCE),
-    "LFSSD in batches": lambda recipe: LFSSD(alpha=1.1, lam=1.0, **IMPORTANCE | {"reduction": "batch_mean"}),
+    "LFSSD": lambda recipe: LFSSD(alpha=0.1, lam=0.1, **IMPORTANCE),
+    "LFSSD in batches": lambda recipe: LFSSD(alpha=0.1, lam=0.1, **IMPORTANCE | {"reduction": "batch_mean"}),
     "JiT": FORGET_ONLY["JiT"],
 }
 

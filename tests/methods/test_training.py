@@ -189,9 +189,7 @@ def test_a_training_continues_from_its_state_bit_for_bit(make_cnn, fit, recipe):
         assert all(torch.equal(value, whole[name]) for name, value in continued.items())
 
 
-def test_the_passes_of_an_epoch_share_one_optimiser_and_follow_its_number(
-    make_cnn, fit, dataset, recipe, preprocessing
-):
+def test_passes_share_one_optimiser_and_follow_the_number_of_the_epoch(make_cnn, fit, dataset, recipe, preprocessing):
     first, second = (dataset.train.subset(torch.arange(60) % 2 == part) for part in (0, 1))
     seen = []
 
@@ -214,7 +212,7 @@ def test_the_passes_of_an_epoch_share_one_optimiser_and_follow_its_number(
     for data, size in ((first, 8), (second, 16), (second, 16)):
         for rows in torch.randperm(30, generator=random).split(size):
             optimizer.zero_grad()
-            images = preprocessing(data.storage[data.index[rows]])
+            images = preprocessing(data.storage[data.index[rows]]).contiguous()
             F.cross_entropy(expected(images), data.labels[rows]).backward()
             optimizer.step()
     assert all(map(torch.equal, model.parameters(), expected.parameters()))

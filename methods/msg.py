@@ -13,7 +13,10 @@ from methods.base import MethodContext
 from methods.gradients import summed_gradients
 from methods.training import Recipe
 
-KINDS: Mapping[str, tuple[type[nn.Module], ...]] = {"conv": (nn.Conv2d,), "conv_linear": (nn.Conv2d, nn.Linear)}
+KINDS: Mapping[str, tuple[type[nn.Conv2d | nn.Linear], ...]] = {
+    "conv": (nn.Conv2d,),
+    "conv_linear": (nn.Conv2d, nn.Linear),
+}
 
 
 @dataclass(frozen=True)

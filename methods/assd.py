@@ -29,9 +29,12 @@ class ASSD(SSD):
     def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
         first = context.first if self.importance == "kept" else None
         importance = self._importance_of_all(first or Call(model, split, context))
-        forget_importance = context.remember(
-            "importance_forget", self._forget_key(split), lambda: self._importance(model, split.forget_train, context)
-        )
+
+        def make() -> dict[str, Tensor]:
+            return self._importance(model, split.forget_train, context)
+
+        make.__module__ = SSD.__module__  # the code behind it is SSD's, so that the artefact is too
+        forget_importance = context.remember("importance_forget", self._forget_key(split), make)
         dampen(model, importance, forget_importance, alpha=alpha_of(importance, forget_importance, split), lam=self.lam)
         return model.eval()
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
-from methods.base import MethodContext
+from methods.base import Call, MethodContext
+from methods.dampening import dampen
 from methods.dampening.microbatch import microbatch_size
 from methods.dampening.per_sample import zero_sums
-from methods.ssd import SSD
+from methods.ssd import SSD, ordered
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,21 @@ class LFSSD(SSD):
     Foster, Schoepf and Brintrup, "Loss-Free Machine Unlearning", ICLR 2024 Tiny Papers, arXiv 2402.19308. `batch_mean`
     is the text's, the mean over batches of |∂ mean_x ‖f(x)‖²/∂θ|; `per_sample` takes the mean over samples.
     """
+
+    def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
+        first = (context.first if self.importance == "kept" else None) or Call(model, split, context)
+        importance = first.context.remember(
+            "importance_full", self._importance_key(first.split, first.context), lambda: self._of_all(first)
+        )
+        forget_importance = context.remember(
+            "importance_forget", self._forget_key(split), lambda: self._importance(model, split.forget_train, context)
+        )
+        dampen(model, importance, forget_importance, alpha=self.alpha, lam=self.lam)
+        return model.eval()
+
+    def _of_all(self, call: Call) -> dict[str, Tensor]:
+        data = ordered(call.split, self.order, call.context.random("importance order"))
+        return self._importance(call.model, data, call.context)
 
     def _importance(self, model: nn.Module, data: LabelledImages, context: MethodContext) -> dict[str, Tensor]:
         batches = context.batches(data, self.batch_size)

@@ -47,7 +47,6 @@ class Delete:
         def loss(student: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
             for norm in fixed:
                 norm.eval()
-            logits = (model if fixed else student)(images)  # the fused form of the student has no eval mode
-            return F.kl_div(logits.float().log_softmax(dim=1), targets[positions], reduction="batchmean")
+            return F.kl_div(student(images).float().log_softmax(dim=1), targets[positions], reduction="batchmean")
 
         return context.train(model, forget, self.recipe, "delete", loss=loss)

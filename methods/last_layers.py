@@ -48,7 +48,8 @@ class LastLayers:
 def initialise(layers: Iterable[nn.Conv2d | nn.Linear], random: torch.Generator) -> None:
     """Give the layers new weights."""
     for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, generator=random)
+        fresh = torch.empty(layer.weight.shape, device=layer.weight.device)  # whatever the memory layout
+        layer.weight.copy_(nn.init.kaiming_normal_(fresh, generator=random))
         if layer.bias is not None:
             layer.bias.zero_()
 

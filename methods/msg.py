@@ -75,8 +75,7 @@ class MSG:
             mask = torch.zeros_like(least, dtype=torch.bool)
             mask[least[: round(self.share * len(least))]] = True
             masks[name] = mask.view(weight.shape)
-            fresh = nn.init.kaiming_normal_(
-                torch.empty_like(weight), mode="fan_out", nonlinearity="relu", generator=random
-            )
+            fresh = torch.empty(weight.shape, device=weight.device)  # not `empty_like`: whatever the memory layout
+            nn.init.kaiming_normal_(fresh, mode="fan_out", nonlinearity="relu", generator=random)
             weight.copy_(torch.where(masks[name], fresh, weight))
         return masks

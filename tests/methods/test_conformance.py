@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from benchmark.compose import CONFIGS
 from datasets.base import ForgetSplit
 from datasets.splits import random_split
 from methods.base import skip_reason
-from tests.methods.helpers import compose_method, make_context, poison, tiny_data, tiny_net, tiny_split
+from tests.methods.helpers import compose_method, make_context, poison, tiny_data, tiny_net, tiny_split, tiny_vit
 
 METHODS = sorted(path.stem for path in Path(CONFIGS, "method").glob("*.yaml"))
 TASKS = {"class": "paper", "subclass": "strict", "random": "paper"}  # with a protocol for each
@@ -103,3 +104,15 @@ def test_a_method_takes_a_forget_set_of_one_image_and_one_larger_than_the_rest(n
     if skip_reason(method, data) is None:
         state = method(tiny_net(1, data.num_classes), data, make_context(tiny_net)).state_dict()
         assert all(torch.isfinite(value).all() for value in state.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_takes_a_vision_transformer_or_says_why_not(name):
+    method, split = compose_method(f"method={name}", "model=vit", "task=class", "protocol=strict"), tiny_split("class")
+    if (reason := skip_reason(method, split)) is not None:
+        assert name == "ct", reason
+        return
+    context = make_context(lambda seed, *, pretrained=True: tiny_vit(seed, split.num_classes))
+    context = replace(context, preprocessing=replace(context.preprocessing, size=8))
+    state = method(tiny_vit(1, split.num_classes), split, context).state_dict()
+    assert all(torch.isfinite(value).all() for value in state.values())

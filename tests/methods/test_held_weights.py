@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmark.models import ResNet18
-from methods.last_layers import LastLayers
+from methods.last_layers import LastLayers, initialise
+from methods.msg import MSG
 from methods.random_labels import RandomLabels
 from methods.training import Recipe
 from tests.methods.helpers import make_context, seeded, tiny_net, tiny_split
@@ -135,3 +136,15 @@ def test_reset_layers_are_new_and_repeatable(cnn, split, context, recipe):
     assert float(one.bias.detach().abs().max()) < 1e-20
     expected = torch.nn.init.kaiming_normal_(torch.empty(3, 16), generator=seeded())
     assert float(one.weight.detach().std()) == pytest.approx(float(expected.std()), rel=0.5)
+
+
+def test_new_weights_do_not_depend_on_the_memory_layout(cnn, recipe):
+    plain, other = cnn.conv, copy.deepcopy(cnn.conv).to(memory_format=torch.channels_last)
+    assert not other.weight.is_contiguous()
+    for layer in (plain, other):
+        initialise([layer], seeded())
+    assert torch.equal(plain.weight, other.weight)
+    gradient = torch.arange(plain.weight.numel()).view(plain.weight.shape).float()
+    for layer in (plain, other):
+        MSG(recipe, share=0.5, factor=0.1, layers="conv").renew({"0": layer.weight}, {"0.weight": gradient}, seeded(1))
+    assert torch.equal(plain.weight, other.weight)

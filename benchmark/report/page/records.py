@@ -1,0 +1,111 @@
+"""Every record as a row; what many records share (configuration, versions, device) stands once, by a number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from benchmark.records import RunRecord, flatten
+from benchmark.report.about import About
+from benchmark.report.page.folders import Folder
+from benchmark.report.page.markup import anchor, lines, run_link, typeset
+from benchmark.report.table import COMPARED, measured
+
+LABELS = {"dataset": "Data set", "model": "Model", "task": "Task", "target": "Target", "protocol": "Protocol",
+          "profile": "Profile", "ablation": "Switched"}  # fmt: skip
+METRICS = (*COMPARED, "gap", "seconds")
+SEEDS = ("train_seed", "split_seed", "method_seed")
+APART = {"task": "task", "metric": "metrics"}  # parts of the configuration with a number of their own
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record on the page: its id there, the cells, the facts in its dialog."""
+
+    anchor: str
+    link: Markup
+    facts: Markup
+    cells: Sequence[Markup]
+
+
+class Parts:
+    """Texts that several records share, each with a number and an id."""
+
+    def __init__(self) -> None:
+        self.ids: dict[tuple[str, str], str] = {}
+
+    def link(self, kind: str, values: Mapping[str, Any]) -> Markup:
+        """Return a link to the text of `values`."""
+        text = lines(flatten(values))
+        number = 1 + sum(other == kind for other, _ in self.ids)
+        found = self.ids.setdefault((kind, text), f"{kind}-{number}")
+        return Markup('<a href="#part-{0}">{0}</a>').format(found)
+
+    def __iter__(self) -> Any:
+        """Yield (id, text), the kinds one after the other."""
+        return iter(sorted(((found, text) for (_, text), found in self.ids.items()), key=lambda pair: natural(pair[0])))
+
+
+def natural(name: str) -> tuple[str, int]:
+    kind, _, number = name.rpartition("-")
+    return kind, int(number)
+
+
+def heads(about: About) -> list[str]:
+    """Return the heads of the table of records; the metrics' columns stand last."""
+    metrics = [about.metric(name).label for name in METRICS]
+    return ["Run", "Method", "Folder", *LABELS.values(), "Seeds", *metrics]
+
+
+def rows_of(folders: Sequence[Folder]) -> tuple[list[Row], Parts]:
+    """Return all records, folder by folder, and the parts that they share."""
+    about, parts = About(), Parts()
+    return [row_of(folder.name, record, about, parts) for folder in folders for record in folder.records], parts
+
+
+def row_of(folder: str, record: RunRecord, about: About, parts: Parts) -> Row:
+    seeds = "/".join(str(record.seeds.get(name, "")) for name in SEEDS)
+    names = [about.method(record.labels["method"]).label, folder, *(record.labels.get(x, "") for x in LABELS), seeds]
+    numbers = [printed_metric(record, name, about) for name in METRICS]
+    link = run_link(folder, record.run_id, record.run_id)
+    cells = [typeset(text) for text in (*names, *numbers)]
+    return Row(anchor(folder, record.run_id), link, facts(record, parts, about), cells)
+
+
+def printed_metric(record: RunRecord, name: str, about: About) -> str:
+    value = measured(record, name, about.metric(name).scale)
+    return "" if value is None else f"{value:.{about.metric(name).decimals}f}"
+
+
+def facts(record: RunRecord, parts: Parts, about: About) -> Markup:
+    """Return what the cells do not show: other metrics, times, sizes, and links to the shared parts."""
+    others = {name: printed_metric(record, name, about) for name in record.metrics if name not in METRICS}
+    shown = [f"{about.metric(name).label} {text}" for name, text in others.items() if text and "." not in name]
+    whole, provenance = record.scientific or {}, dict(record.provenance)
+    finished = provenance.pop("finished", "unknown")
+    apart = {*APART, "method", *SEEDS}
+    links = [
+        parts.link("setting", {name: value for name, value in whole.items() if name not in apart}) if whole else None,
+        *(parts.link(kind, {name: whole[name]}) for name, kind in APART.items() if name in whole),
+        parts.link("method", {"label": record.labels["method"], **record.hyperparameters}),
+        parts.link("original", record.original),
+        parts.link("environment", provenance),
+    ]
+    texts = {
+        "Seeds": ", ".join(f"{name.removesuffix('_seed')} {seed}" for name, seed in record.seeds.items()),
+        "Not run": record.skipped,
+        "Other metrics": ", ".join(shown),
+        "Seconds": ", ".join(f"{name} {seconds:.4g}" for name, seconds in record.seconds.items()),
+        "Sizes": ", ".join(f"{name} {size}" for name, size in record.sizes.items()),
+        "Finished": str(finished),
+    }
+    items = [Markup("<b>{}</b> {}. ").format(name, typeset(text)) for name, text in texts.items() if text]
+    return Markup("").join(
+        [*items, Markup("<b>Configuration, device, commit</b> "), Markup(" ").join(filter(None, links))]
+    )
+
+
+def text_of(part: str) -> Markup:
+    """Return the text of a part; quotes need no escape inside an element, and there are many."""
+    return Markup(str(escape(part)).replace("&#34;", '"').replace("&#39;", "'"))

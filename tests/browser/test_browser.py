@@ -139,15 +139,16 @@ def test_a_table_is_sorted_by_mouse_and_by_keyboard(opened: Open) -> None:
 def test_records_are_filtered_by_words_and_by_choice(opened: Open) -> None:
     page = opened()
     rows, shown = page.locator("#all tbody tr:visible"), page.get_by_role("status")
+    form = page.locator("#filter")
     n = rows.count()
-    page.get_by_label("Words").fill(f"SSD {FOLDER}")
+    form.get_by_label("Words").fill(f"SSD {FOLDER}")
     assert 0 < rows.count() < n
     assert all("SSD" in text and FOLDER in text for text in rows.all_inner_texts())
     assert shown.inner_text() == f"{rows.count()} of {n} records"
-    page.get_by_label("Words").press("Enter")  # sends nothing
-    page.get_by_label("Words").fill("")
-    page.get_by_label("Folder").select_option(FOLDER)
-    page.get_by_label("Method").select_option("UNSIR")
+    form.get_by_label("Words").press("Enter")  # sends nothing
+    form.get_by_label("Words").fill("")
+    form.get_by_label("Folder").select_option(FOLDER)
+    form.get_by_label("Method").select_option("UNSIR")
     assert shown.inner_text() == f"2 of {n} records"
 
 

@@ -113,6 +113,7 @@ def render(values: Mapping[str, object], shown: Sequence[Picture]) -> str:
     )
     environment.filters |= {"typeset": typeset, "region": region, "text": text_of}
     style, script = ((HERE / name).read_text("utf-8") for name in ("style.css", "page.js"))
+    style += pictures.dark_rules([picture.path for picture in shown if picture.image])
     policy = f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; img-src data:"
     policy = Markup(f"{policy}; base-uri 'none'; form-action 'none'")
     inline = {"style": Markup(style), "script": Markup(script), "policy": policy, "pictures": shown}
@@ -147,9 +148,9 @@ def part_of(folder: Folder) -> Part:
 
 
 def figures_of(folder: Folder) -> list[Path]:
-    """Return each figure once, as SVG if there is one."""
+    """Return each figure once, as SVG if there is one; that of the dark theme gives colours alone."""
     by_stem = {path.stem: path for ending in (".png", ".svg") for path in folder.files(ending)}
-    return list(by_stem.values())
+    return [path for stem, path in by_stem.items() if stem.removesuffix(pictures.DARK) not in by_stem.keys() - {stem}]
 
 
 def draw(folder: Folder, path: Path) -> Markup:

@@ -9,9 +9,9 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
-from benchmark.report.typeset import GLYPHS
+from benchmark.report.typeset import VERDICTS
 
-SYMBOL = re.compile(r"\b([DI])_(Df|D|f|r)\b")
+SYMBOL = re.compile(r"\b([DIN])_(Df|[Drf])\b")
 RUN_LINK = Markup('<a href="#{}">{}</a>')
 
 
@@ -38,7 +38,7 @@ def badge(verdict: str) -> Markup:
     if not verdict:
         return Markup("")
     mark = Markup('<span class="verdict {0}"><span aria-hidden="true">{1}</span> {0}</span>')
-    return mark.format(verdict, GLYPHS.get(verdict, ""))
+    return mark.format(verdict, VERDICTS[verdict][0] if verdict in VERDICTS else "")
 
 
 def markdown(text: str, label: str, *, level: int = 3) -> Markup:

@@ -2,11 +2,14 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+DARK = "-dark"  # figure-dark.svg is figure.svg in the colours of the dark theme
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 SVG, XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}"
 DRAWS = {"svg", "g", "defs", "path", "use", "text", "tspan", "rect", "circle", "ellipse", "line", "polyline", "polygon",
          "clipPath", "linearGradient", "radialGradient", "stop", "pattern", "image", "title", "desc"}  # fmt: skip
@@ -61,3 +64,19 @@ def clean(element: ElementTree.Element, prefix: str) -> None:
         kept[name] = f"#{prefix}{value[1:]}" if name == "href" and value[0] == "#" else value
     element.attrib.clear()
     element.attrib |= kept
+
+
+def dark_rules(paths: Sequence[Path]) -> str:
+    """Return CSS that gives the figures the colours of their dark twins, if they have them."""
+    colours: dict[str, str] = {}
+    for path in paths:
+        twin = path.with_name(f"{path.stem}{DARK}{path.suffix}")
+        if twin.is_file():
+            pair = (COLOUR.findall(drawing.read_text("utf-8")) for drawing in (path, twin))
+            colours |= {light: dark for light, dark in zip(*pair, strict=False) if light != dark}
+    rules = [
+        f'  figure svg [{part}="{light}"] {{ {part}: {dark}; }}\n'
+        for light, dark in sorted(colours.items())
+        for part in ("fill", "stroke")
+    ]
+    return f"@media screen and (prefers-color-scheme: dark) {{\n{''.join(rules)}}}\n" if rules else ""

@@ -11,11 +11,10 @@ from markupsafe import Markup
 from benchmark.report.about import About
 from benchmark.report.page.folders import Folder
 from benchmark.report.page.markup import badge, run_link
-from benchmark.report.typeset import BLOCK, HEADS, Cell, Grid, blocks, mean_and_spread, printed
+from benchmark.report.typeset import BLOCK, HEADS, VERDICTS, Cell, Grid, blocks, mean_and_spread, printed
 from benchmark.report.verdict import PAPER_KEY, with_gaps
 
 RUNS = "runs"  # the column that names all runs of a row
-VERDICTS = ("match", "near", "off", "missing")
 THEIRS = ["mean_published", "std_published", "std_unit", "verdict"]
 
 

@@ -1,4 +1,4 @@
-"""The page over results/: its numbers are those of the files, it needs nothing from elsewhere, it runs no foreign code."""
+"""The page over results/: its numbers are those of the files, it needs nothing from elsewhere, runs no other code."""
 
 import csv
 import json
@@ -219,21 +219,31 @@ def test_a_figure_only_draws(tmp_path):
         pictures.svg(path, "")
 
 
-def test_an_svg_stands_for_its_png(tmp_path):
-    for name in ("figure.png", "figure.svg", "other.png"):
+def test_an_svg_stands_for_its_png_and_its_dark_twin(tmp_path):
+    for name in ("figure.png", "figure.svg", "figure-dark.svg", "other.png"):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in build.figures_of(Folder(tmp_path))] == ["figure.svg", "other.png"]
+
+
+def test_the_dark_theme_takes_its_colours_from_the_twin(tmp_path):
+    path = tmp_path / "figure.svg"
+    path.write_text('<svg><path style="fill: #218dfa; stroke: #ffffff"/></svg>')
+    assert pictures.dark_rules([path]) == ""
+    (tmp_path / "figure-dark.svg").write_text('<svg><path style="fill: #8757ae; stroke: #ffffff"/></svg>')
+    rules = pictures.dark_rules([path])
+    assert 'figure svg [fill="#218dfa"] { fill: #8757ae; }' in rules
+    assert "#ffffff" not in rules
 
 
 def test_figures_without_room_become_links_and_a_page_too_large_is_refused(small, monkeypatch):
     (small / "figure2-x").mkdir()
     (small / "figure2-x" / "figure.png").write_bytes(bytes(50_000))
-    size = len(page_of(small))
+    size = len(page_of(small).encode())
     monkeypatch.setattr(build, "MOST_BYTES", size)
     page = page_of(small)
     assert "data:image/png" not in page
     assert 'href="figure2-x/figure.png"' in page
-    monkeypatch.setattr(build, "MOST_BYTES", len(page) - 100)
+    monkeypatch.setattr(build, "MOST_BYTES", len(page.encode()) - 100)
     with pytest.raises(ValueError, match="Expected a page of less than"):
         page_of(small)
 

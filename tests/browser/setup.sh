@@ -32,7 +32,7 @@ install_unpacked() {  # without root: what apt would install, unpacked here, wit
 if ! browser=$(find_browser); then
   echo "installing Chromium" >&2
   if [ "$(id -u)" = 0 ]; then
-    { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; } > apt.log 2>&1
+    { apt-get -qq update && apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends chromium; } > apt.log 2>&1
   else
     install_unpacked > apt.log 2>&1
   fi || echo "no Chromium: see $here/apt.log, or set CHROMIUM=PATH" >&2

@@ -55,14 +55,14 @@ def markdown(text: str, label: str, *, level: int = 3) -> Markup:
     tokens = parser.parse(text)
     levels = [int(token.tag[1]) for token in tokens if token.type == "heading_open"]
     shift, tables = level - min(levels, default=level), 0
-    for token, after in zip(tokens, [*tokens[1:], None], strict=True):
+    for at, token in enumerate(tokens):
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + shift)}"
         elif token.type in ("th_open", "td_open"):
             if str(token.attrs.pop("style", "")).endswith("right"):  # the policy forbids inline styles
                 token.attrs["class"] = "r"
-            if token.type == "th_open" and after is not None and not after.content:
-                token.tag = "td"  # a head without a word is none
+            if token.type == "th_open" and not tokens[at + 1].content:
+                token.tag = tokens[at + 2].tag = "td"  # a head without a word is none
         elif token.type == "table_open":
             tables += 1
             token.attrs["data-region"] = f"{label}, table {tables}"

@@ -79,7 +79,7 @@ def printed_metric(record: RunRecord, name: str, about: About) -> str:
 
 
 def facts(record: RunRecord, parts: Parts, about: About) -> Markup:
-    """Return what the cells do not show: other metrics, times, sizes, and links to the shared parts."""
+    """Return what the cells do not show: other metrics, times, and links to the shared parts."""
     others = {name: printed_metric(record, name, about) for name in record.metrics if name not in METRICS}
     shown = [f"{about.metric(name).label} {text}" for name, text in others.items() if text and "." not in name]
     whole, provenance = record.scientific or {}, dict(record.provenance)
@@ -90,19 +90,19 @@ def facts(record: RunRecord, parts: Parts, about: About) -> Markup:
         *(parts.link(kind, {name: whole[name]}) for name, kind in APART.items() if name in whole),
         parts.link("method", {"label": record.labels["method"], **record.hyperparameters}),
         parts.link("original", record.original),
+        parts.link("data", {"fingerprint": record.data_fingerprint, **record.sizes}),
         parts.link("environment", provenance),
     ]
     texts = {
         "Seeds": ", ".join(f"{name.removesuffix('_seed')} {seed}" for name, seed in record.seeds.items()),
         "Not run": record.skipped,
         "Other metrics": ", ".join(shown),
-        "Seconds": ", ".join(f"{name} {seconds:.4g}" for name, seconds in record.seconds.items()),
-        "Sizes": ", ".join(f"{name} {size}" for name, size in record.sizes.items()),
+        "Seconds": ", ".join(f"{name} {seconds:.4g}" for name, seconds in record.seconds.items() if seconds),
         "Finished": str(finished),
     }
     items = [Markup("<b>{}</b> {}. ").format(name, typeset(text)) for name, text in texts.items() if text]
     return Markup("").join(
-        [*items, Markup("<b>Configuration, device, commit</b> "), Markup(" ").join(filter(None, links))]
+        [*items, Markup("<b>Configuration</b> "), Markup(" ").join(filter(None, links))]
     )
 
 

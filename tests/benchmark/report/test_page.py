@@ -90,7 +90,7 @@ def test_every_number_of_a_table_is_that_of_its_csv(path, reader):
         if not row["mean"]:
             continue
         decimals = 0 if row["metric"] == "rank" else ABOUT.metric(row["metric"]).decimals
-        method = row.get("curve") or ABOUT.method(row["method"]).label
+        method = (row.get("curve") or ABOUT.method(row["method"]).label).replace("I_D", "ID")
         names = {"Method": method, "Model": row["model"], "Target": row.get("newest") or row["target"]}
         names |= {"Request": row["request"]} if "request" in row else {}
         names |= {

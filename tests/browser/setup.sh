@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 mkdir -p .browser
 cd .browser
 here=$PWD
-AXE_VERSION=4.10.3
+AXE_VERSION=4.14.1
 
 find_browser() {
   local name

@@ -101,9 +101,7 @@ def facts(record: RunRecord, parts: Parts, about: About) -> Markup:
         "Finished": str(finished),
     }
     items = [Markup("<b>{}</b> {}. ").format(name, typeset(text)) for name, text in texts.items() if text]
-    return Markup("").join(
-        [*items, Markup("<b>Configuration</b> "), Markup(" ").join(filter(None, links))]
-    )
+    return Markup("").join([*items, Markup("<b>Configuration</b> "), Markup(" ").join(filter(None, links))])
 
 
 def text_of(part: str) -> Markup:

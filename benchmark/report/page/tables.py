@@ -49,15 +49,15 @@ def to_grid(values: pd.DataFrame, folder: Folder, *, first: str = HEADS["ablatio
     values = values.assign(records=values.groupby(row_key)["records"].transform("first").fillna(""))
     runs = values.drop_duplicates(row_key).assign(metric=RUNS)
     grid = blocks(pd.concat([values, runs]), about, cell_of(folder, about), sweep=True)
-    at = grid.head.index(HEADS["method"])
+    at, last = grid.head.index(HEADS["method"]), grid.head.index(RUNS)
+    order = [at, *range(at), *(i for i in range(at + 1, len(grid.head)) if i != last), last]
     rows: list[list[str]] = []
     for row in grid.rows:
-        names = [
-            name or above for name, above in zip(row[:at], rows[-1][1 : at + 1] if rows else row[:at], strict=True)
-        ]
-        rows.append([row[at], *names, *row[at + 1 :]])
-    heads = [first if head == "Varied" else head for head in grid.head[:at]]
-    return Grid([grid.head[at], *heads, *grid.head[at + 1 :]], rows, grid.align, grid.opens)
+        above = rows[-1] if rows else row
+        rows.append([name or above[i] if i < at else name for i, name in enumerate(row)])
+    heads = [first if head == "Varied" else head for head in grid.head]
+    moved = [[row[i] for i in order] for row in (heads, *rows)]
+    return Grid(moved[0], moved[1:], "".join(grid.align[i] for i in order), grid.opens)
 
 
 def cell_of(folder: Folder, about: About) -> Cell:
@@ -78,7 +78,7 @@ def cell_of(folder: Folder, about: About) -> Cell:
         if math.isnan(theirs):
             return text
         published = mean_and_spread(theirs, row["std_published"])
-        return text + Markup(' <span class="theirs">/ {}</span> ').format(published) + badge(row["verdict"])
+        return text + Markup(' <span class="theirs">paper {} {}</span>').format(published, badge(row["verdict"]))
 
     return cell
 

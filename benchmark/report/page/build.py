@@ -134,12 +134,13 @@ def finding(folders: Sequence[Folder], numbers: Sequence[str]) -> Markup:
 
 def part_of(folder: Folder) -> Part:
     """Return all that the page shows of a folder but its figures and records."""
-    grid, caption, body = None, "", [path.read_text("utf-8") for path in folder.files(".md")]
+    head = f"**{folder.title}**\n\n"  # stands above already
+    grid, caption, body = None, "", [path.read_text("utf-8").removeprefix(head) for path in folder.files(".md")]
     if folder.section in GRIDS:
         grid = GRIDS[folder.section](folder)
         text, *notes = folder.text("table.md").split("\n\n")
-        caption = folder.caption("verdict.md") or text
-        body = [text] if caption != text else []
+        caption = folder.caption("verdict.md") or text.removesuffix("Bold: where a curve breaks.")
+        body = [text] if folder.has("verdict.md") else []
         body += [note for note in notes if not note.lstrip().startswith("|")]
     elif folder.section == "answer":
         body = [folder.text("answer.md")]

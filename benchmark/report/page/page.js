@@ -75,10 +75,10 @@ function copy(element) {
 }
 
 function show(row) {
-  const heads = [...all.tHead.rows[0].cells].map((cell) => cell.textContent);
+  const heads = [...all.tHead.rows[0].cells].map((cell) => copy(cell.querySelector("button") || cell));
   const list = make("dl");
   [...row.cells].slice(1).forEach((cell, i) => {
-    if (cell.textContent) list.append(make("div", make("dt", heads[i + 1]), make("dd", ...copy(cell))));
+    if (cell.textContent) list.append(make("div", make("dt", ...heads[i + 1]), make("dd", ...copy(cell))));
   });
   const facts = make("p", ...copy(row.querySelector("details p")));
   const parts = [];

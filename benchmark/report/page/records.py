@@ -66,11 +66,22 @@ def rows_of(folders: Sequence[Folder]) -> tuple[list[Row], Parts]:
 
 def row_of(folder: str, record: RunRecord, about: About, parts: Parts) -> Row:
     seeds = "/".join(str(record.seeds.get(name, "")) for name in SEEDS)
-    names = [about.method(record.labels["method"]).label, folder, *(record.labels.get(x, "") for x in LABELS), seeds]
+    labels = {**record.labels, "target": short(record.labels["target"])}
+    names = [about.method(labels["method"]).label, folder, *(labels.get(x, "") for x in LABELS), seeds]
     numbers = [printed_metric(record, name, about) for name in METRICS]
     link = run_link(folder, record.run_id, record.run_id)
     cells = [typeset(text) for text in (*names, *numbers)]
     return Row(anchor(folder, record.run_id), link, facts(record, parts, about), cells)
+
+
+def short(target: str) -> str:
+    """Return a target; of more than three together the number and the newest.
+
+    >>> short("rocket"), short("a+b+c+d")
+    ('rocket', '4, last d')
+    """
+    names = target.split("+")
+    return target if len(names) <= 3 else f"{len(names)}, last {names[-1]}"
 
 
 def printed_metric(record: RunRecord, name: str, about: About) -> str:
@@ -86,13 +97,14 @@ def facts(record: RunRecord, parts: Parts, about: About) -> Markup:
     finished = provenance.pop("finished", "unknown")
     apart = {*APART, "method", *SEEDS}
     links = [
-        parts.link("setting", {name: value for name, value in whole.items() if name not in apart}) if whole else None,
-        *(parts.link(kind, {name: whole[name]}) for name, kind in APART.items() if name in whole),
+        parts.link("environment", provenance),
         parts.link("method", {"label": record.labels["method"], **record.hyperparameters}),
         parts.link("original", record.original),
         parts.link("data", {"fingerprint": record.data_fingerprint, **record.sizes}),
-        parts.link("environment", provenance),
+        *(parts.link(kind, {name: whole[name]}) for name, kind in APART.items() if name in whole),
     ]
+    if whole:
+        links.append(parts.link("setting", {name: value for name, value in whole.items() if name not in apart}))
     texts = {
         "Seeds": ", ".join(f"{name.removesuffix('_seed')} {seed}" for name, seed in record.seeds.items()),
         "Not run": record.skipped,
@@ -101,7 +113,7 @@ def facts(record: RunRecord, parts: Parts, about: About) -> Markup:
         "Finished": str(finished),
     }
     items = [Markup("<b>{}</b> {}. ").format(name, typeset(text)) for name, text in texts.items() if text]
-    return Markup("").join([*items, Markup("<b>Configuration</b> "), Markup(" ").join(filter(None, links))])
+    return Markup("").join([*items, Markup("<b>Configuration</b> "), Markup(" ").join(links)])
 
 
 def text_of(part: str) -> Markup:

@@ -143,7 +143,9 @@ def part_of(folder: Folder) -> Part:
         body = [text] if folder.has("verdict.md") else []
         body += [note for note in notes if not note.lstrip().startswith("|")]
     elif folder.section == "answer":
-        body = [folder.text("answer.md")]
+        body = [
+            folder.text("answer.md").removeprefix(f"# {folder.title}\n").replace(folder.text("sentences.md"), "", 1)
+        ]
     csv = [(path.name, *tables.csv_grid(path)) for path in folder.files(".csv") if path.name not in ELSEWHERE]
     return Part(folder, grid, markdown(caption, folder.name), markdown("\n\n".join(body), folder.name, level=4), csv)
 

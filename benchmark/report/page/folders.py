@@ -41,8 +41,8 @@ class Folder:
             if found := re.match(r"\*\*(.+?)\.?\*\*|# (.+)", path.read_text("utf-8")):
                 return found[1] or found[2]
         experiment = Path(CONFIGS) / "experiment" / f"{read_memory(self.path).get('experiment')}.yaml"
-        table = OmegaConf.load(experiment).get("table") if experiment.is_file() else None
-        return str(table.title) if table and "title" in table else self.name
+        title = OmegaConf.select(OmegaConf.load(experiment), "table.title") if experiment.is_file() else None
+        return str(title or self.name)
 
     @cached_property
     def records(self) -> list[RunRecord]:

@@ -12,7 +12,7 @@ from benchmark.report.about import About
 from benchmark.report.page.folders import Folder
 from benchmark.report.page.markup import badge, run_link
 from benchmark.report.typeset import BLOCK, HEADS, VERDICTS, Cell, Grid, blocks, mean_and_spread, printed
-from benchmark.report.verdict import PAPER_KEY, with_gaps
+from benchmark.report.verdict import MEANS, PAPER_KEY, with_gaps
 
 RUNS = "runs"  # the column that names all runs of a row
 THEIRS = ["mean_published", "std_published", "std_unit", "verdict"]
@@ -23,12 +23,25 @@ def compared(folder: Folder) -> Grid:
     values, verdict = folder.frame("table.csv"), folder.frame("verdict.csv")
     block = [name for name in PAPER_KEY if name not in ("method", "metric")]
     theirs = with_gaps(verdict[verdict.groupby(block, sort=False)["n"].transform("max") > 0])
+    theirs = as_printed(theirs.reset_index(drop=True), block, folder.text("verdict.md"))
     theirs["std_published"] = theirs["std_published"].where(theirs["std_unit"] == "percent")
     both = values.merge(theirs[[*PAPER_KEY, *THEIRS]], on=PAPER_KEY, how="left")
     known = set(values[PAPER_KEY].itertuples(index=False, name=None))
     lacking = theirs[[key not in known for key in theirs[PAPER_KEY].itertuples(index=False, name=None)]]
     lacking = lacking.rename(columns={"mean_ours": "mean", "std_ours": "std"}).assign(ablation="none", best=False)
     return to_grid(pd.concat([both, lacking], ignore_index=True), folder)
+
+
+def as_printed(values: pd.DataFrame, block: Sequence[str], text: str) -> pd.DataFrame:
+    """Return the values with the gaps of verdict.md, which are those of unrounded means: the CSV rounds them."""
+    about, metric = About(), HEADS["metric"]
+    head, _, *rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")] or [[], []]
+    lines = [line for row in rows if (line := dict(zip(head, row, strict=True)))[metric] == about.metric("gap").label]
+    gaps = values[values["metric"] == "gap"].groupby(list(block), sort=False)
+    for (_, part), line in zip(gaps, lines, strict=True):
+        for at, method in part["method"].items():
+            values.loc[at, MEANS] = [float(x) for x in reversed(line[about.method(method).label].split(" / "))]
+    return values
 
 
 def plain(folder: Folder) -> Grid:
@@ -120,4 +133,6 @@ def csv_grid(path: Path) -> tuple[str, Grid]:
     note = "; ".join(f"{column}: {text[column].iloc[0]}" for column in same if text[column].iloc[0])
     shown = text.drop(columns=same)
     numeric = [pd.to_numeric(shown[column], errors="coerce").notna().any() for column in shown]
-    return note, Grid(list(shown), shown.to_numpy().tolist(), "".join("r" if x else "l" for x in numeric))
+    return note, Grid(
+        [str(name) for name in shown], shown.to_numpy().tolist(), "".join("r" if x else "l" for x in numeric)
+    )

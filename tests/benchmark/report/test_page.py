@@ -120,6 +120,18 @@ def test_every_published_number_and_verdict_is_that_of_its_csv(path, reader):
         assert theirs.startswith(printed(row["mean_published"], spread)), row
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/verdict.md")), ids=lambda path: path.parent.name)
+def test_every_gap_is_that_of_the_printed_verdicts(path, reader):
+    (table, *_) = [table for table in reader.tables if table.label == path.parent.name]
+    lines = [line[2:-2].split(" | ") for line in path.read_text().splitlines() if line.startswith("| ")]
+    head, rows = lines[0] if lines else [], lines[2:]
+    printed_gaps = {
+        (method, text) for row in rows if "gap" in row for method, text in zip(head, row, strict=True) if " / " in text
+    }
+    found = {(row["Method"], row["gap"].replace(" paper ", " / ").strip()) for row in table.body if row.get("gap")}
+    assert found == printed_gaps
+
+
 def test_other_csv_files_stand_on_the_page_field_by_field(reader):
     paths = [path for path in RESULTS.glob("*/*.csv") if path.name not in build.ELSEWHERE]
     assert paths

@@ -207,7 +207,8 @@ def test_markup_in_a_record_shows_as_text(small):
     assert not any(link.startswith("javascript") for link in reader.links)
 
 
-SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="100pt" height="9pt" onload="alert(1)">
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="100pt" height="9pt"
+onload="alert(1)">
 <metadata>x</metadata><style>* {fill: red}</style><script>alert(1)</script>
 <defs><clipPath id="p"><rect width="1"/></clipPath></defs>
 <g clip-path="url(#p)" style="fill: #ffffff; stroke-width: 2"><text style="font: 10px 'Sans'">D</text></g>

@@ -15,7 +15,7 @@ RUN = $(PY) -m benchmark.run $(if $(WORKERS),launcher=local hydra.launcher.worke
 REPORT = $(PY) -m benchmark.report
 EXPERIMENTS = table1 table2 table3 table4 table5 table6 selectivity figure2 requests ablation
 
-.PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all claims answer
+.PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all claims answer report test-report
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -55,6 +55,9 @@ claims: $(READY)  ## the paper's claims beside the tables in results/
 answer: $(READY)  ## who is closest to the retrained model, and how sure: answer PROFILE=quick
 	$(REPORT) answer=$(or $(PROFILE),full)
 
+report: $(READY)  ## results/index.html: all of results/ on one page that needs no network
+	$(REPORT) page
+
 search: $(READY)  ## hyper-parameters, e.g. search SEARCH=ssd ARGS='dataset=cifar20 search.n_trials=50'
 	$(PY) -m benchmark.search search=$(or $(SEARCH),ssd) $(OVERRIDES)
 
@@ -71,10 +74,18 @@ test: $(READY)  ## the fast tests, no network
 	$(PY) -m pytest -n auto
 
 test-all: $(READY)  ## the slow tests too
-	$(PY) -m pytest -n auto -m 'not gpu'
+	$(PY) -m pytest -n auto -m 'not gpu and not browser'
 
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(PY) -m pytest -m gpu
+
+$(VENV)/.report-test: $(READY)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[report-test]'
+	touch $@
+
+test-report: $(VENV)/.report-test  ## the page in a real browser; installs Chromium, Playwright and axe if needed
+	PY=$(abspath $(PY)) tests/browser/setup.sh
+	. .browser/env && $(PY) -m pytest -m browser tests/browser
 
 lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .

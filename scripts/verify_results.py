@@ -10,6 +10,7 @@ from benchmark.cli import counted, run_cli
 from benchmark.records import RunRecord, read_lines
 from benchmark.report.answer import answer_files
 from benchmark.report.claims import claim_files
+from benchmark.report.page.build import PAGE, page_of
 from benchmark.report.query import MEMORY, RECORDS, Query, read_memory, read_query
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -51,6 +52,12 @@ def differences(folder: Path, files: Mapping[str, str | bytes]) -> Iterator[str]
                 yield f"{folder.name}: {name} does not follow from the records"
 
 
+def page_problems(results: Path) -> Iterator[str]:
+    """Yield whether the page over all folders, if there is one, is another than they give."""
+    if (results / PAGE).is_file():
+        yield from differences(results, {PAGE: page_of(results)})
+
+
 def origin(record: RunRecord) -> Iterator[str]:
     """Yield whether a record, or its original model, comes from uncommitted code; older records tell of one only."""
     if record.provenance["dirty"] or record.original.get("dirty"):
@@ -58,11 +65,12 @@ def origin(record: RunRecord) -> Iterator[str]:
 
 
 def main() -> None:
-    """Check the named folders, or all of results/ that follow from records; exit code 1 if one fails."""
+    """Check the named folders, or all of results/ that follow from records, and its page; exit code 1 if one fails."""
     patterns = ("table.csv", "figure.png", "claims.csv", "answer.csv", RECORDS)
     every = {path.parent for pattern in patterns for path in RESULTS.glob(f"*/{pattern}")}
     folders = [Path(name) for name in sys.argv[1:]] or sorted(every)
     problems = [problem for folder in folders for problem in problems_of(folder)]
+    problems += [] if sys.argv[1:] else page_problems(RESULTS)
     print("\n".join(problems) or f"no problem in {counted(len(folders), 'folder')}")
     sys.exit(bool(problems))
 

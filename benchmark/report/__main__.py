@@ -6,6 +6,7 @@
     python -m benchmark.report requests profile=quick    # forget requests one after the other: table and figure
     python -m benchmark.report claims profile=quick      # the paper's claims, from the tables in results/
     python -m benchmark.report answer=quick              # who is closest to the retrained model, with intervals
+    python -m benchmark.report page                      # results/index.html: all of results/ on one page
 
 Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE, for -m runs/tables/OVERRIDES), drop=RUN_ID,… (take records
 out of the folder; drop=all forgets all that it holds). Every other key=value is an override, as for `python -m
@@ -23,7 +24,7 @@ from benchmark.cli import counted, run_cli, with_search_path
 from benchmark.passwords import without_passwords
 
 log = logging.getLogger(__name__)
-KINDS = ("table", "figure", "requests", "claims", "answer", "sweep")
+KINDS = ("table", "figure", "requests", "claims", "answer", "page", "sweep")
 
 
 def main() -> None:
@@ -34,8 +35,14 @@ def main() -> None:
 
 
 def report(arguments: Sequence[str]) -> str:
-    """Write a table, a figure, requests, claims or an answer; return the part that a terminal shows."""
+    """Write a table, a figure, requests, claims, an answer or the page; return the part that a terminal shows."""
     kind, name, options, overrides = read_arguments(arguments)
+    if kind == "page":
+        from benchmark.report.page.build import write_page
+
+        if options or overrides:
+            raise ValueError(f"Expected page alone, but got {' '.join([*options, *overrides])} too; try --help.")
+        return write_page()
     out = Path(options["out"]).expanduser() if options.get("out") else None
     drop = set(options.get("drop", "").split(",")) - {""}
     if kind in ("claims", "answer"):
@@ -66,7 +73,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], 
     overrides: list[str] = []
     for argument in arguments:
         name, separator, value = argument.partition("=")
-        if argument in ("requests", "claims"):
+        if argument in ("requests", "claims", "page"):
             options[argument] = argument
         elif argument in ("-m", "--multirun"):
             options["sweep"] = "sweep"
@@ -79,7 +86,8 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], 
     kinds = [kind for kind in KINDS if options.get(kind)]
     if len(kinds) != 1:
         got = " and ".join(kinds) or "none"
-        raise ValueError(f"Expected table=…, figure=…, requests, claims, answer=… or -m, but got {got}; try --help.")
+        known = "table=…, figure=…, requests, claims, answer=…, page or -m"
+        raise ValueError(f"Expected {known}, but got {got}; try --help.")
     name = options.pop(kinds[0])
     return kinds[0], f"{kinds[0]}{name}" if name.isdigit() else name, options, overrides
 

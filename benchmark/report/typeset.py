@@ -13,6 +13,7 @@ BLOCK = ["ablation", "dataset", "model", "task", "target"]
 KEY = ["ablation", "task", "dataset", "model", "target", "method", "metric"]
 HEADS = {"ablation": "Switched", "dataset": "Data set", "model": "Model", "task": "Task", "target": "Target",
          "method": "Method", "metric": "Metric"}  # fmt: skip
+VERDICTS = {"match": ("✓", "green"), "near": ("≈", "yellow"), "off": ("✗", "red"), "missing": ("○", "dim")}
 PLUS_MINUS = r"{\scriptstyle\pm}"
 Cell = Callable[[Mapping[str, Any]], str]
 

@@ -66,7 +66,7 @@ def test_options_and_overrides_are_told_apart():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["profile=quick"], "Expected table=…, figure=…, requests, claims, answer=… or -m, but got none"),
+        (["profile=quick"], "Expected table=…, figure=…, requests, claims, answer=…, page or -m, but got none"),
         (["table="], "Expected table=…"),
         (["table=2", "requests"], "but got table and requests"),
         (["table=2", "--quick"], "Expected key=value, but got '--quick'; try --help."),

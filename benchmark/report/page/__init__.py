@@ -1,0 +1,1 @@
+"""Everything in results/ on one page without network: tables, figures, records, commands."""

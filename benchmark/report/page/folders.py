@@ -1,0 +1,73 @@
+"""A folder of results/ as the page sees it: to which section it belongs, what it is called, what it holds."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from benchmark.compose import CONFIGS
+from benchmark.records import RunRecord, read_lines
+from benchmark.report.query import RECORDS, read_memory
+
+NAMED = ("answer", "claims", "paper", "requests", "search", "speed")  # folders whose first word is their section
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of committed results."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def section(self) -> str:
+        """One of `NAMED`, `compared` with published numbers, `tables`, or `figures` for all else."""
+        first = self.name.partition("-")[0]
+        if first in NAMED:
+            return first
+        return "compared" if self.has("verdict.csv") else "tables" if self.has("table.csv") else "figures"
+
+    @cached_property
+    def title(self) -> str:
+        """The bold words that open its Markdown, else the title of its experiment, else its name."""
+        for path in sorted(self.path.glob("*.md"), key=lambda path: path.name != "table.md"):
+            if found := re.match(r"\*\*(.+?)\.?\*\*|# (.+)", path.read_text("utf-8")):
+                return found[1] or found[2]
+        experiment = Path(CONFIGS) / "experiment" / f"{read_memory(self.path).get('experiment')}.yaml"
+        title = OmegaConf.select(OmegaConf.load(experiment), "table.title") if experiment.is_file() else None
+        return str(title or self.name)
+
+    @cached_property
+    def records(self) -> list[RunRecord]:
+        return read_lines(self.path / RECORDS)
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def text(self, name: str) -> str:
+        """Return the text of a file, nothing if there is no such file."""
+        return (self.path / name).read_text("utf-8") if self.has(name) else ""
+
+    def caption(self, name: str) -> str:
+        """Return the first paragraph of a Markdown file."""
+        return self.text(name).partition("\n\n")[0]
+
+    def files(self, *endings: str) -> list[Path]:
+        return sorted(path for path in self.path.iterdir() if path.suffix in endings)
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """Return a CSV as a table; only an empty field is a missing value, and targets are names."""
+        names = dict.fromkeys(("target", "newest", "records"), str)
+        return pd.read_csv(self.path / name, dtype=names, keep_default_na=False, na_values=[""])
+
+
+def folders_of(results: Path) -> Sequence[Folder]:
+    """Return the folders of `results` by name."""
+    return [Folder(path) for path in sorted(results.iterdir()) if path.is_dir()]

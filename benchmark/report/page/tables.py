@@ -1,0 +1,148 @@
+"""CSV files -> grids with methods in rows, each number a link to its record."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from benchmark.report.about import About
+from benchmark.report.page.folders import Folder
+from benchmark.report.page.markup import badge, run_link
+from benchmark.report.typeset import BLOCK, HEADS, VERDICTS, Cell, Grid, blocks, mean_and_spread, printed
+from benchmark.report.verdict import MEANS, PAPER_KEY, with_gaps
+
+RUNS = "runs"  # the column that names all runs of a row
+THEIRS = ["mean_published", "std_published", "std_unit", "verdict"]
+
+
+def compared(folder: Folder) -> Grid:
+    """Return every number of a table beside the published one; published blocks without a run are left out."""
+    values, verdict = folder.frame("table.csv"), folder.frame("verdict.csv")
+    block = [name for name in PAPER_KEY if name not in ("method", "metric")]
+    theirs = with_gaps(verdict[verdict.groupby(block, sort=False)["n"].transform("max") > 0])
+    theirs = as_printed(theirs.reset_index(drop=True), block, folder.text("verdict.md"))
+    theirs["std_published"] = theirs["std_published"].where(theirs["std_unit"] == "percent")
+    both = values.merge(theirs[[*PAPER_KEY, *THEIRS]], on=PAPER_KEY, how="left")
+    known = set(values[PAPER_KEY].itertuples(index=False, name=None))
+    lacking = theirs[[key not in known for key in theirs[PAPER_KEY].itertuples(index=False, name=None)]]
+    lacking = lacking.rename(columns={"mean_ours": "mean", "std_ours": "std"}).assign(ablation="none", best=False)
+    return to_grid(pd.concat([both, lacking], ignore_index=True), folder)
+
+
+def as_printed(values: pd.DataFrame, block: Sequence[str], text: str) -> pd.DataFrame:
+    """Return the values with the gaps of verdict.md, which are those of unrounded means: the CSV rounds them."""
+    about, metric = About(), HEADS["metric"]
+    head, _, *rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")] or [[], []]
+    lines = [line for row in rows if (line := dict(zip(head, row, strict=True)))[metric] == about.metric("gap").label]
+    gaps = values[values["metric"] == "gap"].groupby(list(block), sort=False)
+    for (_, part), line in zip(gaps, lines, strict=True):
+        for at, method in part["method"].items():
+            values.loc[at, MEANS] = [float(x) for x in reversed(line[about.method(method).label].split(" / "))]
+    return values
+
+
+def plain(folder: Folder) -> Grid:
+    """Return the numbers of a table without published ones."""
+    return to_grid(folder.frame("table.csv"), folder, first="Switched")
+
+
+def requests(folder: Folder) -> Grid:
+    """Return one row per request and curve."""
+    values = folder.frame("table.csv")
+    rows = values.assign(ablation=values["request"].astype(str), method=values["curve"], target=values["newest"])
+    return to_grid(rows, folder, first="Request")
+
+
+def to_grid(values: pd.DataFrame, folder: Folder, *, first: str = HEADS["ablation"]) -> Grid:
+    """Return the layout of `typeset.blocks` with the method first, names in every row and a column of runs."""
+    about, row_key = About(), [*BLOCK, "method"]
+    values = values.assign(records=values.groupby(row_key)["records"].transform("first").fillna(""))
+    runs = values.drop_duplicates(row_key).assign(metric=RUNS)
+    grid = blocks(pd.concat([values, runs]), about, cell_of(folder, about), sweep=True)
+    at, last = grid.head.index(HEADS["method"]), grid.head.index(RUNS)
+    order = [at, *range(at), *(i for i in range(at + 1, len(grid.head)) if i != last), last]
+    rows: list[list[str]] = []
+    for row in grid.rows:
+        above = rows[-1] if rows else row
+        rows.append([name or above[i] if i < at else name for i, name in enumerate(row)])
+    heads = [first if head == "Varied" else head for head in grid.head]
+    moved = [[row[i] for i in order] for row in (heads, *rows)]
+    return Grid(moved[0], moved[1:], "".join(grid.align[i] for i in order), grid.opens)
+
+
+def without_same(grid: Grid) -> tuple[str, Grid]:
+    """Return in words the names that are the same in every row, and the grid without their columns."""
+    found = [(i, {row[i] for row in grid.rows}) for i, letter in enumerate(grid.align) if i and letter == "l"]
+    same = {i: names.pop() for i, names in found if len(names) == 1}
+    kept = [i for i in range(len(grid.head)) if i not in same]
+    head, *rows = [[row[i] for i in kept] for row in (grid.head, *grid.rows)]
+    note = ", ".join(f"{grid.head[i]} {name}" for i, name in same.items())
+    return note, Grid(head, rows, "".join(grid.align[i] for i in kept), grid.opens)
+
+
+def cell_of(folder: Folder, about: About) -> Cell:
+    """Return how a row of values becomes a cell."""
+
+    def cell(row: Mapping[str, Any]) -> Markup:
+        run_ids = row["records"].split()
+        if row["metric"] == RUNS:
+            links = [run_link(folder.name, run_id, str(n)) for n, run_id in enumerate(run_ids, start=1)]
+            return Markup(" ").join(links)
+        ours = printed(row, about, bold=False)
+        theirs = row.get("mean_published", math.nan)
+        if math.isnan(row["mean"]):
+            text = Markup("–") if ours == "missing" else Markup("{}").format(ours)
+        else:
+            text = run_link(folder.name, run_ids[0], ours) if run_ids else Markup("{}").format(ours)
+        text = Markup("<strong>{}</strong>").format(text) if row["best"] else text
+        if math.isnan(theirs):
+            return text
+        published = mean_and_spread(theirs, row["std_published"])
+        return text + Markup(' <span class="theirs">paper {} {}</span>').format(published, badge(row["verdict"]))
+
+    return cell
+
+
+def counts(folders: Sequence[Folder]) -> pd.DataFrame:
+    """Return the number of each verdict by folder, protocol and profile."""
+    rows = []
+    for folder in folders:
+        verdict = folder.frame("verdict.csv")
+        found = verdict["verdict"].value_counts()
+        rows.append([folder.name, *verdict[["protocol", "profile"]].iloc[0], *(int(found.get(x, 0)) for x in VERDICTS)])
+    return pd.DataFrame(rows, columns=["folder", "protocol", "profile", *VERDICTS])
+
+
+def overview(found: pd.DataFrame, titles: Mapping[str, str]) -> Grid:
+    """Return the counts as a grid with a link to each table."""
+    link = Markup('<a href="#{}">{}</a>')
+    rows = [
+        [link.format(name, name), titles[name], protocol, profile, *map(str, numbers)]
+        for name, protocol, profile, *numbers in found.itertuples(index=False)
+    ]
+    return Grid(["Folder", "Table", "Protocol", "Profile", *(badge(x) for x in VERDICTS)], rows, "llllrrrr")
+
+
+def sentences(found: pd.DataFrame) -> list[str]:
+    """Return, by profile, how many of the measured numbers match the published ones."""
+    sums = found.groupby("profile")[list(VERDICTS)].sum()
+    return [
+        f"Profile {profile}: of {match + near + off} numbers beside a published one {match} match, {near} are near, "
+        f"{off} are off."
+        for profile, match, near, off, _ in sums.itertuples()
+    ]
+
+
+def csv_grid(path: Path) -> tuple[str, Grid]:
+    """Return a CSV as it is, its fields unchanged; columns of one value, which go, stand in the text."""
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    same = [column for column in text if len(text) > 1 and text[column].nunique() == 1]
+    note = "; ".join(f"{column}: {text[column].iloc[0]}" for column in same if text[column].iloc[0])
+    shown = text.drop(columns=same)
+    numeric = [pd.to_numeric(shown[column], errors="coerce").notna().any() for column in shown]
+    return note, Grid(
+        [str(name) for name in shown], shown.to_numpy().tolist(), "".join("r" if x else "l" for x in numeric)
+    )

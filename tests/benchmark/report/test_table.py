@@ -45,6 +45,7 @@ def test_golden_latex():
             r"\centering",
             r"\caption{CIFAR-100 \& more. 5 \% of it.}",
             r"\small",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             r"\begin{tabular}{lllrrrr}",
             r"\toprule",
             r"Model & Target & Metric & Retrain & Finetune & UNSIR & SSD \\",
@@ -53,7 +54,7 @@ def test_golden_latex():
             r"$\mathbf{74.54{\scriptstyle\pm}0.00}$ \\",
             r" &  & MIA &  &  &  & $2.20$ \\",
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table*}",
             "",
         ]
@@ -101,10 +102,27 @@ def test_what_a_plug_in_says_of_itself_is_printed():
 def test_a_grid_in_markdown_and_latex():
     grid = Grid(["a", "b"], [["x", "1"], ["y", "2"]], "lr", frozenset({0, 1}))
     assert grid.markdown() == "| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n"
-    tabular = grid.latex("C", above="over \\\\\n").split("\\begin{tabular}")[1].split("\\end{tabular}")[0]
+    tabular = grid.latex("T", "C", above="over \\\\\n").split("\\begin{tabular}")[1].split("\\end{tabular}")[0]
     assert tabular.split("\n")[1:-1] == [
         r"\toprule", r"over \\", r"a & b \\", r"\midrule", r"x & 1 \\", r"\midrule", r"y & 2 \\", r"\bottomrule"
     ]  # fmt: skip
+
+
+def test_a_long_table_is_split_between_blocks_into_parts_of_one_number():
+    grid = Grid(["a"], [[f"row {n}"] for n in range(100)], "l", frozenset(range(0, 100, 10)))
+    first, *others = grid.latex("D_f & more", "Caption.").split("\\end{table*}\n")[:-1]
+    assert r"\caption{$\mathcal{D}_f$ \& more. Caption.}" in first
+    assert [part.count("row ") for part in (first, *others)] == [40, 40, 20]
+    assert [part.count(r"\midrule") for part in (first, *others)] == [4, 4, 2]
+    assert all(r"\addtocounter{table}{-1}" in part for part in others)
+    assert r"\caption{$\mathcal{D}_f$ \& more. Part 3 of 3.}" in others[1]
+
+
+def test_symbols_are_typeset_and_no_letter_is_left_that_latex_does_not_know():
+    assert escape("D_r of I_D, I_Df and N_f; D_x, add_f") == (
+        r"$\mathcal{D}_r$ of $I_{\mathcal{D}}$, $I_{\mathcal{D}_f}$ and $N_f$; D\_x, add\_f"
+    )
+    assert escape("α ≥ 1 – … × √ < ^").isascii()
 
 
 def test_latex_is_escaped():

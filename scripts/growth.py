@@ -2,6 +2,9 @@
 
     python -m scripts.growth                                               # each results/speed/growth-*.csv
     python -m scripts.growth results/speed/growth-amd-epyc-2-threads.csv   # one of them
+    python -m scripts.growth results/speed/growth-*-2-threads.csv          # some
+    python -m scripts.growth FOLDER/growth-mine.csv                        # another measurement
+    python -m scripts.verify_results results/speed                         # whether the images follow from the files
 
 The images lie beside the file, under its name.
 """

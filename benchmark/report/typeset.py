@@ -65,9 +65,9 @@ class Grid:
             ]
             frame = pd.DataFrame(marked, columns=[above + self.head[0], *self.head[1:]], dtype=object)
             body = frame.style.hide(axis="index").to_latex(hrules=True, column_format=self.align)
-            said = caption if number == 1 else f"Part {number} of {len(parts)}."
+            said = escape(f"{title}. {caption if number == 1 else f'Part {number} of {len(parts)}.'}")
             same = "" if number == 1 else "\\addtocounter{table}{-1}\n"
-            text += f"\\begin{{table*}}\n{same}\\centering\n\\caption{{{escape(f'{title}. {said}')}}}\n\\{size}\n"
+            text += f"\\begin{{table*}}\n{same}\\centering\n\\caption{{{said}}}\n\\smallskip\\{size}\n"
             text += f"{FITTED}{{%\n{body.rstrip()}}}\n\\end{{table*}}\n"
         return text
 

@@ -44,7 +44,7 @@ def test_golden_latex():
             r"\begin{table*}",
             r"\centering",
             r"\caption{CIFAR-100 \& more. 5 \% of it.}",
-            r"\small",
+            r"\smallskip\small",
             r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             r"\begin{tabular}{lllrrrr}",
             r"\toprule",

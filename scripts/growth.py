@@ -40,16 +40,15 @@ def growth_files(path: Path) -> dict[str, str | bytes]:
         for axes, (factor, part) in zip(figure.subplots(2, 2).flat, table.groupby("factor", sort=False), strict=True):
             for step, rows in part.groupby("step", sort=False):
                 error = [rows["seconds"] - rows["seconds_min"], rows["seconds_max"] - rows["seconds"]]
-                axes.errorbar(rows["value"], rows["seconds"], yerr=error, **looks[step])
+                axes.errorbar(rows["value"], rows["seconds"], yerr=error, **looks[str(step)])
             axes.set(xscale="log", yscale="log", xlabel=f"number of {factor}" if factor != "batch size" else factor)
             limits = axes.axis()
             once = part["seconds"].median() / part["value"].median()
             axes.plot(limits[:2], [once * x for x in limits[:2]], color=GREY, linestyle=":", zorder=0)
             axes.axis(limits)
             ends = part.groupby("step", sort=False).last()
-            label_ends(
-                axes, [(f"{round(row.exponent, 2) + 0:.2f}", row.value, row.seconds) for row in ends.itertuples()]
-            )
+            exponents = (ends["exponent"].round(2) + 0).map("{:.2f}".format)  # + 0: no minus before 0.00
+            label_ends(axes, zip(exponents, ends["value"], ends["seconds"], strict=True))
             plain_log(axes.xaxis)
             plain_log(axes.yaxis)
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -67,7 +66,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    for path in map(Path, sys.argv[1:] or sorted(SPEED.glob("growth-*.csv"))):
+    for path in [Path(word) for word in sys.argv[1:]] or sorted(SPEED.glob("growth-*.csv")):
         write_files(path.parent, growth_files(path))
 
 

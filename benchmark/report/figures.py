@@ -69,7 +69,7 @@ def time_by_phase(records: pd.DataFrame, *, title: str, about: About) -> tuple["
         right.errorbar(mean, row, xerr=None if n < 2 else std, fmt="o", color=INK, capsize=2, ms=2)
         right.annotate(mean_and_spread(mean, std, " ± ", 1), (mean, row), (0, 3), textcoords="offset points",
                        ha="center", fontsize=5)  # fmt: skip
-    right.set(xscale="log", xlabel=f"seconds, n = {span(whole['count'], 0)}")
+    right.set(xscale="log", xlabel=f"seconds, n = {span(whole['count'].tolist(), 0)}")
     right.set_xlim(whole["mean"].min() / 2.5, whole["mean"].max() * 2.5)
     plain_log(right.xaxis)
     right.tick_params(left=False)

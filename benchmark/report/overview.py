@@ -104,12 +104,11 @@ def with_published(values: pd.DataFrame) -> pd.DataFrame:
     wide = paper.drop_duplicates([*BLOCK, "method", "metric"]).pivot(
         index=[*BLOCK, "method"], columns="metric", values="mean"
     )
-    signed = wide - wide.xs(REFERENCE, level="method").reindex(wide.index.droplevel("method")).to_numpy()
-    signed["published"] = signed[[*COMPARED]].abs().mean(axis=1, skipna=False)
+    reference = wide.xs(REFERENCE, level="method").reindex(wide.reset_index("method").index)
+    signed: pd.DataFrame = wide - reference.to_numpy()
     names = {name: f"published_{name}" for name in SIGNED}
-    both = values.merge(
-        signed.reset_index().rename(columns=names).drop(columns="mia"), on=[*BLOCK, "method"], how="left"
-    )
+    theirs = signed[SIGNED].rename(columns=names).assign(published=signed.abs().mean(axis="columns", skipna=False))
+    both = values.merge(theirs.reset_index(), on=[*BLOCK, "method"], how="left")
     both.insert(0, "table", [tables.get(tuple(key), "") for key in both[BLOCK[:-1]].to_numpy().tolist()])
     return both.sort_values("table", kind="stable", ignore_index=True)
 
@@ -121,11 +120,11 @@ def draw_distances(values: pd.DataFrame, about: About) -> "Figure":
 
     methods = about.sorted_methods(set(values["method"]) - {FLOOR})
     figure, grid, parts = panels(values, COLUMN, 2, 0.2 + 0.13 * len(methods))
-    ours, theirs = (
-        {"ls": "", "marker": "o", "color": LIGHT[0]},
-        {"ls": "", "marker": "o", "mfc": PAPER, "mec": LIGHT[1]},
-    )
-    bar = {"ls": "", "marker": "|", "color": INK, "ms": 5}
+    looks: dict[str, dict[str, Any]] = {
+        "ours": {"ls": "", "marker": "o", "color": LIGHT[0]},
+        "published": {"ls": "", "marker": "o", "mfc": PAPER, "mec": LIGHT[1]},
+        "ours, between means": {"ls": "", "marker": "|", "color": INK, "ms": 5},
+    }
     for axes, part in zip(grid, parts, strict=False):
         axes.grid(axis="y", color=BAND, linewidth=0.5)
         axes.axvline(0, color=GREY, linewidth=0.6)
@@ -136,17 +135,18 @@ def draw_distances(values: pd.DataFrame, about: About) -> "Figure":
             y, half = methods.index(name), row["half_width"]
             low, high = max(0, row["gap"] - half), row["gap"] + half
             axes.plot([low, high], [y - 0.18] * 2, color=LIGHT[0])  # nothing if the interval is NaN
-            axes.plot(row["gap"], y - 0.18, **ours)
-            axes.plot(row["between_means"] if row["n"] > 1 else math.nan, y + 0.18, **bar)
-            axes.plot(row["published"], y + 0.18, **theirs)
+            axes.plot(row["gap"], y - 0.18, **looks["ours"])
+            axes.plot(row["between_means"] if row["n"] > 1 else math.nan, y + 0.18, **looks["ours, between means"])
+            axes.plot(row["published"], y + 0.18, **looks["published"])
         axes.set_yticks(range(len(methods)), [about.method(name).label for name in methods])
     grid[0].set_ylim(len(methods) - 0.4, -0.6)
     grid[0].set_xscale("symlog", linthresh=1)
     grid[0].set(xlim=(-0.12, 130), xticks=[0, 1, 3, 10, 30, 100], xticklabels=[0, 1, 3, 10, 30, 100])
     figure.supxlabel("mean distance to the retrained model [points]", fontsize=7)
-    names = {"ours, 95 % interval": ours | {"ls": "-"}, "published": theirs}
-    names |= {"ours, between means": bar} if values["n"].max() > 1 else {}
-    handles: list[Any] = [Line2D([], [], label=name, **look) for name, look in names.items()]
+    with_bars = [name for name in looks if "means" not in name or values["n"].max() > 1]
+    handles: list[Any] = [Line2D([], [], label=name, **looks[name]) for name in with_bars]
+    if values["half_width"].notna().any():
+        handles.append(Line2D([], [], color=LIGHT[0], label="95 % interval of ours"))
     floor = [Patch(color=BAND, label="two retrained models")] if FLOOR in set(values["method"]) else []
     figure.legend(handles=handles + floor, loc="outside upper center", ncols=2)
     return figure
@@ -163,7 +163,7 @@ def draw_tradeoff(values: pd.DataFrame, about: About) -> "Figure":
         axes.axhline(0, color=GREY, linewidth=0.6)
         axes.axvline(0, color=GREY, linewidth=0.6)
         for name, row in part.set_index("method").iterrows():
-            mark = {"ls": "", "mew": 0.7, "ms": 4} | looks[name]
+            mark = looks[str(name)] | {"ls": "", "mew": 0.7, "ms": 4}
             axes.plot(row["forget_accuracy"], row["retain_accuracy"], **mark)
             axes.plot(row["published_forget_accuracy"], row["published_retain_accuracy"], mfc="none", **mark)
     ticks = [-30, -3, 0, 3, 30]
@@ -198,7 +198,7 @@ def panels(values: pd.DataFrame, width: float, columns: int, height: float) -> t
     return figure, grid, parts
 
 
-def styles(about: About, names: Iterable[str]) -> dict[str, dict[str, str]]:
+def styles(about: About, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return colour and marker by method; those of the repository are the same in every figure."""
     return {
         name: style_of(place) for place, name in enumerate(about.sorted_methods([*in_repository("method"), *names]))

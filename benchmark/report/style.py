@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def dark(svg: str) -> str:
     return re.sub("|".join(IN_DARK), lambda found: IN_DARK[found[0]], svg)
 
 
-def style_of(place: int) -> dict[str, str]:
+def style_of(place: int) -> dict[str, Any]:
     """Return colour and marker of the method at this place: no two of 30 places are equal."""
     return {"color": LIGHT[place % len(LIGHT)], "marker": MARKERS[place % len(MARKERS)]}
 

@@ -215,17 +215,29 @@ def show(text: str) -> None:
 
 
 def on_terminal(lines: Sequence[str]) -> "Table":
-    """Return a Markdown table for rich; it folds cells that are too wide for the terminal."""
+    """Return a Markdown table for rich: what is below the other in a cell is ours, published, verdict.
+
+    A column of words that holds one value stands above the table, and rich folds what is still too wide.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     head, rules, *rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name, rule in zip(head, rules, strict=True):
-        table.add_column(styled(name), justify="right" if rule.endswith(":") else "left")
-    for row in rows:
-        table.add_row(*map(styled, row))
+    columns = [(name, rule[-1], cells) for name, rule, *cells in zip(head, rules, *rows, strict=True)]
+    once = [cells[0] for _, align, cells in columns if is_constant(align, cells)]
+    kept = [column for column in columns if not is_constant(*column[1:])]
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False, "pad_edge": False}
+    table = Table(title=", ".join(once), title_justify="left", **look)
+    for name, align, _ in kept:
+        table.add_column(styled(name), justify="right" if align == ":" else "left", overflow="fold")
+    for row in zip(*(cells for *_, cells in kept), strict=True):
+        table.add_row(*(styled(cell.replace(" ± ", "±").replace(" / ", "\n").replace(", ", "\n")) for cell in row))
     return table
+
+
+def is_constant(align: str, cells: Sequence[str]) -> bool:
+    """Return whether a column of words has several rows and a single value; an empty cell repeats the one above."""
+    return align == "-" and len(cells) > 2 and len({*cells} - {""}) == 1
 
 
 def styled(text: str) -> "Text":

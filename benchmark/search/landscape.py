@@ -3,6 +3,7 @@
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -33,7 +34,8 @@ def landscape(summary: str, trials: pd.DataFrame) -> dict[str, str | bytes]:
     objective, direction = next(row[1].split(", ")[:2] for row in rows if row[0] == "objective")
     complete = trials[trials["state"] == "complete"]
     percent = 100 * complete["value"]
-    x, y = [*list(trials.loc[:, "value":"error"])[1:-1], objective][:2]  # type: ignore[misc]
+    names = [str(name) for name in trials.columns]
+    x, y = [*names[names.index("value") + 1 : names.index("error")], objective][:2]
     head = next(row for row in rows if x in row)
     marked = {row[0].split()[0]: dict(zip(head, row, strict=True)) for row in rows[rows.index(head) + 1 :]}
     with look():
@@ -42,12 +44,13 @@ def landscape(summary: str, trials: pd.DataFrame) -> dict[str, str | bytes]:
         least, most = percent.min(), percent.max()
         norm = LogNorm(max(least, most / CLIPPED), most) if 0 <= least < most and most > 0 else None
         shown = complete.assign(**{objective: percent})
-        style = {"s": 20, "edgecolors": INK, "linewidths": 0.4}
-        points = axes.scatter(shown[x], shown[y], c=percent, norm=norm, cmap="cividis", **style)
+        points = axes.scatter(
+            shown[x], shown[y], 20, percent, norm=norm, cmap="cividis", edgecolors=INK, linewidths=0.4
+        )
         for name, (marker, colour) in MARKS.items():
             if name in marked:
-                at = [as_number(marked[name][key]) for key in (x, y)]
-                axes.scatter(*at, marker=marker, s=60, label=name, facecolors="none", edgecolors=colour, linewidths=1.4)
+                at: list[Any] = [[as_number(marked[name][key])] for key in (x, y)]
+                axes.plot(*at, marker, ms=7, label=name, mfc="none", mec=colour, mew=1.4)
         for axis, key in ((axes.xaxis, x), (axes.yaxis, y)):
             axis.set_label_text(SHOWN.get(key, key))
             values = shown[key]

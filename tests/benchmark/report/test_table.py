@@ -1,6 +1,7 @@
 """Numbers, bold, ranks and captions; typesetting, on values made by hand."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmark.report.about import About, Shown
 from benchmark.report.query import Query
 from benchmark.report.select import Place
 from benchmark.report.table import aggregate, caption, make_values, mark_best, measured, table_files, with_ranks
-from benchmark.report.typeset import KEY, Grid, escape, label_of, to_latex, to_markdown
+from benchmark.report.typeset import KEY, Grid, escape, label_of, show, to_latex, to_markdown
 from benchmark.report.verdict import GAP_NOTE
 
 NAN = math.nan
@@ -298,3 +299,51 @@ def test_the_demo_prints_one_block_with_methods_as_rows_and_says_where_the_rest_
     ]
     assert rest == "results/demo-strict-quick/table.md, .csv and .tex hold random too."
     assert "random" in Path("results/demo-strict-quick/table.csv").read_text()
+
+
+VERDICTS = """\
+| Model | Target | Metric | SSD |
+| --- | --- | --- | ---: |
+| resnet18 | rocket | D_r | 88.30 ± 3.13 / 88.68 ± 3.36, match |
+|  |  | D_f | **9.00** / 5.00, off |
+| resnet18 | sea | D_r | missing |
+"""
+
+
+def shown(text: str, monkeypatch, capsys, **variables: str) -> str:
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "150"}.items() | variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    show(text)
+    return capsys.readouterr().out
+
+
+def test_a_pipe_gets_the_markdown_as_it_is(capsys):
+    show(VERDICTS)
+    assert capsys.readouterr().out == f"{VERDICTS}\n"
+
+
+def test_a_terminal_gets_glyphs_and_colours_in_100_columns(monkeypatch, capsys):
+    text = shown(f"**Title.** {'word ' * 50}\n\n{VERDICTS}", monkeypatch, capsys)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert "\x1b[32m✓ match" in text
+    assert "\x1b[31m✗ off" in text
+    assert "\x1b[1mTitle." in text
+    assert "88.30±3.13" in plain
+    assert plain.count("resnet18") == 1  # above the table
+    assert max(map(len, plain.splitlines())) <= 100
+    assert not re.search(r"[|*…]", plain)
+
+
+def test_a_table_of_many_columns_is_folded_and_nothing_is_cut(monkeypatch, capsys):
+    grid = Grid(["a"] * 12, [["123.45 ± 10.00"] * 12] * 3, "r" * 12)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown(grid.markdown(), monkeypatch, capsys))
+    assert max(map(len, plain.splitlines())) <= 100
+    assert "…" not in plain
+    assert re.sub(r"[^0-9.±]", "", plain).count("0") >= 3 * 12
+
+
+def test_no_color_is_respected(monkeypatch, capsys):
+    text = shown(VERDICTS, monkeypatch, capsys, NO_COLOR="1")
+    assert not re.search(r"\x1b\[3[0-9]m", text)
+    assert "✗ off" in text

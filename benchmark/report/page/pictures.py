@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 DARK = "-dark"  # figure-dark.svg is figure.svg in the colours of the dark theme
+ENLARGED = 1.6  # figures have the letters of a printed column
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 SVG, XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}"
 DRAWS = {"svg", "g", "defs", "path", "use", "text", "tspan", "rect", "circle", "ellipse", "line", "polyline", "polygon",
@@ -35,6 +36,9 @@ def svg(path: Path, alt: str) -> Markup:
         raise ValueError(f"Expected {path} to be SVG, but it is not ({error}); draw it again.") from error
     clean(root, f"{path.parent.name}-{path.stem}-")
     has_links = any(element.tag == f"{{{SVG}}}a" for element in root.iter())
+    if width := re.fullmatch(r"([\d.]+)pt", root.attrib.pop("width", "")):
+        root.set("width", f"{ENLARGED * float(width[1]):g}pt")
+    root.attrib.pop("height", None)
     root.attrib |= {"role": "group" if has_links else "img", "aria-label": alt}
     ElementTree.register_namespace("", SVG)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
@@ -67,7 +71,10 @@ def clean(element: ElementTree.Element, prefix: str) -> None:
 
 
 def dark_rules(paths: Sequence[Path]) -> str:
-    """Return CSS that gives the figures the colours of their dark twins, if they have them."""
+    """Return CSS that gives the figures the colours of their dark twins, if they have them.
+
+    The selectors name no parent: what a <use> shows has none.
+    """
     colours: dict[str, str] = {}
     for path in paths:
         twin = path.with_name(f"{path.stem}{DARK}{path.suffix}")
@@ -75,7 +82,7 @@ def dark_rules(paths: Sequence[Path]) -> str:
             pair = (COLOUR.findall(drawing.read_text("utf-8")) for drawing in (path, twin))
             colours |= {light: dark for light, dark in zip(*pair, strict=False) if light != dark}
     rules = [
-        f'  figure svg [{part}="{light}"] {{ {part}: {dark}; }}\n'
+        f'  [{part}="{light}"] {{ {part}: {dark}; }}\n'
         for light, dark in sorted(colours.items())
         for part in ("fill", "stroke")
     ]

@@ -207,7 +207,8 @@ def test_markup_in_a_record_shows_as_text(small):
     assert not any(link.startswith("javascript") for link in reader.links)
 
 
-SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" onload="alert(1)">
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="100pt" height="9pt"
+onload="alert(1)">
 <metadata>x</metadata><style>* {fill: red}</style><script>alert(1)</script>
 <defs><clipPath id="p"><rect width="1"/></clipPath></defs>
 <g clip-path="url(#p)" style="fill: #ffffff; stroke-width: 2"><text style="font: 10px 'Sans'">D</text></g>
@@ -220,6 +221,8 @@ def test_a_figure_only_draws(tmp_path):
     path.write_text(SVG)
     text = str(pictures.svg(path, 'A "title"'))
     assert 'role="img"' in text
+    assert 'width="160pt"' in text
+    assert "height" not in text
     assert 'aria-label="A &quot;title&quot;"' in text
     assert 'fill="#ffffff" stroke-width="2"' in text
     assert 'font-size="10px"' in text
@@ -243,7 +246,7 @@ def test_the_dark_theme_takes_its_colours_from_the_twin(tmp_path):
     assert pictures.dark_rules([path]) == ""
     (tmp_path / "figure-dark.svg").write_text('<svg><path style="fill: #8757ae; stroke: #ffffff"/></svg>')
     rules = pictures.dark_rules([path])
-    assert 'figure svg [fill="#218dfa"] { fill: #8757ae; }' in rules
+    assert '[fill="#218dfa"] { fill: #8757ae; }' in rules
     assert "#ffffff" not in rules
 
 

@@ -52,6 +52,8 @@ fi
   printf 'export CHROMIUM=%q AXE=%q\n' "$browser" "$here/axe.min.js"
   if [ "$browser" = "$here/root/usr/lib/chromium/chromium" ]; then
     printf 'export LD_LIBRARY_PATH=%q\n' "$(find "$here/root" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)"
-    printf 'export FONTCONFIG_PATH=%q XDG_DATA_HOME=%q\n' "$here/root/etc/fonts" "$here/root/usr/share"
+    if [ -d root/etc/fonts ]; then
+      printf 'export FONTCONFIG_PATH=%q XDG_DATA_HOME=%q\n' "$here/root/etc/fonts" "$here/root/usr/share"
+    fi
   fi
 } > env

@@ -177,13 +177,8 @@ def test_the_dialog_shows_configuration_seeds_versions_device_and_commit(opened:
     page = opened(f"#{FOLDER}--{run_id}")  # a link from elsewhere opens it
     text = page.get_by_role("dialog").inner_text()
     wanted = [record.provenance[name] for name in ("torch", "device", "commit")]
-    for part in (
-        *wanted,
-        "original.checkpoint: best_test",
-        "train 0, split 0, method 0",
-        record.hyperparameters["_target_"],
-    ):
-        assert part in text
+    wanted += ["original.checkpoint: best_test", "train/split/method\n0/0/0", record.hyperparameters["_target_"]]
+    assert [part for part in wanted if part not in text] == []
     page.evaluate("""(id) => { document.getElementById("record").close(); location.hash = id; }""", "s-speed")
     assert not page.get_by_role("dialog").is_visible()
 
@@ -210,7 +205,7 @@ def test_the_page_is_whole_without_javascript(opened: Open, run_id: str) -> None
     row = page.locator(f'[id="{FOLDER}--{run_id}"]')
     assert row.is_visible()
     row.locator("summary").click()
-    assert "train 0" in row.inner_text()
+    assert "Finished" in row.inner_text()
     assert not page.locator("#filter").is_visible()
     assert page.locator("thead button").count() == 0
     assert "Ours beside the published numbers" in page.locator("main").inner_text()

@@ -100,7 +100,7 @@ def content_of(folders: Sequence[Folder]) -> Mapping[str, object]:
         "sections": [(name, title, by_section[name]) for name, title in SECTIONS.items()],
         "heads": heads(about),
         "rows": rows,
-        "parts": list(parts),
+        "parts": parts.listed(),
         "methods": sorted({row.cells[0] for row in rows}),
         "names": list(dict.fromkeys(row.cells[1] for row in rows)),
         "commands": [(folder.name, "\n".join(commands_of(folder))) for folder in folders if commands_of(folder)],

@@ -84,7 +84,7 @@ function show(row) {
   const parts = [];
   for (const link of facts.querySelectorAll("a")) {
     const part = document.getElementById(link.hash.slice(1));
-    parts.push(make("h3", link.textContent), make("pre", part.querySelector("pre").textContent));
+    parts.push(make("h3", part.querySelector("summary").textContent), make("pre", part.querySelector("pre").textContent));
     link.replaceWith(link.textContent);
   }
   document.getElementById("record-title").textContent = `Record ${row.querySelector("a").textContent}`;

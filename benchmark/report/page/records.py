@@ -33,29 +33,24 @@ class Parts:
     """Texts that several records share, each with a number and an id."""
 
     def __init__(self) -> None:
-        self.ids: dict[tuple[str, str], str] = {}
+        self.numbers: dict[tuple[str, str], int] = {}
 
     def link(self, kind: str, values: Mapping[str, Any]) -> Markup:
         """Return a link to the text of `values`."""
-        text = lines(flatten(values))
-        number = 1 + sum(other == kind for other, _ in self.ids)
-        found = self.ids.setdefault((kind, text), f"{kind}-{number}")
-        return Markup('<a href="#part-{0}">{0}</a>').format(found)
+        key = kind, lines(flatten(values))
+        number = self.numbers.setdefault(key, 1 + len(self.numbers))
+        return Markup('<a href="#p{}">{}</a>').format(number, kind)
 
-    def __iter__(self) -> Any:
-        """Yield (id, text), the kinds one after the other."""
-        return iter(sorted(((found, text) for (_, text), found in self.ids.items()), key=lambda pair: natural(pair[0])))
-
-
-def natural(name: str) -> tuple[str, int]:
-    kind, _, number = name.rpartition("-")
-    return kind, int(number)
+    def listed(self) -> list[tuple[int, str, str]]:
+        """Return (number, kind, text), the kinds one after the other."""
+        found = [(number, kind, text) for (kind, text), number in self.numbers.items()]
+        return sorted(found, key=lambda part: (part[1], part[0]))
 
 
 def heads(about: About) -> list[str]:
     """Return the heads of the table of records; the metrics' columns stand last."""
     metrics = [about.metric(name).label for name in METRICS]
-    return ["Run", "Method", "Folder", *LABELS.values(), "Seeds", *metrics]
+    return ["Run", "Method", "Folder", *LABELS.values(), "Seeds: train/split/method", *metrics]
 
 
 def rows_of(folders: Sequence[Folder]) -> tuple[list[Row], Parts]:
@@ -106,11 +101,10 @@ def facts(record: RunRecord, parts: Parts, about: About) -> Markup:
     if whole:
         links.append(parts.link("setting", {name: value for name, value in whole.items() if name not in apart}))
     texts = {
-        "Seeds": ", ".join(f"{name.removesuffix('_seed')} {seed}" for name, seed in record.seeds.items()),
         "Not run": record.skipped,
         "Other metrics": ", ".join(shown),
         "Seconds": ", ".join(f"{name} {seconds:.4g}" for name, seconds in record.seconds.items() if seconds),
-        "Finished": str(finished),
+        "Finished": str(finished)[:16].replace("T", " "),
     }
     items = [Markup("<b>{}</b> {}. ").format(name, typeset(text)) for name, text in texts.items() if text]
     return Markup("").join([*items, Markup("<b>Configuration</b> "), Markup(" ").join(links)])

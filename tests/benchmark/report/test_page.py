@@ -151,7 +151,9 @@ def test_every_record_stands_on_the_page(reader):
             row = by_place[path.parent.name, record["run_id"]]
             value = record["metrics"].get("retain_accuracy")
             assert row["Dr"] == ("" if value is None else f"{100 * value:.2f}")
-            assert row["Seeds"] == "/".join(str(record["seeds"][f"{x}_seed"]) for x in ("train", "split", "method"))
+            assert row["Seeds: train/split/method"] == "/".join(
+                str(record["seeds"][f"{x}_seed"]) for x in ("train", "split", "method")
+            )
             assert f"{path.parent.name}--{record['run_id']}" in reader.ids
     assert n == len(by_place)
 

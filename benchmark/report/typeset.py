@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -113,18 +113,6 @@ def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = Fals
     head = [*(heads[name] for name in (*shown, down)), *(label(across, column) for column in columns)]
     rules = opens if len(opens) < len(rows) else ()  # none between rows that are all blocks of their own
     return Grid(head, rows, "l" * (len(shown) + 1) + "r" * len(columns), frozenset(rules))
-
-
-def one_block(block: pd.DataFrame, about: About, reference: Collection[str]) -> Grid:
-    """Return the values of one block with methods as rows, `reference` on top; even a terminal shows columns."""
-    found, metrics = by(block, "method", "metric"), about.sorted_metrics(block["metric"])
-    table = [["Method", *(label_of(about, metric) for metric in metrics)]]
-    for method in sorted(about.sorted_methods(block["method"]), key=lambda name: name not in reference):
-        cells = [found[method, metric] for metric in metrics]
-        table.append([about.method(method).label, *(printed(cell, about, bold=cell["best"]) for cell in cells)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    head, *rows = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in table]
-    return Grid(head, rows, "l" + "r" * len(metrics))
 
 
 def by(values: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], Mapping[str, Any]]:

@@ -290,12 +290,12 @@ def test_the_demo_prints_one_block_with_methods_as_rows_and_says_where_the_rest_
     assert caption.startswith("Protocol strict")
     assert " Why. " in caption
     assert table == [
-        "| Method   |              D_r |              D_f |              MIA |          gap |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| Retrain  |     50.50 ± 0.71 |     50.50 ± 0.71 |     50.50 ± 0.71 |  0.00 ± 0.00 |",
-        "| Baseline |     90.50 ± 0.71 |     90.50 ± 0.71 |     90.50 ± 0.71 | 10.00 ± 0.00 |",
-        "| Finetune | **55.50 ± 0.71** | **55.50 ± 0.71** | **55.50 ± 0.71** | 10.00 ± 0.00 |",
-        "| SSD      |     60.50 ± 0.71 |     60.50 ± 0.71 |     60.50 ± 0.71 | 10.00 ± 0.00 |",
+        "| Model | Target | Method | D_r | D_f | MIA | gap |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| resnet18 | upright_2 | Baseline | 90.50 ± 0.71 | 90.50 ± 0.71 | 90.50 ± 0.71 | 10.00 ± 0.00 |",
+        "|  |  | Retrain | 50.50 ± 0.71 | 50.50 ± 0.71 | 50.50 ± 0.71 | 0.00 ± 0.00 |",
+        "|  |  | Finetune | **55.50 ± 0.71** | **55.50 ± 0.71** | **55.50 ± 0.71** | 10.00 ± 0.00 |",
+        "|  |  | SSD | 60.50 ± 0.71 | 60.50 ± 0.71 | 60.50 ± 0.71 | 10.00 ± 0.00 |",
     ]
     assert rest == "results/demo-strict-quick/table.md, .csv and .tex hold random too."
     assert "random" in Path("results/demo-strict-quick/table.csv").read_text()

@@ -199,7 +199,7 @@ def show(text: str) -> None:
             console.print(on_terminal(list(lines)))
         else:
             for line in lines:
-                console.print(styled(line))
+                console.print(styled(line), soft_wrap="python -m" in line)  # a command is copied
 
 
 def on_terminal(lines: Sequence[str]) -> "Table":
@@ -218,8 +218,11 @@ def on_terminal(lines: Sequence[str]) -> "Table":
     table = Table(title=", ".join(once), title_justify="left", **look)
     for name, align, _ in kept:
         table.add_column(styled(name), justify="right" if align == ":" else "left", overflow="fold")
-    for row in zip(*(cells for *_, cells in kept), strict=True):
-        table.add_row(*(styled(cell.replace(" ± ", "±").replace(" / ", "\n").replace(", ", "\n")) for cell in row))
+    stacked = [
+        [re.sub(" / |, ", "\n", x.replace(" ± ", "±")) if a == ":" else x for x in cells] for _, a, cells in kept
+    ]
+    for row in zip(*stacked, strict=True):
+        table.add_row(*map(styled, row))
     return table
 
 

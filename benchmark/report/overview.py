@@ -163,7 +163,7 @@ def draw_tradeoff(values: pd.DataFrame, about: About) -> "Figure":
         axes.axhline(0, color=GREY, linewidth=0.6)
         axes.axvline(0, color=GREY, linewidth=0.6)
         for name, row in part.set_index("method").iterrows():
-            mark = looks[str(name)] | {"ls": "", "mew": 0.7, "ms": 4}
+            mark = looks[str(name)] | {"ls": "", "mew": 0.7, "ms": 4.5, "clip_on": False}
             axes.plot(row["forget_accuracy"], row["retain_accuracy"], **mark)
             axes.plot(row["published_forget_accuracy"], row["published_retain_accuracy"], mfc="none", **mark)
     ticks = [-30, -3, 0, 3, 30]
@@ -185,8 +185,8 @@ def panels(values: pd.DataFrame, width: float, columns: int, height: float) -> t
     from matplotlib.figure import Figure
 
     parts = [part for _, part in values.groupby(["table", *BLOCK], sort=False)]
-    columns = min(columns, len(parts))
     rows = math.ceil(len(parts) / columns)
+    columns = math.ceil(len(parts) / rows)
     figure = Figure(figsize=(width, 0.6 + rows * height), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
     for number, axes in enumerate(grid):

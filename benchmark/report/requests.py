@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -175,8 +176,10 @@ def draw(curves: Curves, title: str, *, chance: float) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    looks = {name: {"linestyle": LINES[i], "markersize": 2.5, **style_of(i)} for i, name in enumerate([*curves.names])}
+    dashes = cycle(LINES)
+    looks = {name: {"linestyle": next(dashes), "ms": 2.5, **style_of(i)} for i, name in enumerate(curves.names)}
     last = int(curves.values["request"].max())
+    ticks = [1, *range(5, last + 1, 5)] if last > 6 else range(1, last + 1)
     figure = Figure(figsize=(PAGE, 4.2), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True)
     for axes, (metric, label) in zip(grid.flat, PANELS.items(), strict=True):
@@ -188,13 +191,11 @@ def draw(curves: Curves, title: str, *, chance: float) -> "Figure":
                 plot(axes, curves.of(name, "newest_accuracy"), style | {"linestyle": "", "markerfacecolor": "none"})
             if (broken := curves.breaks.get(name)) is not None:
                 axes.axvline(broken, color=style["color"], linewidth=0.6, linestyle=style["linestyle"])
-        low, high = 0.0, axes.get_ylim()[1]
         axes.set_title(typeset(label), loc="left", pad=3)
-        axes.set(ylim=(low - 0.06 * high, high), xticks=[1, *range(5, last + 1, 5)])
-        ends = {name: curves.of(name, metric) for name in curves.names}
-        label_ends(
-            axes, [(n, rows["request"].iloc[-1], rows["mean"].iloc[-1]) for n, rows in ends.items() if len(rows)]
-        )
+        high = axes.get_ylim()[1]
+        axes.set(ylim=(-0.06 * high, high), xticks=ticks)
+        ends = curves.values[curves.values["metric"] == metric].groupby("curve", sort=False).last()
+        label_ends(axes, zip(map(str, ends.index), ends["request"], ends["mean"], strict=True))
         axes.spines["bottom"].set_bounds(1, last)
     for axes in grid[1]:
         axes.set_xlabel("number of forget requests")

@@ -18,7 +18,7 @@ LIGHT = ("#218dfa", "#ea570c", "#1d021a", "#a67088", "#6b1e07", "#1703b0")
 DARK = ("#8757ae", "#f32505", "#a6ffdb", "#fcf108", "#ad4f61", "#4e59fa")
 INK, GREY, BAND, PAPER = "#202124", "#6e7378", "#e3e5e8", "#ffffff"
 IN_DARK = dict(zip(LIGHT, DARK, strict=True)) | {INK: "#e6e8ea", GREY: "#9aa0a6", BAND: "#33373c", PAPER: "#101214"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 LOOK = {
     "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,

@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -115,18 +115,6 @@ def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = Fals
     return Grid(head, rows, "l" * (len(shown) + 1) + "r" * len(columns), frozenset(rules))
 
 
-def one_block(block: pd.DataFrame, about: About, reference: Collection[str]) -> Grid:
-    """Return the values of one block with methods as rows, `reference` on top; even a terminal shows columns."""
-    found, metrics = by(block, "method", "metric"), about.sorted_metrics(block["metric"])
-    table = [["Method", *(label_of(about, metric) for metric in metrics)]]
-    for method in sorted(about.sorted_methods(block["method"]), key=lambda name: name not in reference):
-        cells = [found[method, metric] for metric in metrics]
-        table.append([about.method(method).label, *(printed(cell, about, bold=cell["best"]) for cell in cells)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    head, *rows = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in table]
-    return Grid(head, rows, "l" + "r" * len(metrics))
-
-
 def by(values: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], Mapping[str, Any]]:
     """Return the rows of `values` by some of their columns."""
     rows: list[Any] = values.to_dict("records")
@@ -211,7 +199,7 @@ def show(text: str) -> None:
             console.print(on_terminal(list(lines)))
         else:
             for line in lines:
-                console.print(styled(line))
+                console.print(styled(line), soft_wrap="python -m" in line)  # a command is copied
 
 
 def on_terminal(lines: Sequence[str]) -> "Table":
@@ -230,8 +218,11 @@ def on_terminal(lines: Sequence[str]) -> "Table":
     table = Table(title=", ".join(once), title_justify="left", **look)
     for name, align, _ in kept:
         table.add_column(styled(name), justify="right" if align == ":" else "left", overflow="fold")
-    for row in zip(*(cells for *_, cells in kept), strict=True):
-        table.add_row(*(styled(cell.replace(" ± ", "±").replace(" / ", "\n").replace(", ", "\n")) for cell in row))
+    stacked = [
+        [re.sub(" / |, ", "\n", x.replace(" ± ", "±")) if a == ":" else x for x in cells] for _, a, cells in kept
+    ]
+    for row in zip(*stacked, strict=True):
+        table.add_row(*map(styled, row))
     return table
 
 

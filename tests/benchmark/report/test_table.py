@@ -290,12 +290,12 @@ def test_the_demo_prints_one_block_with_methods_as_rows_and_says_where_the_rest_
     assert caption.startswith("Protocol strict")
     assert " Why. " in caption
     assert table == [
-        "| Method   |              D_r |              D_f |              MIA |          gap |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| Retrain  |     50.50 ± 0.71 |     50.50 ± 0.71 |     50.50 ± 0.71 |  0.00 ± 0.00 |",
-        "| Baseline |     90.50 ± 0.71 |     90.50 ± 0.71 |     90.50 ± 0.71 | 10.00 ± 0.00 |",
-        "| Finetune | **55.50 ± 0.71** | **55.50 ± 0.71** | **55.50 ± 0.71** | 10.00 ± 0.00 |",
-        "| SSD      |     60.50 ± 0.71 |     60.50 ± 0.71 |     60.50 ± 0.71 | 10.00 ± 0.00 |",
+        "| Model | Target | Method | D_r | D_f | MIA | gap |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| resnet18 | upright_2 | Baseline | 90.50 ± 0.71 | 90.50 ± 0.71 | 90.50 ± 0.71 | 10.00 ± 0.00 |",
+        "|  |  | Retrain | 50.50 ± 0.71 | 50.50 ± 0.71 | 50.50 ± 0.71 | 0.00 ± 0.00 |",
+        "|  |  | Finetune | **55.50 ± 0.71** | **55.50 ± 0.71** | **55.50 ± 0.71** | 10.00 ± 0.00 |",
+        "|  |  | SSD | 60.50 ± 0.71 | 60.50 ± 0.71 | 60.50 ± 0.71 | 10.00 ± 0.00 |",
     ]
     assert rest == "results/demo-strict-quick/table.md, .csv and .tex hold random too."
     assert "random" in Path("results/demo-strict-quick/table.csv").read_text()
@@ -324,14 +324,16 @@ def test_a_pipe_gets_the_markdown_as_it_is(capsys):
 
 
 def test_a_terminal_gets_glyphs_and_colours_in_100_columns(monkeypatch, capsys):
-    text = shown(f"**Title.** {'word ' * 50}\n\n{VERDICTS}", monkeypatch, capsys)
+    command = f"python -m benchmark.run {'key=value ' * 20}"
+    text = shown(f"**Title.** {'word ' * 50}\n\n{VERDICTS}\n{command}", monkeypatch, capsys)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert "\x1b[32m✓ match" in text
     assert "\x1b[31m✗ off" in text
     assert "\x1b[1mTitle." in text
     assert "88.30±3.13" in plain
     assert plain.count("resnet18") == 1  # above the table
-    assert max(map(len, plain.splitlines())) <= 100
+    assert command in plain
+    assert max(map(len, plain.replace(command, "").splitlines())) <= 100
     assert not re.search(r"[|*…]", plain)
 
 

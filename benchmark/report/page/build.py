@@ -38,9 +38,10 @@ ELSEWHERE = ("table.csv", "verdict.csv", "claims.csv")  # CSV files that stand o
 
 @dataclass(frozen=True)
 class Part:
-    """A folder within a section: its grid, its Markdown, its other CSV files (name, note, grid)."""
+    """A folder within a section: its grid and a note, its Markdown, its other CSV files (name, note, grid)."""
 
     folder: Folder
+    note: str
     grid: Grid | None
     caption: Markup
     body: Markup
@@ -135,9 +136,10 @@ def finding(folders: Sequence[Folder], numbers: Sequence[str]) -> Markup:
 def part_of(folder: Folder) -> Part:
     """Return all that the page shows of a folder but its figures and records."""
     head = f"**{folder.title}**\n\n"  # stands above already
-    grid, caption, body = None, "", [path.read_text("utf-8").removeprefix(head) for path in folder.files(".md")]
+    note, grid, caption = "", None, ""
+    body = [path.read_text("utf-8").removeprefix(head) for path in folder.files(".md")]
     if folder.section in GRIDS:
-        grid = GRIDS[folder.section](folder)
+        note, grid = tables.without_same(GRIDS[folder.section](folder))
         text, *notes = folder.text("table.md").split("\n\n")
         caption = folder.caption("verdict.md") or text.removesuffix("Bold: where a curve breaks.")
         body = [text] if folder.has("verdict.md") else []
@@ -147,7 +149,8 @@ def part_of(folder: Folder) -> Part:
             folder.text("answer.md").removeprefix(f"# {folder.title}\n").replace(folder.text("sentences.md"), "", 1)
         ]
     csv = [(path.name, *tables.csv_grid(path)) for path in folder.files(".csv") if path.name not in ELSEWHERE]
-    return Part(folder, grid, markdown(caption, folder.name), markdown("\n\n".join(body), folder.name, level=4), csv)
+    texts = (markdown(caption, folder.name), markdown("\n\n".join(body), folder.name, level=4))
+    return Part(folder, note, grid, *texts, csv)
 
 
 def figures_of(folder: Folder) -> list[Path]:

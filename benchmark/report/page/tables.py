@@ -73,6 +73,16 @@ def to_grid(values: pd.DataFrame, folder: Folder, *, first: str = HEADS["ablatio
     return Grid(moved[0], moved[1:], "".join(grid.align[i] for i in order), grid.opens)
 
 
+def without_same(grid: Grid) -> tuple[str, Grid]:
+    """Return in words the names that are the same in every row, and the grid without their columns."""
+    found = [(i, {row[i] for row in grid.rows}) for i, letter in enumerate(grid.align) if i and letter == "l"]
+    same = {i: names.pop() for i, names in found if len(names) == 1}
+    kept = [i for i in range(len(grid.head)) if i not in same]
+    head, *rows = [[row[i] for i in kept] for row in (grid.head, *grid.rows)]
+    note = ", ".join(f"{grid.head[i]} {name}" for i, name in same.items())
+    return note, Grid(head, rows, "".join(grid.align[i] for i in kept), grid.opens)
+
+
 def cell_of(folder: Folder, about: About) -> Cell:
     """Return how a row of values becomes a cell."""
 

@@ -19,6 +19,8 @@ from benchmark.report.page import build, pictures
 from benchmark.report.page.build import PAGE, page_of, write_page
 from benchmark.report.page.folders import Folder
 from benchmark.report.page.markup import markdown, typeset
+from benchmark.report.page.tables import without_same
+from benchmark.report.typeset import Grid
 from scripts.verify_results import page_problems
 
 RESULTS = ROOT / "results"
@@ -164,6 +166,14 @@ def test_a_record_shows_its_configuration_device_and_commit(page):
         assert f": {text}\n" in page or f": {text}<" in page
     assert "checkpoint: best_test" in page
     assert page.count("checkpoint: best_test") < 20  # once per configuration, not per record
+
+
+def test_names_that_are_the_same_in_every_row_stand_above_the_table():
+    grid = Grid(["Method", "Model", "Target", "MIA"], [["SSD", "vit", "a", "1"], ["UNSIR", "vit", "b", "1"]], "lllr")
+    note, grid = without_same(grid)
+    assert note == "Model vit"
+    assert grid.head == ["Method", "Target", "MIA"]
+    assert grid.rows == [["SSD", "a", "1"], ["UNSIR", "b", "1"]]
 
 
 def test_symbols_are_typeset(reader):

@@ -101,7 +101,8 @@ def device_name(device: torch.device) -> str:
             (x.split(":")[1].strip() for x in info.read_text("utf-8").splitlines() if x.startswith("model name")),
             name,
         )
-    return f"{name}, {torch.get_num_threads()} threads"
+    n = torch.get_num_threads()
+    return f"{name}, {n} thread{'s' * (n > 1)}"
 
 
 def provenance(compute: Compute) -> dict[str, Any]:

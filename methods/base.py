@@ -12,7 +12,7 @@ from datasets.base import ForgetSplit, LabelledImages
 from datasets.batches import Batches, Preprocessing
 from datasets.seeding import derive_seed, generator
 from methods.timing import Stopwatch
-from methods.training import Compute, Loss, Recipe, TrainingState, train
+from methods.training import Compute, Epochs, Loss, Recipe, TrainingState, train
 
 Cache = Callable[[str, Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
@@ -84,18 +84,27 @@ class MethodContext:
         """Return batches of `data` in its order; pairs of images (B, C, H, W) float32 and labels (B,) int64."""
         return ReportedBatches(data, batch_size, self.preprocessing, progress=self.progress)
 
+    @torch.no_grad()
+    def predict(self, model: nn.Module, data: LabelledImages, batch_size: int) -> Tensor:
+        """Return the logits of `model`, which is put into eval mode, on `data` in its order, (N, K) float32."""
+        model.eval()
+        with self.compute.autocast():
+            return torch.cat([model(images).float() for images, _ in self.batches(data, batch_size)])
+
     def train(
-        self, model: nn.Module, data: LabelledImages, recipe: Recipe, *names: object, loss: Loss | None = None,
-        stale_gradient: bool = False,
+        self, model: nn.Module, data: LabelledImages | Epochs, recipe: Recipe, *names: object,
+        loss: Loss | None = None, before_step: Callable[[], None] | None = None,
+        after_step: Callable[[torch.optim.Optimizer], None] | None = None, stale_gradient: bool = False,
     ) -> nn.Module:  # fmt: skip
         """Train `model` in place by `recipe` with this context's seed and device; return it in eval mode.
 
-        `loss` and `stale_gradient` are those of `methods.training.train`.
+        `data` and the options are those of `methods.training.train`.
         """
         with self.progress(f"epochs of {' '.join(map(str, names))}", recipe.epochs) as report:
             return train(
                 model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
-                compute=self.compute, loss=loss, stale_gradient=stale_gradient, after_epoch=report,
+                compute=self.compute, loss=loss, before_step=before_step, after_step=after_step,
+                stale_gradient=stale_gradient, after_epoch=report,
                 training_state=None if self.training_state is None else self.training_state(names),
             )  # fmt: skip
 

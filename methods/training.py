@@ -1,8 +1,10 @@
 """The one training loop: originals, retrained models and every method that trains use it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Annotated, Literal, Protocol, Self
 
 import torch
@@ -63,12 +65,13 @@ class Recipe:
     """How to train: optimiser, schedule, batches.
 
     The learning rate rises linearly from 0 by `lr` every `warmup_ramp` epochs while the first `warmup_epochs` last
-    (so a ramp shorter than the warm-up overshoots), then is `lr`, multiplied by `decay` from each milestone on;
-    epochs count from 1.
+    (so a ramp shorter than the warm-up overshoots), then follows the schedule; epochs count from 1.
 
     Attributes:
         momentum: of SGD; Adam and AdamW ignore it.
         augmentation: None trains on the images as they are.
+        schedule: `step` is `lr`, multiplied by `decay` from each milestone on; the others have one rate per epoch e of
+            E: `cosine` lr·(1 + cos(π(e − 1)/E))/2, `triangle` linearly up to `lr` in the middle, then down.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -82,6 +85,7 @@ class Recipe:
     warmup_epochs: Annotated[int, "[0, inf)"]
     warmup_ramp: Annotated[int, "[1, inf)"]
     augmentation: Augmentation | None
+    schedule: Literal["step", "cosine", "triangle"] = "step"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -100,7 +104,14 @@ class Recipe:
         epoch = step // steps_per_epoch
         if epoch < self.warmup_epochs:
             return self.lr * step / (self.warmup_ramp * steps_per_epoch)
-        return self.lr * self.decay ** sum(epoch + 1 >= milestone for milestone in self.milestones)
+        match self.schedule:
+            case "step":
+                return self.lr * self.decay ** sum(epoch + 1 >= milestone for milestone in self.milestones)
+            case "cosine":
+                return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+            case "triangle":
+                top = (self.epochs + 1) // 2
+                return self.lr * min((epoch + 1) / top, (self.epochs - epoch) / (self.epochs + 1 - top))
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -114,6 +125,43 @@ class Recipe:
                 return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
             case "adamw":
                 return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass over a data set, in batches.
+
+    Attributes:
+        loss: (model, images (B, C, H, W), positions (B,) in `data`) -> a mean over the samples, so that a large batch
+            can be taken in parts, see `microbatch_size`; None: the cross-entropy.
+        batch_size: None: the recipe's.
+        random: orders and augments the batches; None: the training's generator.
+        beside: each step adds the loss on a batch of this one, which starts again when it ends.
+    """
+
+    data: LabelledImages
+    loss: Loss | None = None
+    batch_size: int | None = None
+    random: torch.Generator | None = None
+    beside: "Pass | None" = None
+
+    def value(self, model: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
+        """Return the loss on a part of a batch."""
+        if self.loss is not None:
+            return self.loss(model, images, positions)
+        return F.cross_entropy(model(images), self.data.labels[positions])
+
+
+Epochs = Callable[[int], Sequence[Pass]]  # an epoch, counted from 1 -> its passes, one after the other
+Batch = tuple[Pass, Tensor, Tensor]  # with positions (B,) and images (B, C, H, W)
+
+
+def steps_of(one: Pass, batches: Callable[[Pass], Batches]) -> Iterator[list[Batch]]:
+    """Yield the batches of each step of a pass: its own and, if there is a pass beside it, one of that."""
+    beside = one.beside
+    others = ((beside, *batch) for _ in count() for batch in batches(beside).with_positions()) if beside else ()
+    for batch in batches(one).with_positions():
+        yield [(one, *batch), *islice(others, 1)]
 
 
 class TrainingState(Protocol):
@@ -130,13 +178,15 @@ class TrainingState(Protocol):
 
 def train(
     model: nn.Module,
-    data: LabelledImages,
+    data: LabelledImages | Epochs,
     recipe: Recipe,
     *,
     preprocessing: Preprocessing,
     random: torch.Generator,
     compute: Compute,
     loss: Loss | None = None,
+    before_step: Callable[[], None] | None = None,
+    after_step: Callable[[torch.optim.Optimizer], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
     training_state: TrainingState | None = None,
     stale_gradient: bool = False,
@@ -144,9 +194,12 @@ def train(
     """Train `model` in place and return it in eval mode.
 
     Args:
+        data: one pass over it is an epoch; or the passes of each epoch, which share the optimiser. They depend on the
+            number of the epoch and on nothing else that changes, so that a training can be continued.
         random: orders and augments the batches; on the device of `data`.
-        loss: (model, images (B, C, H, W), positions (B,) in `data`) -> a mean over the samples, so that a large batch
-            can be taken in parts, see `microbatch_size`; the default is the cross-entropy.
+        loss: of the only pass, see `Pass`.
+        before_step: called when the gradients of a step are there.
+        after_step: called with the optimiser after each of its steps.
         after_epoch: called with the number of finished epochs, the model in eval mode.
         training_state: continues the training of an earlier process and keeps its state for a later one; the result
             is the same.
@@ -156,36 +209,44 @@ def train(
         FloatingPointError: the loss became infinite or NaN.
     """
 
-    def cross_entropy(model: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
-        return F.cross_entropy(model(images), data.labels[positions])
+    def passes_of(epoch: int) -> Sequence[Pass]:
+        return [Pass(data, loss)] if isinstance(data, LabelledImages) else data(epoch)
 
-    loss = loss or cross_entropy
-    batches = Batches(data, recipe.batch_size, preprocessing, random, recipe.augmentation)
+    def batches(one: Pass) -> Batches:
+        size = one.batch_size or recipe.batch_size
+        return Batches(one.data, size, preprocessing, one.random or random, recipe.augmentation)
+
     optimizer = recipe.build_optimizer(model)
     done = 0 if training_state is None else training_state.resume(model, optimizer, random)
-    step, network = done * len(batches), compute.compiled(model)
+    network = compute.compiled(model)
     size: int | None = None
     for epoch in range(done + 1, recipe.epochs + 1):
         model.train()
-        total = torch.zeros((), device=data.device)
-        for positions, channels_last_images in batches.with_positions():
-            images = compute.arrange(channels_last_images)
+        total = torch.zeros((), device=compute.device)
+        passes = passes_of(epoch)
+        n_steps = sum(len(batches(one)) for one in passes)
+        for k, step in enumerate(step for one in passes for step in steps_of(one, batches)):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate(step, len(batches))
-            if step > 0 or not stale_gradient:
+                group["lr"] = recipe.learning_rate((epoch - 1) * n_steps + k, n_steps)
+            if (epoch, k) > (1, 0) or not stale_gradient:
                 optimizer.zero_grad(set_to_none=True)
-            if size is None:
-                with compute.autocast():
-                    size = microbatch_size(model, images)
-            for x, at in zip(images.split(size), positions.split(size), strict=True):
-                # A compiled pass may not add to gradients (CUDA graphs own them), and one shape is worth compiling.
-                whole = len(x) == recipe.batch_size or not compute.compile
-                with compute.autocast():
-                    value = loss(network if whole else model, x, at) * (len(x) / len(images))
-                value.backward()
-                total += value.detach()  # stays on the device: one synchronisation per epoch
+            for one, positions, channels_last_images in step:
+                images = compute.arrange(channels_last_images)
+                if size is None:
+                    with compute.autocast():
+                        size = microbatch_size(model, images)
+                for x, at in zip(images.split(size), positions.split(size), strict=True):
+                    # A compiled pass may not add to gradients (CUDA graphs own them), and one shape is worth compiling.
+                    whole = (len(x) == recipe.batch_size and one is step[0][0]) or not compute.compile
+                    with compute.autocast():
+                        value = one.value(network if whole else model, x, at) * (len(x) / len(images))
+                    value.backward()
+                    total += value.detach()  # stays on the device: one synchronisation per epoch
+            if before_step is not None:
+                before_step()
             optimizer.step()
-            step += 1
+            if after_step is not None:
+                after_step(optimizer)
         if not torch.isfinite(total):
             raise FloatingPointError(
                 f"Expected a finite training loss, but got {float(total)} in epoch {epoch}; lower lr (now {recipe.lr})."

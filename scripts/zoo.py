@@ -1,13 +1,13 @@
 """Importances (Eq. 1) of many kinds of models: right, or refused; beside a plain loop and other libraries.
 
+    python -m scripts.zoo                                 # 32 samples
     python -m scripts.zoo > results/dampening-models.md
-    python -m scripts.zoo samples=32                      # a quick look
     python -m scripts.zoo seconds=5                       # steadier times
     python -m scripts.zoo only=resnet18,vit               # some of the models
     python -m scripts.zoo only=resnet18 samples=512
 
 Options, as key=value, with their defaults:
-    samples=128  in batches of 32
+    samples=32   in batches of 32
     seconds=0    for which each way is repeated, at least once after a call that warms up
     only=        names of models, separated by commas
 
@@ -25,6 +25,9 @@ import copy
 import ctypes
 import importlib
 import math
+import os
+import resource
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,6 +61,7 @@ CLASSES, TOKENS, WORDS = 10, 16, 100
 CHUNK = 32  # samples whose gradients a library holds at once
 MIB = 2**20
 WRONG = 0.01  # relative
+LIMIT = 30  # seconds for both calls of a library
 
 
 @dataclass
@@ -360,8 +364,8 @@ LIBRARIES = {"torch.func": torch_func, "Opacus": opacus, "BackPACK": backpack}
 HEAD = ("Model", "Parameters", "Way", "Largest difference", "Ours", "Loop", "Ratio", *LIBRARIES)
 CAPTION = """Importances by Eq. 1 of {samples} samples in batches of 32 ({device}, torch {torch}).
 Largest relative difference of a tensor from a loop over samples; milliseconds per sample (median) and the memory beyond
-that before the call; ratio: the loop's time over ours. A dash: the library does not take the model. Opacus leaves batch
-normalisation out.
+that before the call; ratio: the loop's time over ours. A dash: the library does not take the model; over 30 s: both of
+its calls did not end by then. Opacus leaves batch normalisation out.
 """
 
 
@@ -440,6 +444,7 @@ def row(name: str, build: Callable[[int], Case], samples: int, seconds: float) -
     difference = f"{largest_difference(mine.result, plain.result):.0e}"
     cells = [name, size, way_of(case), difference, str(mine), str(plain), f"{plain.seconds / mine.seconds:.2g}"]
     for library in LIBRARIES.values():
+        signal.setitimer(signal.ITIMER_REAL, LIMIT)
         try:
             other = measured(partial(by_library, library), case, seconds)
             expected = {name: plain.result[name] for name in other.result}
@@ -447,16 +452,24 @@ def row(name: str, build: Callable[[int], Case], samples: int, seconds: float) -
             cells.append(str(other) + (", wrong" if wrong else ""))
         except ImportError:
             cells.append("not installed")
-        except Exception:  # whatever the library does not take
-            cells.append("–")
+        except TimeoutError:
+            cells.append(f"over {LIMIT} s")
+        except Exception as error:  # whatever the library does not take
+            cells.append("out of memory" if "alloc" in str(error) or isinstance(error, MemoryError) else "–")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     return cells
+
+
+def give_up(*_: Any) -> None:
+    raise TimeoutError
 
 
 def parsed(words: list[str]) -> tuple[int, float, set[str]]:
     """Return the options."""
     given = dict(word.partition("=")[::2] for word in words)
     only = set(filter(None, given.pop("only", "").split(",")))
-    samples, seconds = given.pop("samples", "128"), given.pop("seconds", "0")
+    samples, seconds = given.pop("samples", "32"), given.pop("seconds", "0")
     if unknown := sorted({*given, *(only - set(MODELS))}):
         raise ValueError(f"Expected samples=, seconds= and only= of known models, but got {', '.join(unknown)}.")
     if not (samples.isdecimal() and int(samples) > 1):
@@ -474,11 +487,26 @@ def rows(samples: int, seconds: float, only: set[str]) -> Iterator[list[str]]:
 def main() -> None:
     """Read the command line, measure, print the table in Markdown."""
     samples, seconds, only = parsed(sys.argv[1:])
-    table = Grid(HEAD, [*rows(samples, seconds, only)], "llr" + "r" * (len(HEAD) - 3))
     facts = {"device": device_name(torch.device("cpu")), "torch": torch.__version__}
+    signal.signal(signal.SIGALRM, give_up)
     print(CAPTION.format(samples=samples, **facts))
-    print(table.markdown(), end="")
+    print(table([]), end="", flush=True)
+    for cells in rows(samples, seconds, only):
+        print(table([cells]).splitlines()[-1], flush=True)  # a table takes long: each row as it is known
+
+
+def table(lines: list[list[str]]) -> str:
+    return Grid(HEAD, lines, "lrl" + "r" * (len(HEAD) - 3)).markdown()
+
+
+def bound_memory() -> None:
+    """Let what needs more memory than is free fail, before the system ends the process."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    free = 0.9 * os.sysconf("SC_AVPHYS_PAGES") * page
+    used = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * page
+    resource.setrlimit(resource.RLIMIT_AS, (used + int(free), resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":
+    bound_memory()
     run_cli(main)

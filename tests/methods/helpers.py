@@ -1,5 +1,6 @@
 """What the tests of the methods share: composed configurations, a tiny digits split, a tiny network, a context."""
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from benchmark.cell import without_about
 from benchmark.compose import CONFIGS
 from benchmark.models import build
-from datasets.base import ForgetSplit
+from datasets.base import ForgetSplit, ImageDataset, LabelledImages
 from datasets.batches import Preprocessing
 from datasets.digits import load_digits
 from datasets.splits import class_split, random_split, stratified_subset, subclass_split
@@ -57,10 +58,16 @@ def compose_method(*overrides: str) -> UnlearningMethod:
 
 
 @cache
+def tiny_data(task: str, n_train: int = 120) -> ImageDataset:
+    """Return a few real digits."""
+    digits = load_digits("coarse" if task == "subclass" else "fine")
+    return stratified_subset(digits, train_images=n_train, test_images=40, seed=0)
+
+
+@cache
 def tiny_split(task: str, n_train: int = 120) -> ForgetSplit:
     """Return a split of a few real digits: forget upright_6, upright_9 in its superclass, or 12 random samples."""
-    digits = load_digits("coarse" if task == "subclass" else "fine")
-    few = stratified_subset(digits, train_images=n_train, test_images=40, seed=0)
+    few = tiny_data(task, n_train)
     match task:
         case "class":
             return class_split(few, target="6")
@@ -89,3 +96,24 @@ def literal_information(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
             for name, gradient in zip(named, gradients, strict=True):
                 result[name] += p * gradient.square() / len(inputs)
     return result
+
+
+class Poisoned(Tensor):
+    """A tensor of which only type, shape and place can be asked; a look at its values fails."""
+
+    ALLOWED = frozenset(getattr(Tensor, name).__get__ for name in ("dtype", "ndim", "shape", "device"))
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func not in cls.ALLOWED:
+            raise AssertionError("a method read what it may not see")
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+def poison(data: LabelledImages) -> LabelledImages:
+    poisoned = copy.copy(data)
+    for name in ("storage", "index", "labels", "fine_labels"):
+        if (value := getattr(data, name)) is not None:
+            object.__setattr__(poisoned, name, value.as_subclass(Poisoned))
+    return poisoned

@@ -11,9 +11,12 @@ from torch import nn
 
 from benchmark.models import build, resnet18
 from datasets.base import LabelledImages
+from methods.delete import Delete
 from methods.fused import Columns, fused
+from methods.last_layers import LastLayers
 from methods.norm_relu import NormReLU, NormReLUFunction, can_compile
 from methods.training import Compute, Recipe, train
+from tests.methods.helpers import make_context, tiny_split
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="the kernels need gcc")
 ROUNDING = 2**-8  # of bfloat16: half a unit in the last place
@@ -167,3 +170,23 @@ def test_100_steps_end_as_near_to_plain_bfloat16_as_that_is_to_float32(preproces
         model = train(network(), data, recipe, preprocessing=preprocessing, compute=compute, random=random)
         weights[way] = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert relative(weights["fused"], weights["plain"]) < 1.5 * relative(weights["plain"], weights["float32"])
+
+
+def test_frozen_layers_and_norms_in_eval_mode_stay_as_they_are_in_a_fused_network():
+    recipe = Recipe.constant("sgd", lr=0.01, epochs=1, batch_size=16, momentum=0.9, weight_decay=0.1)
+    context = replace(make_context(lambda seed: network()), compute=COMPUTE)
+    original = COMPUTE.place(build(partial(resnet18, width=8), 20, 0))
+    parameters = dict(original.named_parameters())
+    for method, kept in (
+        (
+            LastLayers(recipe, k=6, reset=False),
+            lambda name: name in parameters and not name.startswith(("fc.", "layer4.")),
+        ),
+        (Delete(recipe, norms="eval"), lambda name: "running" in name),
+    ):
+        before = copy.deepcopy(original.state_dict())
+        after = method(copy.deepcopy(original), tiny_split("class"), context).state_dict()
+        trained = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert "fc.weight" in trained
+        assert not [name for name in trained if kept(name)]
+        assert all(torch.isfinite(value).all() for value in after.values())

@@ -58,3 +58,12 @@ def test_ssd_on_your_own_model(capsys, monkeypatch):
 
 def test_dampening_is_a_package_of_its_own_that_needs_torch_alone():
     subprocess.run([sys.executable, "-c", TORCH_ALONE, str(ROOT / "methods")], check=True)
+
+
+def test_the_table_of_methods_names_them_all_with_the_lines_of_their_files():
+    rows = re.findall(r"^\| (`[^|]+) \| (\w+\.py)(?:, (\d+))? \|", README, flags=re.MULTILINE)
+    names = {name for row, _, _ in rows for name in re.findall(r"`(\w+)`", row)}
+    yamls = {path.stem for path in (ROOT / "configs" / "method").glob("*.yaml")}
+    assert names == yamls - {"baseline", "retrain", "retrain_other"}
+    wrong = {file: len((ROOT / "methods" / file).read_text().splitlines()) for _, file, lines in rows if lines}
+    assert {file: int(lines) for _, file, lines in rows if lines} == wrong

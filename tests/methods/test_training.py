@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from datasets.batches import Augmentation
 from methods import training
-from methods.training import Compute, Recipe, train
+from methods.training import Compute, Pass, Recipe, train
 from tests.methods.helpers import seeded
 
 ORIGINAL = Recipe(
@@ -40,6 +40,19 @@ def test_learning_rate_of_the_papers_retraining_overshoots():
     assert [rate(9, 0), rate(17, 0)] == pytest.approx([0.002, 0.00008])
 
 
+def test_learning_rates_of_the_other_schedules():
+    def rates(schedule, epochs):
+        recipe = replace(ORIGINAL, schedule=schedule, epochs=epochs, warmup_epochs=0)
+        assert len({recipe.learning_rate(step, 10) for step in range(10)}) == 1  # one per epoch
+        return [recipe.learning_rate(10 * epoch, 10) / recipe.lr for epoch in range(epochs)]
+
+    assert rates("triangle", 5) == pytest.approx([1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
+    assert rates("triangle", 4) == pytest.approx([1 / 2, 1, 2 / 3, 1 / 3])
+    assert rates("triangle", 1) == rates("cosine", 1) == [1]
+    assert rates("cosine", 3) == pytest.approx([1, 0.75, 0.25])
+    assert replace(ORIGINAL, schedule="cosine").learning_rate(5, 10) == pytest.approx(0.05)  # the warm-up comes first
+
+
 def test_a_wrong_recipe_is_refused():
     wrong = {
         "a whole number from 1 on": [{"epochs": 0}, {"batch_size": 0}, {"milestones": (0.5,)}, {"milestones": (-1,)}],
@@ -50,6 +63,7 @@ def test_a_wrong_recipe_is_refused():
         "warmup_ramp to": [{"warmup_ramp": 0}, {"warmup_ramp": True}],
         "warmup_epochs to": [{"warmup_epochs": -1}],
         "optimizer to be": [{"optimizer": "lion"}],
+        "schedule to be step, cosine or triangle": [{"schedule": "linear"}],
     }
     for match, changes in wrong.items():
         for change in changes:
@@ -175,11 +189,136 @@ def test_a_training_continues_from_its_state_bit_for_bit(make_cnn, fit, recipe):
         assert all(torch.equal(value, whole[name]) for name, value in continued.items())
 
 
-def test_only_whole_batches_of_the_full_size_are_compiled(make_cnn, fit, compute, monkeypatch):
+def test_passes_share_one_optimiser_and_follow_the_number_of_the_epoch(make_cnn, fit, dataset, recipe, preprocessing):
+    first, second = (dataset.train.subset(torch.arange(60) % 2 == part) for part in (0, 1))
+    seen = []
+
+    def counted(name, data):
+        def loss(model, images, positions):
+            seen.append((name, len(positions)))
+            return F.cross_entropy(model(images), data.labels[positions])
+
+        return loss
+
+    def passes(epoch):
+        both = [Pass(first, counted("first", first), 8), Pass(second, counted("second", second))]
+        return both if epoch == 1 else both[1:]
+
+    model = fit(make_cnn(), data=passes)
+    assert seen == [*[("first", 8)] * 3, ("first", 6), *[("second", 16), ("second", 14)] * 2]
+    expected, random = make_cnn(), seeded()
+    optimizer = recipe.build_optimizer(expected)
+    expected.train()
+    for data, size in ((first, 8), (second, 16), (second, 16)):
+        for rows in torch.randperm(30, generator=random).split(size):
+            optimizer.zero_grad()
+            images = preprocessing(data.storage[data.index[rows]]).contiguous()
+            F.cross_entropy(expected(images), data.labels[rows]).backward()
+            optimizer.step()
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
+
+
+def test_warm_up_and_milestones_count_epochs_whatever_their_steps(make_cnn, fit, dataset, recipe):
+    rates = []
+
+    def passes(epoch):
+        return [Pass(dataset.train)] * epoch
+
+    warm = replace(recipe, epochs=3, warmup_epochs=1, milestones=(3,), decay=0.1)
+    fit(
+        make_cnn(), data=passes, recipe=warm, after_step=lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    assert rates == pytest.approx([0.05 * k / 4 for k in range(4)] + [0.05] * 8 + [0.005] * 12)
+
+
+def test_the_batch_beside_starts_again_and_adds_its_gradient(make_cnn, fit, dataset, recipe):
+    few, sizes = dataset.train.subset(torch.arange(20)), []
+
+    def negative(model, images, positions):
+        sizes.append(len(positions))
+        return -F.cross_entropy(model(images), few.labels[positions])
+
+    def passes(epoch):
+        return [Pass(dataset.train, beside=Pass(few, negative, 8, seeded(epoch)))]
+
+    plain = replace(recipe, momentum=0.0, weight_decay=0.0, epochs=1)
+    fit(make_cnn(), data=passes, recipe=plain)
+    assert sizes == [8, 8, 4, 8]
+    twice = [Pass(dataset.train, beside=Pass(dataset.train, None, 60, seeded(1)))]
+    whole = replace(plain, batch_size=60)
+    one, other = fit(make_cnn(), data=lambda epoch: twice, recipe=whole), fit(make_cnn(), recipe=replace(whole, lr=0.1))
+    torch.testing.assert_close(one.fc.weight, other.fc.weight)
+
+
+def test_hooks_see_the_gradients_and_the_step(make_cnn, fit):
+    model, events = make_cnn(), []
+    before = model.fc.weight.detach().clone()
+
+    def before_step():
+        events.append("before")
+        assert model.fc.weight.grad is not None
+        model.fc.weight.grad.zero_()
+
+    def after_step(optimizer):
+        events.append("after")
+        assert optimizer.state[model.fc.weight]
+        with torch.no_grad():
+            model.fc.weight.copy_(before)
+
+    fit(model, before_step=before_step, after_step=after_step)
+    assert events == ["before", "after"] * 8
+    assert torch.equal(model.fc.weight, before)
+
+
+def test_a_training_of_several_passes_continues_bit_for_bit(make_cnn, fit, dataset, recipe):
+    first, second = (dataset.train.subset(torch.arange(60) % 2 == part) for part in (0, 1))
+    recipe = replace(recipe, epochs=4, schedule="cosine", augmentation=Augmentation(1, True, 15))
+    kept = Kept()
+
+    def passes(epoch):
+        shuffled = first.labels[torch.randperm(30, generator=seeded(epoch))]
+        early = [Pass(first.relabelled(shuffled), None, 8)] if epoch < 3 else []
+        return [*early, Pass(second, beside=Pass(first, random=seeded(100 + epoch)))]
+
+    def run(model, **options):
+        def before_step():
+            model.conv.weight.grad.mul_(0.1)
+
+        def after_step(optimizer):
+            optimizer.state[model.fc.bias]["momentum_buffer"].zero_()
+
+        return fit(model, data=passes, recipe=recipe, before_step=before_step, after_step=after_step, **options)
+
+    whole = run(make_cnn(), training_state=kept).state_dict()
+    for kept.start in (1, 2, 3, 4):
+        continued = run(make_cnn(7), seed=7, training_state=kept).state_dict()
+        assert all(torch.equal(value, whole[name]) for name, value in continued.items())
+
+
+def test_parts_of_the_batches_of_a_step_add_up(make_cnn, fit, dataset, monkeypatch):
+    def passes(epoch):
+        return [Pass(dataset.train, beside=Pass(dataset.train, None, 7, seeded(epoch)))]
+
+    # Batch normalisation must not see the parts, so that its layer is left out.
+    def plain():
+        model = make_cnn()
+        model.norm = torch.nn.Identity()
+        return model
+
+    whole = fit(plain(), data=passes)
+    monkeypatch.setattr(training, "microbatch_size", lambda model, images: 3)
+    torch.testing.assert_close(fit(plain(), data=passes).state_dict(), whole.state_dict(), atol=1e-5, rtol=1e-4)
+
+
+def test_only_whole_batches_of_the_full_size_are_compiled(make_cnn, fit, compute, dataset, monkeypatch):
     compiled, compiling = [], replace(compute, compile=True)
     monkeypatch.setattr(Compute, "compiled", lambda _, model: lambda x: compiled.append(len(x)) or model(x))
     fit(make_cnn(), compute=compiling)
     assert compiled == [16, 16, 16] * 2  # 60 images, two epochs; the 12 left over are not worth a compilation
+    compiled.clear()
+    beside = Pass(dataset.train, random=seeded())
+    fit(make_cnn(), compute=compiling, data=lambda epoch: [Pass(dataset.train, beside=beside)])
+    assert compiled == [16, 16, 16] * 2  # the batch beside adds to gradients
     compiled.clear()
     monkeypatch.setattr(training, "microbatch_size", lambda model, images: 3)
     fit(make_cnn(), compute=compiling)

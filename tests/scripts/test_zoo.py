@@ -1,11 +1,14 @@
 """A fast part of the zoo: tiny inputs, each of them right or refused."""
 
 import math
+import signal
+import time
 
 import pytest
 import torch
 
 from methods.dampening.batches import rebuilt, tensors_of
+from scripts import zoo
 from scripts.zoo import HEAD, MODELS, largest_difference, loop, main, measured, ours, parsed, resident_peak, way_of
 
 SAMPLES = 4
@@ -59,11 +62,27 @@ def test_the_table_names_the_way_and_what_is_refused(capsys, monkeypatch):
 
 
 def test_unknown_options_are_named():
-    assert parsed([]) == (128, 0.0, set())
+    assert parsed([]) == (32, 0.0, set())
     with pytest.raises(ValueError, match="known models, but got lenet, size"):
         parsed(["only=MLP,lenet", "size=3"])
     with pytest.raises(ValueError, match="2 or more, but got 1"):
         parsed(["samples=1"])
+
+
+def test_a_library_that_takes_too_long_or_too_much_ends_with_its_reason(monkeypatch):
+    def too_long(case):
+        return lambda batch: time.sleep(10)
+
+    def too_much(case):
+        return lambda batch: {"all": torch.empty(2**60)}
+
+    def too_new(case):
+        raise NotImplementedError
+
+    monkeypatch.setattr(zoo, "LIMIT", 0.1)
+    monkeypatch.setattr(zoo, "LIBRARIES", {"a": too_long, "b": too_much, "c": too_new})
+    signal.signal(signal.SIGALRM, zoo.give_up)
+    assert zoo.row("regression", MODELS["regression"], 2, 0)[-3:] == ["over 0.1 s", "out of memory", "–"]
 
 
 def test_memory_is_that_beyond_the_start():

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import TINY, make_cells, records_of, run_command
+from command_line import TINY, composed, make_cells, records_of, run_command
 
-from benchmark.cell import Cell
+from benchmark.cell import Cell, content
 from benchmark.cli import Failure
+from benchmark.compose import choices
 from benchmark.launcher.engine import started
 from benchmark.launcher.graph import Task, add_tasks, work
 from benchmark.records import RunRecord
@@ -18,6 +19,17 @@ GRID = ["protocol=paper", "method=retrain,baseline,ssd", "method_seed=0,1", *TIN
 
 def cells(folder: Path, *overrides: str) -> list[Cell]:
     return make_cells(folder, *overrides, base=GRID)
+
+
+def test_every_value_of_a_cell_can_be_sent():
+    """A launcher sends a configuration whole, with the rows that other profiles and models have."""
+    datasets = ",".join(name for name in choices("dataset") if name not in ("folder", "npz"))  # which name a place
+    grid = composed(
+        f"dataset={datasets}", f"profile={','.join(choices('profile'))}", "model=resnet18,vit", "recipe.epochs=1"
+    )
+    assert len(grid) > 20
+    for cell in grid:
+        assert content(cell.config)["dataset"]["name"] == cell.labels["dataset"]
 
 
 def tasks_of(grid: list[Cell]) -> dict[str, Task]:

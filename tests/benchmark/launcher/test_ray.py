@@ -1,40 +1,31 @@
 """Grids under Ray: the records of a plain run, whoever is killed meanwhile."""
 
 import importlib
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from command_line import TINY, records_of, run_command
+from processes import alive, family, finish, numbers_of, start, wait_until
 
 from benchmark.cli import Failure
 from benchmark.launcher import engine
 from benchmark.launcher.graph import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
-ROOT = Path(__file__).parents[3]
 GRID = ["-m", "protocol=paper", "compute.threads=1", "method=retrain,baseline,ssd", "method_seed=0,1", *TINY]
 LOCAL = {"workers": 2, "num_cpus": 1, "num_gpus": None}
 INIT = {"address": "local", "include_dashboard": False, "object_store_memory": 100_000_000}
 
 
-def numbers_of(folder: Path) -> dict[str, tuple]:
-    """Return the metrics of each record, and the hash of the original's weights."""
-    records = {name: json.loads(text) for name, text in records_of(folder).items()}
-    return {name: (record["metrics"], record["original"]["sha256"]) for name, record in records.items()}
-
-
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory) -> dict[str, tuple]:
+def plain(tmp_path_factory) -> dict[str, object]:
     """The records of a run without a launcher."""
     folder = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patches:
@@ -42,56 +33,26 @@ def plain(tmp_path_factory) -> dict[str, tuple]:
     return numbers_of(folder)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    """Start the grid with two workers, in a session of its own."""
-    command = [sys.executable, "-m", "benchmark.run", *GRID, "launcher=local", f"output_dir={folder}"]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def family(pid: int) -> dict[int, str]:
-    """Return the living processes that `pid` has started, and those that they have, by id: their names."""
-    listed = subprocess.run(["ps", "-A", "-o", "ppid=,pid=,stat=,args="], capture_output=True, text=True).stdout
-    rows = [line.split(None, 3) for line in listed.splitlines()]
-    found: dict[int, str] = {}
-    parents = {pid}
-    while parents:
-        new = {int(row[1]): row[3] for row in rows if int(row[0]) in parents and not row[2].startswith("Z")}
-        found |= new
-        parents = set(new)
-    return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "this takes too long"
-        time.sleep(0.05)
-
-
-def alive(pids: list[int]) -> bool:
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,stat="], capture_output=True, text=True).stdout
-    states = dict(line.split() for line in listed.splitlines())
-    return any(not states.get(str(pid), "Z").startswith("Z") for pid in pids)
+def start_grid(folder: Path) -> subprocess.Popen[str]:
+    return start(folder, *GRID, "launcher=local")
 
 
 def test_a_killed_worker_changes_nothing(plain, tmp_path):
-    command = start(tmp_path)
+    command = start_grid(tmp_path)
 
     def worker() -> int | None:
         return next((pid for pid, name in family(command.pid).items() if name.startswith("ray::original")), None)
 
     wait_until(worker)
     os.kill(worker(), signal.SIGKILL)
-    errors = command.communicate(timeout=600)[1]
-    assert command.returncode == 0, errors
-    assert "Traceback" not in errors
+    assert "Traceback" not in finish(command)
     assert numbers_of(tmp_path) == plain
     assert len(list((tmp_path / "artefacts" / "original").glob("*.json"))) == 1
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_that_is_stopped_takes_its_workers_along_and_continues(end, plain, tmp_path):
-    command = start(tmp_path)
+    command = start_grid(tmp_path)
     wait_until(lambda: records_of(tmp_path))
     workers = [pid for pid, name in family(command.pid).items() if re.match("ray::(IDLE|.*/)", name)]
     before = records_of(tmp_path)
@@ -101,9 +62,7 @@ def test_a_command_that_is_stopped_takes_its_workers_along_and_continues(end, pl
     assert command.returncode == (130 if end == signal.SIGINT else -end)
     wait_until(lambda: not alive(workers), seconds=30)
     assert end == signal.SIGKILL or errors.endswith("stopped; run the same command again to continue.\n")
-    again = start(tmp_path)
-    assert again.communicate(timeout=600)
-    assert again.returncode == 0
+    finish(start_grid(tmp_path))
     assert numbers_of(tmp_path) == plain
     assert before.items() <= records_of(tmp_path).items()
 

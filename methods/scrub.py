@@ -1,0 +1,66 @@
+"""SCRUB: a student that leaves its teacher on the forget set and stays with it on the retain set."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.base import ForgetSplit
+from datasets.values import check_fields
+from methods.base import MethodContext
+from methods.training import Pass, Recipe
+
+
+def distance(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T²·KL(softmax(teacher/T) ‖ softmax(logits/T)), a mean over the samples; both are logits (B, K)."""
+    own, other = ((z.float() / temperature).log_softmax(dim=1) for z in (logits, teacher))
+    return temperature**2 * F.kl_div(own, other, reduction="batchmean", log_target=True)
+
+
+@dataclass(frozen=True)
+class Scrub:
+    """Alternate passes that raise the KL divergence from the original model on D_f and passes over D_r.
+
+    Kurmanji, Triantafillou, Hayes and Triantafillou, "Towards unbounded machine unlearning", NeurIPS 2023. In the first
+    M epochs a pass over D_f maximises KL_T(original ‖ student); each epoch then minimises γ·CE + α·KL_T on D_r. One
+    optimiser for both. At the start the divergence and its gradient are 0, so that M = 1 does next to nothing. SCRUB+R,
+    which rewinds, is left out: it needs images of D_f's distribution that the original never saw.
+
+    Attributes:
+        forget_batch_size: samples of D_f per step.
+        ascent_epochs: M.
+        alpha: α, of the divergence on D_r.
+        gamma: γ, of the cross-entropy on D_r.
+        temperature: T of both softmaxes.
+    """
+
+    recipe: Recipe
+    forget_batch_size: Annotated[int, "[1, inf)"]
+    ascent_epochs: Annotated[int, "[0, inf)"]
+    alpha: Annotated[float, "[0, inf)"]
+    gamma: Annotated[float, "[0, inf)"]
+    temperature: Annotated[float, "(0, inf)"]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.recipe.augmentation is not None:
+            raise ValueError("Expected a recipe without augmentation: the teacher sees every image once, as it is.")
+
+    def __call__(self, model: nn.Module, split: ForgetSplit, context: MethodContext) -> nn.Module:
+        forget, retain = split.forget_train, split.retain_train
+        on_forget, on_retain = (context.predict(model, data, self.recipe.batch_size) for data in (forget, retain))
+
+        def ascent(student: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
+            return -distance(student(images), on_forget[positions], self.temperature)
+
+        def descent(student: nn.Module, images: Tensor, positions: Tensor) -> Tensor:
+            logits = student(images).float()
+            error = F.cross_entropy(logits, retain.labels[positions])
+            return self.gamma * error + self.alpha * distance(logits, on_retain[positions], self.temperature)
+
+        def passes(epoch: int) -> list[Pass]:
+            first = [Pass(forget, ascent, self.forget_batch_size)] if epoch <= self.ascent_epochs else []
+            return [*first, Pass(retain, descent)]
+
+        return context.train(model, passes, self.recipe, "finetune")

@@ -15,7 +15,7 @@ RUN = $(PY) -m benchmark.run $(if $(WORKERS),launcher=local hydra.launcher.worke
 REPORT = $(PY) -m benchmark.report
 EXPERIMENTS = table1 table2 table3 table4 table5 table6 selectivity figure2 requests ablation
 
-.PHONY: help setup demo search test test-all test-gpu lint format data verify speed clean reproduce-all claims answer report test-report
+.PHONY: help setup demo search test test-all test-gpu lint format data verify check-latex speed clean reproduce-all claims answer report test-report
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -66,6 +66,9 @@ data: $(READY)  ## write the CIFAR array files into $UNLEARN_DATA_DIR or data/
 
 verify: $(READY)  ## check that every committed table follows from its committed records
 	$(PY) -m scripts.verify_results
+
+check-latex: $(READY)  ## compile every committed LaTeX table in the width of a page (needs pdflatex)
+	$(PY) -m scripts.check_latex
 
 speed: $(READY)  ## seconds of each step beside other implementations, e.g. speed ARGS='width=64 dataset=cifar100'
 	$(PY) -m scripts.speed $(ARGS)

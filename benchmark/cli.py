@@ -131,7 +131,7 @@ def show_log() -> None:
     if {"--info", "-i"} & {word.split("=")[0] for word in sys.argv}:
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("hydra", "hydra_plugins"):
+    for name in ("hydra", "hydra_plugins", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -1,4 +1,13 @@
-"""Write the CIFAR-10 and CIFAR-100 array files: `python -m scripts.download_data [FOLDER]`."""
+"""Write the CIFAR-10 and CIFAR-100 array files.
+
+    python -m scripts.download_data                                   # into $UNLEARN_DATA_DIR, else into data/
+    python -m scripts.download_data data                              # into a folder
+    python -m scripts.download_data /tmp/cifar
+    UNLEARN_DATA_DIR=/tmp/cifar python -m scripts.download_data
+    make data                                                         # sets up .venv first
+
+A file that is there already stays.
+"""
 
 import os
 import sys

@@ -1,6 +1,10 @@
 """Measure each step of the suite beside a textbook implementation and beside other libraries, in one process.
 
+    python -m scripts.speed                                              # digits, narrow network: minutes
     python -m scripts.speed dataset=cifar100 images=10000 test_images=2000 width=64
+    python -m scripts.speed steps=importance                             # some of the steps
+    python -m scripts.speed dataset=cifar10 compute=fast images=12800 steps=training,
+    python -m scripts.speed threads=1 repeats=10 out=runs/speed
 
 Options, as key=value, with their defaults:
     images=1000 test_images=300  a stratified subset
@@ -46,7 +50,7 @@ from benchmark.cli import describe, run_cli
 from benchmark.compose import cells_of
 from benchmark.device import commit, device_name, set_up
 from benchmark.evaluate import evaluate
-from benchmark.report.typeset import Grid
+from benchmark.report.typeset import Grid, show
 from benchmark.resolvers import whole_number
 from benchmark.workbench import Workbench
 from datasets.base import LabelledImages
@@ -427,7 +431,7 @@ def main() -> None:
             text = f"ResNet18; {', '.join(f'{name} {value}' for name, value in conditions.items())}. {CAPTION}\n\n"
             text += Grid(HEAD, list(map(shown, rows)), "lrrlrrr").markdown()
             path.with_suffix(".md").write_text(text, "utf-8")
-    print(text)
+    show(text)
 
 
 if __name__ == "__main__":

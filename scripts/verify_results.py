@@ -1,4 +1,13 @@
-"""Make committed results again from their records: `python -m scripts.verify_results [FOLDER …]`."""
+"""Make committed results again from their records, and compare them byte by byte.
+
+    python -m scripts.verify_results                                  # all in results/
+    python -m scripts.verify_results results/table2-paper-quick       # one folder
+    python -m scripts.verify_results results/table*                   # some
+    python -m scripts.verify_results results/figure2-* results/distance-*
+    make verify
+
+Figures by another version of matplotlib are not compared.
+"""
 
 import re
 import sys
@@ -8,20 +17,31 @@ from pathlib import Path
 
 from benchmark.cli import counted, run_cli
 from benchmark.records import RunRecord, read_lines
+from benchmark.report.__main__ import OVERVIEWS
 from benchmark.report.answer import answer_files
 from benchmark.report.claims import claim_files
+from benchmark.report.overview import overview_files
 from benchmark.report.page.build import PAGE, page_of
 from benchmark.report.query import MEMORY, RECORDS, Query, read_memory, read_query
+from benchmark.search.landscape import landscape_files
+from scripts.growth import growth_files
 
 RESULTS = Path(__file__).parent.parent / "results"
 
 
 def problems_of(folder: Path) -> Iterator[str]:
     """Yield everything in a results folder that does not follow from its records, byte by byte."""
-    if folder.name.startswith("claims-"):
-        _, protocol, profile = folder.name.split("-")
-        yield from differences(folder, claim_files(folder.parent, protocol, profile))
-    elif folder.name.startswith("answer-"):
+    name, *names = folder.name.split("-")
+    if name == "claims":
+        yield from differences(folder, claim_files(folder.parent, *names))
+    elif name in OVERVIEWS:
+        yield from differences(folder, overview_files(folder.parent, name, *names))
+    elif name == "search":
+        yield from differences(folder, landscape_files(folder))
+    elif name == "speed":
+        for path in folder.glob("growth-*.csv"):
+            yield from differences(folder, growth_files(path))
+    elif name == "answer":
         yield from differences(folder, answer_files(folder.parent, folder.name.removeprefix("answer-")))
         yield from (
             f"{folder.name}: {problem}" for record in read_lines(folder / RECORDS) for problem in origin(record)
@@ -65,6 +85,11 @@ def origin(record: RunRecord) -> Iterator[str]:
 
 
 def main() -> None:
+    """Check the named folders, or all of results/ that follow from records; exit code 1 if one fails."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    patterns = ("table.csv", "figure.png", "landscape.png", "growth-*.png", "claims.csv", "answer.csv", RECORDS)
     """Check the named folders, or all of results/ that follow from records, and its page; exit code 1 if one fails."""
     patterns = ("table.csv", "figure.png", "claims.csv", "answer.csv", RECORDS)
     every = {path.parent for pattern in patterns for path in RESULTS.glob(f"*/{pattern}")}

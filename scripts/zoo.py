@@ -1,6 +1,10 @@
 """Importances (Eq. 1) of many kinds of models: right, or refused; beside a plain loop and other libraries.
 
-    python -m scripts.zoo
+    python -m scripts.zoo                                 # 32 samples
+    python -m scripts.zoo > results/dampening-models.md
+    python -m scripts.zoo seconds=5                       # steadier times
+    python -m scripts.zoo only=resnet18,vit               # some of the models
+    python -m scripts.zoo only=resnet18 samples=512
 
 Options, as key=value, with their defaults:
     samples=32   in batches of 32

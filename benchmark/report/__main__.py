@@ -1,16 +1,18 @@
 """Records -> tables, figures and claims. Reads, and runs nothing.
 
-    python -m benchmark.report -m method.alpha=1,3,10    # the table of `benchmark.run -m` with the same overrides
-    python -m benchmark.report table=2 profile=quick     # the table of experiment=table2; also table=demo, …
-    python -m benchmark.report figure=2 profile=quick    # the figure of experiment=figure2
-    python -m benchmark.report requests profile=quick    # forget requests one after the other: table and figure
-    python -m benchmark.report claims profile=quick      # the paper's claims, from the tables in results/
-    python -m benchmark.report answer=quick              # who is closest to the retrained model, with intervals
-    python -m benchmark.report page                      # results/index.html: all of results/ on one page
+    python -m benchmark.report -m method.alpha=1,3,10       # the table of `benchmark.run -m` with the same overrides
+    python -m benchmark.report table=2 profile=quick        # the table of experiment=table2; also table=demo, …
+    python -m benchmark.report figure=2 profile=quick       # the figure of experiment=figure2
+    python -m benchmark.report figure=distance profile=quick   # over all tables in results/; also figure=tradeoff
+    python -m benchmark.report requests profile=quick       # forget requests one after the other: table and figure
+    python -m benchmark.report claims profile=quick         # the paper's claims, from the tables in results/
+    python -m benchmark.report answer=quick                 # who is closest to the retrained model, with intervals
+    python -m benchmark.report page                         # results/index.html: all of results/ on one page
 
 Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE, for -m runs/tables/OVERRIDES), drop=RUN_ID,… (take records
 out of the folder; drop=all forgets all that it holds). Every other key=value is an override, as for `python -m
-benchmark.run`; claims take protocol and profile, answer takes output_dir. Records in the folder are part of the input:
+benchmark.run`; claims, figure=distance and
+figure=tradeoff take protocol and profile, answer takes output_dir. Records in the folder are part of the input:
 a table grows by new records, and a row goes only by drop.
 """
 
@@ -25,13 +27,20 @@ from benchmark.passwords import without_passwords
 
 log = logging.getLogger(__name__)
 KINDS = ("table", "figure", "requests", "claims", "answer", "page", "sweep")
+OVERVIEWS = ("distance", "tradeoff")  # figures over all tables
 
 
 def main() -> None:
     """Read the command line, write one folder and print its Markdown."""
     gc.disable()  # a tenth of the time of a process that lives for two seconds
     arguments = [without_passwords(word) for word in sys.argv[1:]]  # a table remembers them
-    print(report(with_search_path(arguments)) if arguments and not {"-h", "--help"} & set(arguments) else __doc__)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    text = report(with_search_path(arguments))
+    from benchmark.report.typeset import show  # after the help, which needs no pandas
+
+    show(text)
 
 
 def report(arguments: Sequence[str]) -> str:
@@ -45,12 +54,17 @@ def report(arguments: Sequence[str]) -> str:
         return write_page()
     out = Path(options["out"]).expanduser() if options.get("out") else None
     drop = set(options.get("drop", "").split(",")) - {""}
-    if kind in ("claims", "answer"):
+    overview = kind == "figure" and name in OVERVIEWS
+    if overview or kind in ("claims", "answer"):
         words = [*overrides, *(f"drop={run_id}" for run_id in drop)]
         if kind == "answer":
             from benchmark.report.answer import write_answer
 
             return write_answer(name, words, out)
+        if overview:
+            from benchmark.report.overview import write_overview
+
+            return write_overview(name, words, out)
         from benchmark.report.claims import write_claims
 
         return write_claims(words, out)
@@ -60,7 +74,8 @@ def report(arguments: Sequence[str]) -> str:
     files = query.files()
     write_files(query.folder, files)
     log.info("%s missing", counted(len({place.command for place in query.places} - {None}), "cell"))
-    return str(next((files[name] for name in ("block.md", "table.md", "saving.csv") if name in files), ""))
+    shown = ["block.md"] if "block.md" in files else ["table.md", "verdict.md", "saving.csv"]
+    return "\n".join(str(files[name]) for name in shown if name in files)
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[str, str, dict[str, str], list[str]]:

@@ -19,10 +19,10 @@ from benchmark.report.answer_page import (
     variances,
 )  # fmt: skip
 from benchmark.report.contest import QUANTITIES, SSD, Contest, Found, contests, label, replicated, scopes
-from benchmark.report.figures import images
 from benchmark.report.query import RECORDS, RESULTS, write_files
 from benchmark.report.ranks import rank_diagram
 from benchmark.report.statistics import LEAST_UNITS, Estimate
+from benchmark.report.style import images, look
 from benchmark.report.units import (
     CELL,
     FLOOR,
@@ -105,7 +105,8 @@ def answer_files(results: Path, profile: str, output_dir: Path | None = None) ->
         if has_diagram(blocks := blocks_of(part, about)):
             named = blocks.rename(columns=lambda name: about.method(name).label)
             title = f"Mean rank of the gap, protocol {protocol}, profile {profile}, n = {len(blocks)} originals"
-            diagrams[f"ranks-{protocol}.png"] = images(rank_diagram(named, title))["figure.png"]
+            with look():
+                diagrams |= images(rank_diagram(named, title), f"ranks-{protocol}")
     return {
         RECORDS: to_lines(own),
         "answer.csv": to_csv([*scopes(units, about), *contests(switched, CELL, about)]),

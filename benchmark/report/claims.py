@@ -20,18 +20,24 @@ CHANGED, SAVING = 1.7, 84.32  # percent: in the text; in Figure 2
 
 def write_claims(overrides: Sequence[str], out: Path | None = None) -> str:
     """Write claims.csv and claims.md of `[protocol=…] [profile=…]`; return the Markdown."""
+    names = protocol_and_profile(overrides, "claims")
+    files = claim_files(RESULTS, names["protocol"], names["profile"])
+    write_files(out or RESULTS / f"claims-{names['protocol']}-{names['profile']}", files)
+    return files["claims.md"]
+
+
+def protocol_and_profile(overrides: Sequence[str], what: str) -> dict[str, str]:
+    """Return the names in `[protocol=…] [profile=…]`; ValueError for anything else."""
     names = {"protocol": "paper", "profile": "full"}
     for word in overrides:
         kind, _, name = word.partition("=")
         if kind not in names:
-            raise ValueError(f"Expected claims with protocol=…, profile=… and out=… alone, but got {word!r}.")
+            raise ValueError(f"Expected {what} with protocol=…, profile=… and out=… alone, but got {word!r}.")
         names[kind] = name
     for kind, name in names.items():
         if name not in (known := choices(kind)):
             raise ValueError(f"Expected {kind}={' or '.join(known)}, but got {name!r}.")
-    files = claim_files(RESULTS, names["protocol"], names["profile"])
-    write_files(out or RESULTS / f"claims-{names['protocol']}-{names['profile']}", files)
-    return files["claims.md"]
+    return names
 
 
 def claim_files(results: Path, protocol: str, profile: str) -> dict[str, str]:

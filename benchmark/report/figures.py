@@ -1,14 +1,13 @@
-"""Figures over records: Figure 2, where each method's time goes, and how any figure is drawn and written.
+"""Figures over records: Figure 2, where each method's time goes, and how the figure of an experiment is written.
 
 A figure is a function `(records, *, title, about) -> (figure, {file: text})` that an experiment's YAML names:
 
     figure: {_target_: benchmark.report.figures.time_by_phase}
 
 `records` is a frame with one row per record (`benchmark.records.RunRecord.row` names its columns), the figure one of
-matplotlib, and the texts are the files of numbers behind it.
+matplotlib, and the texts are the files of numbers behind it. `benchmark.report.style` gives all figures one look.
 """
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,22 +16,25 @@ from hydra.utils import instantiate
 from benchmark.records import to_frame
 from benchmark.report.about import About
 from benchmark.report.query import Query
+from benchmark.report.style import BAND, COLUMN, INK, LIGHT, PAPER, add_title, images, look, plain_log, typeset
+from benchmark.report.table import span
+from benchmark.report.typeset import mean_and_spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Each phase of a run with its name, colour and hatch; the importance of D is the one that later requests use again.
 PHASES = {
-    "load": "loading",
-    "importance_full": "importance of D",
-    "importance_forget": "importance of D_f",
-    "rest": "the method itself",
-    "evaluation": "evaluation",
+    "load": ("loading", PAPER, ""),
+    "importance_full": ("importance of D (reusable)", PAPER, "////"),
+    "importance_forget": ("importance of D_f", LIGHT[2], ""),
+    "rest": ("the method itself", LIGHT[0], ""),
+    "evaluation": ("evaluation", BAND, "\\\\"),
 }
-COLOURS = ("#bbbbbb", "#4477aa", "#66ccee", "#ee6677", "#ccbb44")
 
 
 def figure_files(query: Query) -> dict[str, str | bytes]:
-    """Return figure.png, figure.pdf and the numbers behind them."""
+    """Return the images of the figure and the numbers behind them."""
     node = query.options.config.get("figure")
     if node is None:
         raise ValueError(f"Expected a figure in experiment={query.name}, but got none; add figure._target_.")
@@ -40,44 +42,51 @@ def figure_files(query: Query) -> dict[str, str | bytes]:
     devices = ", ".join(sorted({record.provenance["device"] for record in records}))
     title = f"{query.title}: {names['protocol']}, {names['profile']} profile, {devices}"
     draw = instantiate(node, _partial_=True)
-    figure, numbers = draw(to_frame(records), title=title, about=query.about)
+    with look():
+        figure, numbers = draw(to_frame(records), title=title, about=query.about)
     return {**images(figure), **numbers}
 
 
-def images(figure: "Figure") -> dict[str, str | bytes]:
-    """Return the figure as figure.png and figure.pdf; the same figure gives the same bytes."""
-    files: dict[str, str | bytes] = {}
-    for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-        files[f"figure.{kind}"] = buffer.getvalue()
-    return files
-
-
 def time_by_phase(records: pd.DataFrame, *, title: str, about: About) -> tuple["Figure", dict[str, str | bytes]]:
-    """Draw stacked shares of each method's time, with its total in seconds."""
+    """Draw each method's time by phase: shares, and its whole seconds with their standard deviation."""
     from matplotlib.figure import Figure
 
-    seconds, saving = time_shares(records, about), precomputing_saves(records)
+    seconds, saving, whole = time_shares(records, about), precomputing_saves(records), totals(records)
     shares = 100 * seconds.div(seconds.sum(axis=1), axis=0)
-    figure = Figure(figsize=(7, 0.6 + 0.42 * len(shares)), layout="constrained")
-    axes = figure.subplots()
-    left = pd.Series(0.0, index=shares.index)
+    figure = Figure(figsize=(COLUMN, 1.0 + 0.2 * len(shares)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
+    start = pd.Series(0.0, index=shares.index)
     labels = [about.method(name).label for name in shares.index]
-    for (phase, label), colour in zip(PHASES.items(), COLOURS, strict=True):
-        axes.barh(labels, shares[phase], left=left, label=label, color=colour)
-        left += shares[phase]
-    for row, total in enumerate(seconds.sum(axis=1)):
-        axes.text(101, row, f"{total:.1f} s", va="center")
-    axes.set(xlim=(0, 100), xlabel="share of the time in %")
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize="medium")
-    figure.legend(loc="outside lower center", ncols=len(PHASES), fontsize="small", frameon=False)
+    for phase, (label, colour, hatch) in PHASES.items():
+        bar = {"color": colour, "hatch": hatch, "edgecolor": INK, "linewidth": 0.5}
+        left.barh(labels, shares[phase], left=start, label=typeset(label), **bar)
+        start += shares[phase]
+    left.set(xlim=(0, 100), xlabel="share of the time in %")
+    left.invert_yaxis()
+    left.tick_params(left=False)
+    for row, name in enumerate(shares.index):
+        mean, std, n = whole.loc[name]
+        right.errorbar(mean, row, xerr=None if n < 2 else std, fmt="o", color=INK, capsize=2, ms=2)
+        right.annotate(mean_and_spread(mean, std, " ± ", 1), (mean, row), (0, 3), textcoords="offset points",
+                       ha="center", fontsize=5)  # fmt: skip
+    right.set(xscale="log", xlabel=f"seconds, n = {span(whole['count'].tolist(), 0)}")
+    right.set_xlim(whole["mean"].min() / 2.5, whole["mean"].max() * 2.5)
+    plain_log(right.xaxis)
+    right.tick_params(left=False)
+    add_title(figure, title)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure, {
         "seconds.csv": seconds.to_csv(float_format="%.3f"),
         "saving.csv": saving.to_csv(index=False, float_format="%.2f"),
     }
+
+
+def totals(records: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, sample standard deviation and number of the seconds of a whole run, by method."""
+    done = records[records["skipped"].isna()]
+    return (
+        done[[f"seconds.{phase}" for phase in PHASES]].sum(axis=1).groupby(done["method"]).agg(["mean", "std", "count"])
+    )
 
 
 def time_shares(records: pd.DataFrame, about: About) -> pd.DataFrame:

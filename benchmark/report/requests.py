@@ -2,15 +2,28 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from omegaconf import OmegaConf
 
+from benchmark.cell import named_classes
 from benchmark.report.about import About
-from benchmark.report.figures import images
 from benchmark.report.query import Query
+from benchmark.report.style import (
+    GREY,
+    LINES,
+    PAGE,
+    add_title,
+    images,
+    label_ends,
+    look,
+    style_of,
+    typeset,
+)  # fmt: skip
 from benchmark.report.table import COMPARED, caption, make_values, to_csv
 from benchmark.report.typeset import Grid, by, escape, label_of, printed
 
@@ -19,12 +32,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOTHING = {"metric": "", "mean": math.nan, "skipped": None}  # of a request that nobody measured
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee")
 PANELS = {
-    "retain_accuracy": "accuracy on what is retained, D_r [%]",
-    "forget_accuracy": "accuracy on all forgotten so far, D_f [%]",
-    "mia": "membership attack on all forgotten so far [%]",
-    "changed_fraction": "parameters changed against the original [%]",
+    "retain_accuracy": "accuracy on retained data, D_r [%]",
+    "forget_accuracy": "accuracy on all that is forgotten, D_f [%]",
+    "mia": "attack on all that is forgotten, MIA [%]",
+    "changed_fraction": "parameters changed [%]",
 }
 
 
@@ -52,7 +64,7 @@ class Curves:
 
 
 def request_files(query: Query) -> dict[str, str | bytes]:
-    """Return table.csv, table.md, table.tex, figure.png and figure.pdf."""
+    """Return table.csv, table.md, table.tex and the images of the figure."""
     curves, about = make_curves(make_values(query), query), query.about
     text = caption(query) if query.caption else f"{caption(query)} {finding(curves)}"
     text = f"{text} Bold: where a curve breaks."
@@ -62,13 +74,15 @@ def request_files(query: Query) -> dict[str, str | bytes]:
     columns = columns_of(curves, about)
     grid, latex = (to_grid(curves, columns, about, latex=latex) for latex in (False, True))
     widths = Counter(curve for curve, _ in columns)
+    with look():
+        figure = draw(curves, f"{query.title}\n{setting}", chance=100 / n_classes(query))
     over = ["", "", *(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}" for name, width in widths.items())]
     above = " & ".join(over) + " \\\\\n"
     return {
         "table.csv": to_csv(curves.values, about),
         "table.md": f"**{query.title}.** {text}\n\n{grid.markdown()}",
-        "table.tex": latex.latex(f"{query.title}. {text}", size="footnotesize", above=above),
-        **images(draw(curves, f"{query.title}\n{setting}")),
+        "table.tex": latex.latex(query.title, text, size="footnotesize", above=above),
+        **images(figure),
     }
 
 
@@ -147,50 +161,60 @@ def to_grid(curves: Curves, columns: Sequence[tuple[str, str]], about: About, *,
     return Grid(["Request", "Newest", *labels], rows, "rl" + "r" * len(columns))
 
 
-def draw(curves: Curves, title: str) -> "Figure":
-    """Draw one panel per metric over the number of requests, a band of one standard deviation if n > 1."""
+def n_classes(query: Query) -> float:
+    """Return the number of classes; NaN if they are found in the data, which no report reads."""
+    node = OmegaConf.select(query.options.config, "dataset.classes.class")
+    return len(named_classes(node)) if isinstance(node, str) else math.nan
+
+
+def draw(curves: Curves, title: str, *, chance: float) -> "Figure":
+    """Draw one panel per metric over the number of requests, a band of one standard deviation if n > 1.
+
+    Args:
+        chance: the accuracy of a guess, in percent.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
 
-    others = [name for name in curves.names if name != curves.original]
-    colours = {curves.original: "#777777"} | {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
-    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    dashes = cycle(LINES)
+    looks = {name: {"linestyle": next(dashes), "ms": 2.5, **style_of(i)} for i, name in enumerate(curves.names)}
+    last = int(curves.values["request"].max())
+    ticks = [1, *range(5, last + 1, 5)] if last > 6 else range(1, last + 1)
+    figure = Figure(figsize=(PAGE, 4.2), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True)
     for axes, (metric, label) in zip(grid.flat, PANELS.items(), strict=True):
-        for name, colour in colours.items():
-            plot(axes, curves.of(name, metric), colour, "--" if name == curves.original else "-", marker="o")
-            if metric == "forget_accuracy" and name in others:
-                plot(axes, curves.of(name, "newest_accuracy"), colour, ":", marker="x")
+        guess = {"mia": 50.0, "changed_fraction": math.nan}.get(metric, chance)
+        axes.axhline(guess, color=GREY, linewidth=0.6, linestyle=":")
+        for name, style in looks.items():
+            plot(axes, curves.of(name, metric), style)
+            if metric == "forget_accuracy" and name != curves.original:
+                plot(axes, curves.of(name, "newest_accuracy"), style | {"linestyle": "", "markerfacecolor": "none"})
             if (broken := curves.breaks.get(name)) is not None:
-                axes.axvline(broken, color=colour, linewidth=0.8, alpha=0.6)
-        axes.set_ylabel(label, fontsize="small")
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    limit = curves.of(curves.original, "retain_accuracy")
-    grid[0, 0].plot(limit["request"], limit["mean"] - curves.points, color="#777777", linestyle=":", linewidth=1)
+                axes.axvline(broken, color=style["color"], linewidth=0.6, linestyle=style["linestyle"])
+        axes.set_title(typeset(label), loc="left", pad=3)
+        high = axes.get_ylim()[1]
+        axes.set(ylim=(-0.06 * high, high), xticks=ticks)
+        ends = curves.values[curves.values["metric"] == metric].groupby("curve", sort=False).last()
+        label_ends(axes, zip(map(str, ends.index), ends["request"], ends["mean"], strict=True))
+        axes.spines["bottom"].set_bounds(1, last)
     for axes in grid[1]:
         axes.set_xlabel("number of forget requests")
-    ends = {
-        name: "does not break" if n is None else f"breaks at request {n} (vertical line)"
-        for name, n in curves.breaks.items()
-    } | {curves.original: "the original model, nothing forgotten"}
+    limit = curves.of(curves.original, "retain_accuracy")
+    grid[0, 0].plot(limit["request"], limit["mean"] - curves.points, color=GREY, linestyle=(0, (1, 3)))
     handles = [
-        *(Line2D([], [], color=c, linestyle="--" if name == curves.original else "-", marker="o", markersize=3,
-                 label=f"{name}: {ends[name]}") for name, c in colours.items()),
-        Line2D([], [], color="black", linestyle=":", marker="x", markersize=4, label="the newest request alone"),
-        Line2D([], [], color="#777777", linestyle=":", linewidth=1,
-               label=f"original − {curves.points:g} points: broken below"),
-    ]  # fmt: skip
-    figure.suptitle(title, fontsize="medium")
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+        Line2D([], [], color=GREY, linewidth=0.6, linestyle=":", label="chance"),
+        Line2D([], [], color=GREY, linestyle=(0, (1, 3)), label=f"original − {curves.points:g} points: broken below"),
+        Line2D([], [], color=GREY, linewidth=0.6, label="vertical: where a curve breaks, in its colour and dashes"),
+        Line2D([], [], color=GREY, linestyle="", marker="s", markerfacecolor="none", label="the newest request alone"),
+    ]
+    add_title(figure, title)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
 
-def plot(axes: "Axes", rows: pd.DataFrame, colour: str, style: str, *, marker: str) -> None:
+def plot(axes: "Axes", rows: pd.DataFrame, style: Mapping[str, Any]) -> None:
     """Plot one curve, with its band if there is a spread."""
-    axes.plot(rows["request"], rows["mean"], style, color=colour, marker=marker, markersize=3, linewidth=1.3)
+    axes.plot(rows["request"], rows["mean"], clip_on=False, **style)
     if rows["std"].notna().any():
         low, high = rows["mean"] - rows["std"], rows["mean"] + rows["std"]
-        axes.fill_between(rows["request"], low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(rows["request"], low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -10,7 +10,7 @@ from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
-from benchmark.report.typeset import BLOCK, KEY, notes, one_block, to_latex, to_markdown
+from benchmark.report.typeset import BLOCK, KEY, blocks, notes, printed, to_latex, to_markdown
 from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
@@ -236,7 +236,7 @@ def block_markdown(values: pd.DataFrame, query: Query, text: str) -> str:
     names = list(dict.fromkeys(zip(values["task"], values["target"], strict=True)))
     first, *rest = (task if task == target else f"{task} {target}" for task, target in names)
     block = next(rows for _, rows in values.groupby(BLOCK, sort=False))
-    grid = one_block(block, query.about, references(query)).markdown()
+    grid = blocks(block, query.about, lambda row: printed(row, query.about, bold=row["best"]), sweep=True).markdown()
     others = f"\n{query.folder}/table.md, .csv and .tex hold {', '.join(rest)} too.\n" if rest else ""
     return f"**{query.title}: {first}**\n\n{grid}{notes(block, query.about)}\n{text}\n{others}"
 

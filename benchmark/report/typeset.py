@@ -1,18 +1,36 @@
-"""The one writer of tables: LaTeX (booktabs) by pandas' Styler, and Markdown; the paper's layout of blocks."""
+"""The one writer of tables: Markdown, LaTeX (booktabs) and the terminal; the paper's layout of blocks."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from benchmark.report.about import About
 
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
 BLOCK = ["ablation", "dataset", "model", "task", "target"]
 KEY = ["ablation", "task", "dataset", "model", "target", "method", "metric"]
 HEADS = {"ablation": "Switched", "dataset": "Data set", "model": "Model", "task": "Task", "target": "Target",
          "method": "Method", "metric": "Metric"}  # fmt: skip
+ROWS_OF_A_PAGE = 45
+FITTED = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"  # smaller if it is too wide
+LETTERS = str.maketrans({
+    "\\": r"\textbackslash ", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "≤": r"$\le$",
+    "≥": r"$\ge$", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$", "√": r"$\surd$", "α": r"$\alpha$",
+    "λ": r"$\lambda$", "…": r"\ldots{}", "–": "--",
+})  # fmt: skip
+SYMBOLS = {r"D\_r": r"$\mathcal{D}_r$", r"D\_f": r"$\mathcal{D}_f$", r"I\_D": r"$I_{\mathcal{D}}$",
+           r"I\_Df": r"$I_{\mathcal{D}_f}$", r"N\_f": "$N_f$"}  # fmt: skip
+WIDTH = 100  # of a table on a terminal, in characters
 VERDICTS = {"match": ("✓", "green"), "near": ("≈", "yellow"), "off": ("✗", "red"), "missing": ("○", "dim")}
 PLUS_MINUS = r"{\scriptstyle\pm}"
 Cell = Callable[[Mapping[str, Any]], str]
@@ -32,21 +50,37 @@ class Grid:
         lines = [self.head, [{"l": "---", "r": "---:"}[letter] for letter in self.align], *self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
-    def latex(self, caption: str, *, size: str = "small", above: str = "") -> str:
-        r"""Return a LaTeX `table*`; needs `\usepackage{booktabs}`.
+    def latex(self, title: str, caption: str, *, size: str = "small", above: str = "") -> str:
+        r"""Return a LaTeX `table*` no wider than the page, or several of one number; needs booktabs and graphicx.
 
         Args:
+            title: opens the caption, that of every part.
             caption: plain text; the cells are LaTeX already.
             above: a row above the head, in LaTeX.
         """
-        marked = [
-            ["\\midrule\n" + row[0] if number in self.opens and number else row[0], *row[1:]]
-            for number, row in enumerate(self.rows)
-        ]
-        frame = pd.DataFrame(marked, columns=[above + self.head[0], *self.head[1:]], dtype=object)
-        text = frame.style.hide(axis="index").to_latex(hrules=True, column_format=self.align)
-        head = f"\\begin{{table*}}\n\\centering\n\\caption{{{escape(caption)}}}\n\\{size}\n"
-        return f"{head}{text}\\end{{table*}}\n"
+        parts, text = self.parts(), ""
+        for number, rows in enumerate(parts, start=1):
+            marked = [
+                ["\\midrule\n" + row[0] if opens and n else row[0], *row[1:]] for n, (opens, row) in enumerate(rows)
+            ]
+            frame = pd.DataFrame(marked, columns=[above + self.head[0], *self.head[1:]], dtype=object)
+            body = frame.style.hide(axis="index").to_latex(hrules=True, column_format=self.align)
+            said = escape(f"{title}. {caption if number == 1 else f'Part {number} of {len(parts)}.'}")
+            same = "" if number == 1 else "\\addtocounter{table}{-1}\n"
+            text += f"\\begin{{table*}}\n{same}\\centering\n\\caption{{{said}}}\n\\smallskip\\{size}\n"
+            text += f"{FITTED}{{%\n{body.rstrip()}}}\n\\end{{table*}}\n"
+        return text
+
+    def parts(self) -> list[list[tuple[bool, Sequence[str]]]]:
+        """Return the rows, and whether each opens a block, in parts that fit a page; a part starts with a block."""
+        ends = [*sorted(self.opens - {0}), len(self.rows)] if self.opens else range(1, len(self.rows) + 1)
+        parts: list[list[tuple[bool, Sequence[str]]]] = [[]]
+        for start, end in pairwise([0, *ends]):
+            block = [(start + n in self.opens, row) for n, row in enumerate(self.rows[start:end])]
+            if parts[-1] and len(parts[-1]) + len(block) > ROWS_OF_A_PAGE:
+                parts.append([])
+            parts[-1] += block
+        return parts
 
 
 def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = False, sweep: bool = False) -> Grid:
@@ -79,18 +113,6 @@ def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = Fals
     head = [*(heads[name] for name in (*shown, down)), *(label(across, column) for column in columns)]
     rules = opens if len(opens) < len(rows) else ()  # none between rows that are all blocks of their own
     return Grid(head, rows, "l" * (len(shown) + 1) + "r" * len(columns), frozenset(rules))
-
-
-def one_block(block: pd.DataFrame, about: About, reference: Collection[str]) -> Grid:
-    """Return the values of one block with methods as rows, `reference` on top; even a terminal shows columns."""
-    found, metrics = by(block, "method", "metric"), about.sorted_metrics(block["metric"])
-    table = [["Method", *(label_of(about, metric) for metric in metrics)]]
-    for method in sorted(about.sorted_methods(block["method"]), key=lambda name: name not in reference):
-        cells = [found[method, metric] for metric in metrics]
-        table.append([about.method(method).label, *(printed(cell, about, bold=cell["best"]) for cell in cells)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    head, *rows = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in table]
-    return Grid(head, rows, "l" + "r" * len(metrics))
 
 
 def by(values: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], Mapping[str, Any]]:
@@ -149,17 +171,74 @@ def notes(values: pd.DataFrame, about: About) -> str:
 
 
 def to_latex(values: pd.DataFrame, title: str, caption: str, about: About, *, sweep: bool = False) -> str:
-    r"""Return the table as a LaTeX `table*`; needs `\usepackage{booktabs}`."""
+    """Return the table as LaTeX; see `Grid.latex`."""
     grid = blocks(values, about, lambda row: printed(row, about, bold=row["best"], latex=True), latex=True, sweep=sweep)
-    return grid.latex(f"{title}. {caption}")
+    return grid.latex(title, caption)
 
 
 def escape(text: str) -> str:
-    """Return `text` with LaTeX's special characters escaped.
+    r"""Return a text for LaTeX: special characters escaped, symbols typeset.
 
-    >>> escape("D_r, 5 %")
-    'D\\\\_r, 5 \\\\%'
+    >>> print(escape("D_r, I_Df, a_b, 5 % ± 1"))
+    $\mathcal{D}_r$, $I_{\mathcal{D}_f}$, a\_b, 5 \% $\pm$ 1
     """
-    for character in "\\&%$#_{}":
-        text = text.replace(character, rf"\{character}" if character != "\\" else r"\textbackslash ")
-    return text.replace("±", r"$\pm$").replace("≤", r"$\le$")
+    return re.sub(r"\b[DIN]\\_\w+", lambda found: SYMBOLS.get(found[0], found[0]), text.translate(LETTERS))
+
+
+def show(text: str) -> None:
+    """Print Markdown: as it is into a pipe or file, on a terminal with tables of columns and verdicts in colour."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = min(WIDTH, console.width)
+    for is_table, lines in groupby(text.splitlines(), key=lambda line: line.startswith("| ")):
+        if is_table:
+            console.print(on_terminal(list(lines)))
+        else:
+            for line in lines:
+                console.print(styled(line), soft_wrap="python -m" in line)  # a command is copied
+
+
+def on_terminal(lines: Sequence[str]) -> "Table":
+    """Return a Markdown table for rich: what is below the other in a cell is ours, published, verdict.
+
+    A column of words that holds one value stands above the table, and rich folds what is still too wide.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    head, rules, *rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
+    columns = [(name, rule[-1], cells) for name, rule, *cells in zip(head, rules, *rows, strict=True)]
+    once = [cells[0] for _, align, cells in columns if is_constant(align, cells)]
+    kept = [column for column in columns if not is_constant(*column[1:])]
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False, "pad_edge": False}
+    table = Table(title=", ".join(once), title_justify="left", **look)
+    for name, align, _ in kept:
+        table.add_column(styled(name), justify="right" if align == ":" else "left", overflow="fold")
+    stacked = [
+        [re.sub(" / |, ", "\n", x.replace(" ± ", "±")) if a == ":" else x for x in cells] for _, a, cells in kept
+    ]
+    for row in zip(*stacked, strict=True):
+        table.add_row(*map(styled, row))
+    return table
+
+
+def is_constant(align: str, cells: Sequence[str]) -> bool:
+    """Return whether a column of words has several rows and a single value; an empty cell repeats the one above."""
+    return align == "-" and len(cells) > 2 and len({*cells} - {""}) == 1
+
+
+def styled(text: str) -> "Text":
+    """Return a line or a cell for rich: `**bold**`, and a glyph and a colour for its verdict."""
+    from rich.text import Text
+
+    result = Text()
+    for part in re.split(r"(\*\*.+?\*\*|\b(?:match|near|off|missing)$)", text):
+        glyph, colour = VERDICTS.get(part, ("", ""))
+        result.append(
+            f"{glyph} {part}" if glyph else part.strip("*"), style=colour or ("bold" if part[:2] == "**" else "")
+        )
+    return result

@@ -3,6 +3,8 @@
     python -m benchmark.search search=ssd                     # α and λ of SSD on the embedded digits
     python -m benchmark.search search=ssd dataset=cifar20 task=class task.target=vehicle2 profile=quick protocol=paper
     python -m benchmark.search search=finetune search/objective=score search.n_trials=20
+    python -m benchmark.search search=ssd budget=9m           # as many trials as fit; the same command goes on
+    python -m benchmark.search landscape=results/search-…     # draws the figure again from the files in the folder
 
 search=NAME             parameters and ranges, from configs/search/NAME.yaml
 search/objective=NAME   gap (to the retrained model, smaller is better) | score (weighted; needs no retrained model)
@@ -15,7 +17,7 @@ search.held_out=0.2     share of the training images to judge on, null: the test
 out=FOLDER              default: results/search-<settings>; it never replaces another search or a larger one
 
 Every other key=value is one of `python -m benchmark.run`. FOLDER gets trials.csv, importances.csv, summary.md,
-landscape.png and .pdf, and best.yaml, which any run takes:
+the figure landscape.*, and best.yaml, which any run takes:
 
     python -m benchmark.run --config-dir results +search-<settings>=best dataset=… task=…
 
@@ -23,6 +25,7 @@ landscape.png and .pdf, and best.yaml, which any run takes:
 """
 
 import sys
+from pathlib import Path
 
 from benchmark.cli import run_cli, with_search_path
 
@@ -33,11 +36,19 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments) or not arguments:
         print(__doc__)
         return
+    if arguments[0].startswith("landscape="):
+        from benchmark.report.query import write_files
+        from benchmark.search.landscape import landscape_files
+
+        folder = Path(arguments[0].removeprefix("landscape="))
+        write_files(folder, landscape_files(folder))
+        return
+    from benchmark.report.typeset import show
     from benchmark.search.run import run_search, search_cell  # after the help, which needs no torch
 
     out = [argument.removeprefix("out=") for argument in arguments if argument.startswith("out=")]
     cell = search_cell([argument for argument in arguments if not argument.startswith("out=")])
-    print(run_search(cell, out[-1] if out else None))
+    show(run_search(cell, out[-1] if out else None))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
 """The files of a finished search: trials, importances, a summary, the landscape and the best values."""
 
+import io
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib.pyplot as plt
 import optuna
 import pandas as pd
 from omegaconf import OmegaConf
 from optuna import Study
-from optuna.distributions import CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.visualization.matplotlib import plot_contour, plot_slice
 
 from benchmark.cell import Cell, content
 from benchmark.device import provenance
 from benchmark.files import write_atomically
+from benchmark.report.query import write_files
 from benchmark.report.typeset import Grid
+from benchmark.search.landscape import landscape
 from benchmark.search.study import n_complete, shown, with_values
 from benchmark.workbench import Workbench
 
@@ -37,7 +36,7 @@ def refuse_to_replace(folder: Path, key: str, n_trials: int) -> None:
 
 
 def write_report(bench: Workbench, study: Study, key: str, folder: Path) -> str:
-    """Write summary.md, best.yaml, importances.csv, landscape.{png,pdf} and trials.csv; return the summary.
+    """Write summary.md, best.yaml, importances.csv, the landscape and trials.csv; return the summary.
 
     Args:
         key: names the study by what its trials depend on.
@@ -49,8 +48,9 @@ def write_report(bench: Workbench, study: Study, key: str, folder: Path) -> str:
     write_atomically(folder / "summary.md", summary)
     write_atomically(folder / "best.yaml", best_yaml(bench, study, folder))
     write_atomically(folder / "importances.csv", shares.to_csv(index=False, float_format="%.4f"))
-    draw_landscape(bench.cell, study, folder)
-    write_atomically(folder / "trials.csv", trials.to_csv(index=False, float_format="%.6g"))
+    lines = trials.to_csv(index=False, float_format="%.6g")
+    write_files(folder, landscape(summary, pd.read_csv(io.StringIO(lines))))
+    write_atomically(folder / "trials.csv", lines)
     return summary
 
 
@@ -158,23 +158,3 @@ def run_command(cell: Cell, study: Study, best: Sequence[str] | None = None) -> 
     words = [word for word in other if word.partition("=")[0].lstrip("+") not in {"method", *found}]
     values = [f"{name}={value}" for name, value in found.items()] if best is None else best
     return shlex.join(["python", "-m", "benchmark.run", f"method={cell.labels['method']}", *words, *values])
-
-
-def draw_landscape(cell: Cell, study: Study, folder: Path) -> None:
-    """Draw the objective over the first two parameters, with the configured and the best point, as PNG and PDF."""
-    plt.switch_backend("Agg")
-    names, objective = list(study.best_params)[:2], cell.config.search.objective
-    plot = plot_contour if len(names) == 2 else plot_slice
-    with plt.rc_context():  # Optuna sets a style
-        axes: Any = plot(study, params=names, target_name=f"{objective.name} (fraction, {objective.direction})")
-        axes.set_title(str(cell), fontsize="small")
-        kinds = [study.best_trial.distributions[name] for name in names]
-        if len(names) == 2 and not any(isinstance(kind, CategoricalDistribution) for kind in kinds):
-            configured, style = study.user_attrs["default"]["values"], {"s": 120, "color": "#ee6677", "zorder": 4}
-            for label, values, marker in (("configured", configured, "*"), ("best", study.best_params, "D")):
-                axes.scatter(*map(values.get, names), marker=marker, label=label, edgecolors="black", **style)
-            axes.autoscale()  # the configured point may lie outside the ranges
-            axes.legend()
-        for kind in ("png", "pdf"):
-            axes.figure.savefig(folder / f"landscape.{kind}", dpi=150, bbox_inches="tight")
-        plt.close(axes.figure)

@@ -1,5 +1,6 @@
 """A command that reads records never destroys any; every committed file follows from its records."""
 
+import shutil
 import sys
 from dataclasses import replace
 from importlib.metadata import version
@@ -8,6 +9,7 @@ import pytest
 from report_cases import ROOT, content_of
 
 from benchmark.records import read_lines
+from benchmark.report.__main__ import OVERVIEWS
 from benchmark.report.query import read_memory
 from scripts import verify_results
 from scripts.verify_results import differences, origin, problems_of
@@ -27,7 +29,12 @@ COMMANDS = {
     "figure2-paper-quick": "figure=2 profile=quick",
     "requests-paper-quick": "requests profile=quick",
     "claims-paper-quick": "claims profile=quick",
+    "distance-paper-quick": "figure=distance profile=quick",
+    "distance-paper-full": "figure=distance",
+    "tradeoff-paper-quick": "figure=tradeoff profile=quick",
+    "tradeoff-paper-full": "figure=tradeoff",
 }
+WITHOUT_RECORDS = ("claims", *OVERVIEWS)
 FAST = ("table2-paper-quick", "table3-paper-quick-vit", "selectivity-paper-quick", "claims-paper-quick")
 
 
@@ -44,7 +51,8 @@ def test_without_any_new_record_the_command_changes_nothing(name, results, repor
 
 def test_every_committed_folder_is_among_them():
     folders = {path.parent for path in ROOT.glob("results/*/report.json")}
-    assert {folder.name for folder in folders} | {"claims-paper-quick"} == set(COMMANDS)
+    others = {path for word in WITHOUT_RECORDS for path in ROOT.glob(f"results/{word}-*")}
+    assert {folder.name for folder in folders | others} == set(COMMANDS)
     assert all(folder.name.startswith(f"{read_memory(folder)['experiment']}-") for folder in folders)
 
 
@@ -69,13 +77,23 @@ def test_a_lost_file_is_found(results, monkeypatch):
 
 def test_a_figure_by_another_version_of_matplotlib_is_not_compared(results):
     folder = results / "figure2-paper-quick"
-    for name in ("figure.png", "figure.pdf"):
+    for name in ("figure.png", "figure.pdf", "figure.svg"):
         drawn = (folder / name).read_bytes()
         assert list(differences(folder, {name: drawn + b" "})) == [
             f"{folder.name}: {name} does not follow from the records"
         ]
         (folder / name).write_bytes(drawn.replace(version("matplotlib").encode(), b"3.8.0"))
         assert list(differences(folder, {name: drawn})) == []
+
+
+def test_the_landscape_and_the_growth_follow_from_their_tables(tmp_path):
+    (search,) = ROOT.glob("results/search-*")
+    for folder, table in ((search, "trials.csv"), (ROOT / "results" / "speed", "growth-amd-epyc-2-threads.csv")):
+        copy = shutil.copytree(folder, tmp_path / folder.name)
+        assert list(problems_of(copy)) == []
+        lines = (copy / table).read_text().splitlines(keepends=True)
+        (copy / table).write_text("".join(lines[:-1]))
+        assert any("png does not follow" in problem for problem in problems_of(copy))
 
 
 def test_uncommitted_code_is_named(results):

@@ -7,7 +7,7 @@ import pytest
 from report_cases import compose, content_of, demo_cells, record_of
 
 from benchmark.report.about import About
-from benchmark.report.figures import figure_files, precomputing_saves, time_shares
+from benchmark.report.figures import figure_files, precomputing_saves, time_by_phase, time_shares, totals
 from benchmark.report.query import Query
 from benchmark.report.select import Place
 
@@ -40,6 +40,22 @@ def test_precomputing_saves_the_share_of_the_importance_of_d():
     assert row["std"] == pytest.approx(50**0.5)
 
 
+def test_the_seconds_of_a_whole_run_have_their_spread_and_number():
+    seconds = totals(RECORDS)
+    assert seconds.loc["ssd"].tolist() == [14.0, pytest.approx(2**0.5), 2]
+    assert seconds.loc["baseline", "count"] == 1
+
+
+def test_seconds_stand_on_a_log_axis_and_the_importance_of_d_has_a_hatch():
+    figure, _ = time_by_phase(RECORDS, title="T", about=ABOUT)
+    shares, seconds = figure.axes
+    assert seconds.get_xscale() == "log"
+    assert "14.0 ± 1.4" in [text.get_text() for text in seconds.texts]
+    hatches = {bars.get_label(): bars[0].get_hatch() for bars in shares.containers}
+    assert hatches["importance of D (reusable)"] == "////"
+    assert len({(bars[0].get_hatch(), bars[0].get_facecolor()) for bars in shares.containers}) == 5
+
+
 def test_a_figure_is_drawn_from_the_records(report):
     grid = ("profile=quick", "dataset=digits", "case=digits_class", "method=ssd,baseline", "method_seed=0,1")
     for cell in compose("experiment=figure2", *grid):
@@ -47,7 +63,16 @@ def test_a_figure_is_drawn_from_the_records(report):
     code, printed = report("figure=2", *grid)
     assert code == 0, printed
     folder = Path("results/figure2-paper-quick")
-    names = {"figure.png", "figure.pdf", "seconds.csv", "saving.csv", "records.jsonl", "report.json"}
+    names = {
+        "figure.png",
+        "figure.pdf",
+        "figure.svg",
+        "figure-dark.svg",
+        "seconds.csv",
+        "saving.csv",
+        "records.jsonl",
+        "report.json",
+    }
     assert set(content_of(folder)) == names
     assert "ssd,75.00,0.00,2" in printed
     before = content_of(folder)

@@ -1,12 +1,15 @@
 """Curves of forget requests: which point is which, where a curve breaks, and what is written."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from report_cases import compose, content_of, record_of
 
-from benchmark.report.requests import breaking_points
+from benchmark.report.requests import Curves, breaking_points, draw
+from benchmark.report.style import look
 
 GRID = ("dataset=digits", "profile=quick", "requests.n=1,2,3", "method=baseline,ssd,finetune")
 FOLDER = Path("results/requests-paper-quick")
@@ -28,7 +31,7 @@ def test_table_and_figure(report):
     assert "**70.00**" in printed
     first = table[table["request"] == 1].set_index(["curve", "metric"])["mean"]
     pd.testing.assert_series_equal(first["SSD, I_D kept"], first["SSD, I_D refreshed"])
-    assert (FOLDER / "table.tex").read_text().count(r"\multicolumn{5}{c}{SSD, I\_D kept}") == 1
+    assert (FOLDER / "table.tex").read_text().count(r"\multicolumn{5}{c}{SSD, $I_{\mathcal{D}}$ kept}") == 1
     assert (FOLDER / "figure.png").stat().st_size > 10_000
     before = content_of(FOLDER)
     assert before["figure.pdf"].startswith(b"%PDF")
@@ -50,6 +53,23 @@ def test_what_is_no_curve_is_refused(arguments, expected, report):
     assert code == 1
     assert expected in printed
     assert not FOLDER.exists()
+
+
+def drawn(**values: list[float]) -> Figure:
+    rows = [(n, name, "retain_accuracy", x) for name, means in values.items() for n, x in enumerate(means, start=1)]
+    frame = pd.DataFrame(rows, columns=["request", "curve", "metric", "mean"]).assign(std=math.nan)
+    curves = Curves(frame, [*values], "original", 5.0, breaking_points(frame, "original", 5.0))
+    with look():
+        return draw(curves, "T", chance=10.0)
+
+
+def test_curves_are_labelled_and_the_first_request_zero_and_chance_can_be_seen():
+    axes = drawn(original=[90.0] * 7, ssd=[80.0] + [0.0] * 6).axes[0]
+    assert {text.get_text().strip() for text in axes.texts} == {"original", "ssd"}
+    assert axes.get_ylim()[0] < 0
+    assert axes.get_xticks().tolist() == [1, 5]
+    assert [10.0, 10.0] in [list(line.get_ydata()) for line in axes.lines]
+    assert [1, 1] in [list(line.get_xdata()) for line in axes.lines]  # the curve breaks there
 
 
 def test_breaking_point():

@@ -1,6 +1,7 @@
 """Numbers, bold, ranks and captions; typesetting, on values made by hand."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmark.report.about import About, Shown
 from benchmark.report.query import Query
 from benchmark.report.select import Place
 from benchmark.report.table import aggregate, caption, make_values, mark_best, measured, table_files, with_ranks
-from benchmark.report.typeset import KEY, Grid, escape, label_of, to_latex, to_markdown
+from benchmark.report.typeset import KEY, Grid, escape, label_of, show, to_latex, to_markdown
 from benchmark.report.verdict import GAP_NOTE
 
 NAN = math.nan
@@ -44,7 +45,8 @@ def test_golden_latex():
             r"\begin{table*}",
             r"\centering",
             r"\caption{CIFAR-100 \& more. 5 \% of it.}",
-            r"\small",
+            r"\smallskip\small",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             r"\begin{tabular}{lllrrrr}",
             r"\toprule",
             r"Model & Target & Metric & Retrain & Finetune & UNSIR & SSD \\",
@@ -53,7 +55,7 @@ def test_golden_latex():
             r"$\mathbf{74.54{\scriptstyle\pm}0.00}$ \\",
             r" &  & MIA &  &  &  & $2.20$ \\",
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table*}",
             "",
         ]
@@ -101,10 +103,27 @@ def test_what_a_plug_in_says_of_itself_is_printed():
 def test_a_grid_in_markdown_and_latex():
     grid = Grid(["a", "b"], [["x", "1"], ["y", "2"]], "lr", frozenset({0, 1}))
     assert grid.markdown() == "| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |\n"
-    tabular = grid.latex("C", above="over \\\\\n").split("\\begin{tabular}")[1].split("\\end{tabular}")[0]
+    tabular = grid.latex("T", "C", above="over \\\\\n").split("\\begin{tabular}")[1].split("\\end{tabular}")[0]
     assert tabular.split("\n")[1:-1] == [
         r"\toprule", r"over \\", r"a & b \\", r"\midrule", r"x & 1 \\", r"\midrule", r"y & 2 \\", r"\bottomrule"
     ]  # fmt: skip
+
+
+def test_a_long_table_is_split_between_blocks_into_parts_of_one_number():
+    grid = Grid(["a"], [[f"row {n}"] for n in range(100)], "l", frozenset(range(0, 100, 10)))
+    first, *others = grid.latex("D_f & more", "Caption.").split("\\end{table*}\n")[:-1]
+    assert r"\caption{$\mathcal{D}_f$ \& more. Caption.}" in first
+    assert [part.count("row ") for part in (first, *others)] == [40, 40, 20]
+    assert [part.count(r"\midrule") for part in (first, *others)] == [4, 4, 2]
+    assert all(r"\addtocounter{table}{-1}" in part for part in others)
+    assert r"\caption{$\mathcal{D}_f$ \& more. Part 3 of 3.}" in others[1]
+
+
+def test_symbols_are_typeset_and_no_letter_is_left_that_latex_does_not_know():
+    assert escape("D_r of I_D, I_Df and N_f; D_x, add_f") == (
+        r"$\mathcal{D}_r$ of $I_{\mathcal{D}}$, $I_{\mathcal{D}_f}$ and $N_f$; D\_x, add\_f"
+    )
+    assert escape("α ≥ 1 – … × √ < ^").isascii()
 
 
 def test_latex_is_escaped():
@@ -271,12 +290,62 @@ def test_the_demo_prints_one_block_with_methods_as_rows_and_says_where_the_rest_
     assert caption.startswith("Protocol strict")
     assert " Why. " in caption
     assert table == [
-        "| Method   |              D_r |              D_f |              MIA |          gap |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| Retrain  |     50.50 ± 0.71 |     50.50 ± 0.71 |     50.50 ± 0.71 |  0.00 ± 0.00 |",
-        "| Baseline |     90.50 ± 0.71 |     90.50 ± 0.71 |     90.50 ± 0.71 | 10.00 ± 0.00 |",
-        "| Finetune | **55.50 ± 0.71** | **55.50 ± 0.71** | **55.50 ± 0.71** | 10.00 ± 0.00 |",
-        "| SSD      |     60.50 ± 0.71 |     60.50 ± 0.71 |     60.50 ± 0.71 | 10.00 ± 0.00 |",
+        "| Model | Target | Method | D_r | D_f | MIA | gap |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| resnet18 | upright_2 | Baseline | 90.50 ± 0.71 | 90.50 ± 0.71 | 90.50 ± 0.71 | 10.00 ± 0.00 |",
+        "|  |  | Retrain | 50.50 ± 0.71 | 50.50 ± 0.71 | 50.50 ± 0.71 | 0.00 ± 0.00 |",
+        "|  |  | Finetune | **55.50 ± 0.71** | **55.50 ± 0.71** | **55.50 ± 0.71** | 10.00 ± 0.00 |",
+        "|  |  | SSD | 60.50 ± 0.71 | 60.50 ± 0.71 | 60.50 ± 0.71 | 10.00 ± 0.00 |",
     ]
     assert rest == "results/demo-strict-quick/table.md, .csv and .tex hold random too."
     assert "random" in Path("results/demo-strict-quick/table.csv").read_text()
+
+
+VERDICTS = """\
+| Model | Target | Metric | SSD |
+| --- | --- | --- | ---: |
+| resnet18 | rocket | D_r | 88.30 ± 3.13 / 88.68 ± 3.36, match |
+|  |  | D_f | **9.00** / 5.00, off |
+| resnet18 | sea | D_r | missing |
+"""
+
+
+def shown(text: str, monkeypatch, capsys, **variables: str) -> str:
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "150"}.items() | variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    show(text)
+    return capsys.readouterr().out
+
+
+def test_a_pipe_gets_the_markdown_as_it_is(capsys):
+    show(VERDICTS)
+    assert capsys.readouterr().out == f"{VERDICTS}\n"
+
+
+def test_a_terminal_gets_glyphs_and_colours_in_100_columns(monkeypatch, capsys):
+    command = f"python -m benchmark.run {'key=value ' * 20}"
+    text = shown(f"**Title.** {'word ' * 50}\n\n{VERDICTS}\n{command}", monkeypatch, capsys)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert "\x1b[32m✓ match" in text
+    assert "\x1b[31m✗ off" in text
+    assert "\x1b[1mTitle." in text
+    assert "88.30±3.13" in plain
+    assert plain.count("resnet18") == 1  # above the table
+    assert command in plain
+    assert max(map(len, plain.replace(command, "").splitlines())) <= 100
+    assert not re.search(r"[|*…]", plain)
+
+
+def test_a_table_of_many_columns_is_folded_and_nothing_is_cut(monkeypatch, capsys):
+    grid = Grid(["a"] * 12, [["123.45 ± 10.00"] * 12] * 3, "r" * 12)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown(grid.markdown(), monkeypatch, capsys))
+    assert max(map(len, plain.splitlines())) <= 100
+    assert "…" not in plain
+    assert re.sub(r"[^0-9.±]", "", plain).count("0") >= 3 * 12
+
+
+def test_no_color_is_respected(monkeypatch, capsys):
+    text = shown(VERDICTS, monkeypatch, capsys, NO_COLOR="1")
+    assert not re.search(r"\x1b\[3[0-9]m", text)
+    assert "✗ off" in text

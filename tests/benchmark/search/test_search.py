@@ -27,7 +27,8 @@ from benchmark.workbench import Workbench
 
 ROOT = Path(__file__).parents[3]
 SMALL = [*TINY[1:], "dataset.subset.train_images=100", "dataset.subset.test_images=30"]
-FILES = ["best.yaml", "importances.csv", "landscape.pdf", "landscape.png", "summary.md", "trials.csv"]
+LANDSCAPE = ["landscape-dark.svg", "landscape.pdf", "landscape.png", "landscape.svg"]
+FILES = ["best.yaml", "importances.csv", *LANDSCAPE, "summary.md", "trials.csv"]
 COMMITTED = "search-ssd-cifar20-resnet18-class-vehicle2-gap-paper-quick"
 
 

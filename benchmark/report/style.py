@@ -37,7 +37,7 @@ METADATA: Mapping[str, Mapping[str, None]] = {"png": {}, "pdf": {"CreationDate":
 def look() -> AbstractContextManager[None]:
     """Return the context in which every figure is made."""
     import matplotlib as mpl
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     found: AbstractContextManager[None] = mpl.rc_context({**LOOK, "axes.prop_cycle": cycler(color=LIGHT)})
     return found

@@ -10,7 +10,7 @@ from benchmark.cli import counted, run_cli
 from benchmark.records import RunRecord, read_lines
 from benchmark.report.answer import answer_files
 from benchmark.report.claims import claim_files
-from benchmark.report.query import MEMORY, RECORDS, Query, read_memory, read_query
+from benchmark.report.query import MEMORY, RECORDS, stored_query
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -31,12 +31,6 @@ def problems_of(folder: Path) -> Iterator[str]:
         query = stored_query(folder)
         yield from differences(folder, query.files())
         yield from (f"{folder.name}: {problem}" for record in query.records for problem in origin(record))
-
-
-def stored_query(folder: Path) -> Query:
-    """Return the query that a folder answers from itself alone."""
-    memory, nowhere = read_memory(folder), f"output_dir={folder / 'none'}"
-    return read_query(memory["kind"], memory["experiment"], [*memory["overrides"][0], nowhere], out=folder)
 
 
 def differences(folder: Path, files: Mapping[str, str | bytes]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.composer import NAME, Composer
+from benchmark.targets import guard_hydra
 
 CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
 
@@ -67,7 +68,8 @@ def varying(cells: Sequence[Cell]) -> dict[str, str]:
 
 @contextmanager
 def initialised() -> Iterator[None]:
-    """Have Hydra initialised, as it is inside `hydra.main`."""
+    """Have Hydra initialised, as it is inside `hydra.main`, and what it composes checked for foreign code."""
+    guard_hydra()
     if GlobalHydra.instance().is_initialized():
         yield
         return

@@ -66,15 +66,17 @@ class Composer:
         self.own = [str(o.input_line) for o in parsed if o.is_hydra_override()]  # of Hydra itself: alike in all jobs
         self.sweep = [o for o in parsed if not o.is_hydra_override()]
         self.search_path = [word for word in self.own if word.startswith(f"{SEARCH_PATH}=")]
-        self.single = [str(o.input_line) for o in self.sweep if not o.is_sweep_override()]
-        self.master = self.compose(*self.single)
+        self.single = tuple(str(o.input_line) for o in self.sweep if not o.is_sweep_override())
+        self.whole = self.compose(*self.single)
+        self.is_single = len(self.single) == len(self.sweep) and not self.whole.hydra.sweeper.params
         self.values = self._values()
+        self.master: DictConfig = pickle.loads(pickle.dumps(self.whole))
         with open_dict(self.master):
             del self.master["hydra"]
 
     def _values(self) -> dict[str, list[str]]:
         """Return the overrides of each key: an experiment's own, replaced by those of the command line."""
-        own = [f"{name}={value}" for name, value in (self.master.hydra.sweeper.params or {}).items()]
+        own = [f"{name}={value}" for name, value in (self.whole.hydra.sweeper.params or {}).items()]
         values: dict[str, list[str]] = {}
         for override in [*self.parser.parse_overrides(own), *self.sweep]:
             key = override.get_key_element()
@@ -101,8 +103,8 @@ class Composer:
         values = [o for o in overrides if isinstance(o.value(), dict) or not self.is_group(o)]
         groups = tuple(str(o.input_line) for o in overrides if o not in values)
         try:
-            config = self.chosen(groups)
-            for override in values:
+            config = self.composed(self.single).copy() if self.is_single else self.chosen(groups)
+            for override in () if self.is_single else values:
                 set_value(config, override)
         except (UnusualError, OmegaConfBaseException):
             config = self.composed(tuple(job)).copy()  # with Hydra's own message if it is wrong
@@ -147,7 +149,7 @@ class Composer:
     def composed(self, words: tuple[str, ...]) -> Base:
         """Return Hydra's composition, its own values and the time resolved: a cell means the same in any process."""
         if words not in self.bases:
-            config = self.compose(*words)
+            config = self.whole if words == self.single else self.compose(*words)
             choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
             name = choices["method"]
             by_name = any(name in choice for group, choice in choices.items() if group.partition("@")[0] != "method")

@@ -57,17 +57,18 @@ def finished(output_dir: Path, profile: str, known: Collection[str]) -> list[Run
     """
     records = [x for x in load_records(output_dir / "records") if x.labels["profile"] == profile]
     records = [x for x in records if x.run_id not in known]
-    today = {seedless(cell): cell.code for cell in table_cells(profile)} if records else {}
+    cells = table_cells(profile, sorted({record.labels["protocol"] for record in records}))
+    today = {seedless(cell): cell.code for cell in cells}
     kept = [x for x in records if (name := seedless(x)) in today and not changes(x.code or {}, today[name])]
     if left := len(records) - len(kept):
         log.warning("%s of no table or of other code left out", counted(left, "record"))
     return kept
 
 
-def table_cells(profile: str) -> list[Cell]:
+def table_cells(profile: str, protocols: Sequence[str]) -> list[Cell]:
     """Return one cell for each that the experiments hold, whatever its seeds."""
     shared = [f"profile={profile}", "method_seed=0"]
-    grids = [[f"experiment={name}", f"protocol={protocol}"] for protocol in PROTOCOLS for name in EXPERIMENTS]
+    grids = [[f"experiment={name}", f"protocol={protocol}"] for protocol in protocols for name in EXPERIMENTS]
     return [cell for grid in grids for cell in cells_of([*grid, *shared])]
 
 

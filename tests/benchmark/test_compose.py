@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
@@ -100,7 +100,7 @@ def test_all_cells_share_the_time_of_the_first():
 
 
 def composed(job: tuple[str, ...]) -> object:
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
+    with initialised():
         return OmegaConf.to_container(compose("run", list(job)))
 
 
@@ -116,7 +116,8 @@ def test_a_quick_composition_is_what_hydra_composes():
         with initialised():
             composer = Composer([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
             jobs = composer.jobs()
-            cells = [composer.cell(job) for job in (jobs[0], jobs[len(jobs) // 2], jobs[-1])]
+            chosen = [jobs[0], jobs[len(jobs) // 2], jobs[-1]] if "case" in composer.values else [jobs[0], jobs[-1]]
+            cells = [composer.cell(job) for job in chosen]
         for cell in cells[1:]:  # they may share a composition with the first
             assert without_name(cell) == composed(cell.overrides)
             assert OmegaConf.is_struct(cell.config)

@@ -122,7 +122,7 @@ def test_committed_records_are_those_of_tables_and_of_the_profile(tmp_path):
 
 
 def test_finished_runs_count_if_a_table_has_them_under_any_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "table_cells", lambda profile: [cell("ssd", "none", "as the table")])
+    monkeypatch.setattr(units, "table_cells", lambda profile, protocols: [cell("ssd", "none", "as the table")])
 
     def finish(made: str, code: str, profile: str = "quick") -> str:
         record = make_record("ssd", 0.5, seeds=(3, 0, 3), profile=profile)

@@ -93,7 +93,7 @@ def test_a_profile_says_whether_a_table_shows_the_noise_floor():
 
 def test_all_cells_share_the_time_of_the_first():
     sweep = OmegaConf.create()
-    words = ["method=ssd,retrain", "method_seed=0,1", "output_dir=${now:%H-%M-%S-%f}"]
+    words = ["method=ssd,retrain", "output_dir=${now:%H-%M-%S-%f}"]
     cells = [*cells_of(words, like=sweep), *cells_of(words, like=sweep)]
     assert len({cell.config.output_dir for cell in cells}) == 1
     assert cells_of(words)[0].config.output_dir != cells[0].config.output_dir
@@ -162,11 +162,12 @@ def test_what_varies_is_named_if_the_name_does_not_say_it():
     assert [varying(cells)[cell.scientific_hash] for cell in cells] == ["recipe.lr=0.1", "recipe.lr=0.2"] * 4
     cells = cells_of(["case=digits_class,digits_random", "method=ssd", "split_seed=0,1", "method.alpha=1,3"])
     assert varying(cells)[cells[1].scientific_hash] == "split_seed=0 method.alpha=3"
-    assert set(varying(cells_of(["experiment=demo"])).values()) == {""}
 
 
-def test_a_table_of_72_cells_is_quick():
+def test_a_table_of_72_cells_is_quick_and_its_names_say_all_that_varies():
     cells_of([])
     start = time.process_time()
-    assert len({cell.run_id for cell in cells_of(["experiment=demo"])}) == 72
-    assert time.process_time() - start < 4  # about 1 s on a machine with nothing else to do
+    cells = cells_of(["experiment=demo"])
+    assert len({cell.run_id for cell in cells}) == 72
+    assert time.process_time() - start < 6  # about 1 s on a machine with nothing else to do
+    assert set(varying(cells).values()) == {""}

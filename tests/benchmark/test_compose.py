@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.cli import with_search_path
-from benchmark.compose import CONFIGS, cells_of, choices, initialised, varying
+from benchmark.compose import CONFIGS, cells_of, choices, initialised, parsed_once, pickled, varying
 from benchmark.composer import Composer
 
 ROOT = Path(CONFIGS).parent
@@ -121,6 +122,27 @@ def test_a_quick_composition_is_what_hydra_composes():
         for cell in cells[1:]:  # they may share a composition with the first
             assert without_name(cell) == composed(cell.overrides)
             assert OmegaConf.is_struct(cell.config)
+
+
+def test_a_single_cell_is_composed_once_and_parses_nothing_that_was_parsed(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "benchmark.composer.compose", lambda *args, **options: calls.append(1) or compose(*args, **options)
+    )
+    cells_of(words := ["method=finetune", "recipe.epochs=1", "~method@reference"])
+    parsed = pickled.cache_info().misses
+    cells_of(words)
+    assert (len(calls), pickled.cache_info().misses) == (2, parsed)
+
+
+def test_a_changed_file_is_parsed_again(tmp_path):
+    source = FileConfigSource("main", f"file://{tmp_path}")
+    for value in (1, 1, 2):
+        (tmp_path / "a.yaml").write_text(f"x: {value}\n")
+        os.utime(tmp_path / "a.yaml", ns=(value, value))
+        found = parsed_once(source, "a").config
+        assert found.x == value
+        found.x = 5  # a copy
 
 
 def test_unusual_overrides_too():

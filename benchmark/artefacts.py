@@ -15,9 +15,9 @@ from torch import Tensor
 
 from benchmark import budget
 from benchmark.budget import OutOfBudgetError
-from benchmark.files import content_hash, file_sha256, read_json, set_aside, write_json
+from benchmark.files import content_hash, read_json, set_aside, write_json
 from benchmark.sources import changes, say_changed
-from datasets.files import locked, replacing
+from datasets.files import file_sha256, locked, replacing
 
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]

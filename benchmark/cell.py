@@ -12,11 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmark import resolvers
-from benchmark.files import content_hash, file_sha256
+from benchmark.files import content_hash
 from benchmark.passwords import without_passwords
 from benchmark.schema import ABSENT, PLAIN, check_literals
 from benchmark.sources import leaves, sources_of
-from datasets.files import same_name
+from datasets.files import file_sha256, same_name
 from datasets.targets import first_targets, joined, read_request
 
 FORMER = {

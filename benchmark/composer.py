@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.cell import Cell, check_added, with_name
-from benchmark.targets import check_composed, check_targets
+from benchmark.targets import check_targets
 
 NAME = "run"  # of the primary configuration
 SEARCH_PATH = "hydra.searchpath"
@@ -55,7 +55,6 @@ class Composer:
     """
 
     def __init__(self, overrides: Sequence[str], like: DictConfig | None = None) -> None:
-        self.given = list(overrides)
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         self.parse = cache(self.parser.parse_override)
         self.groups: dict[str, list[str]] = {}
@@ -67,15 +66,17 @@ class Composer:
         self.own = [str(o.input_line) for o in parsed if o.is_hydra_override()]  # of Hydra itself: alike in all jobs
         self.sweep = [o for o in parsed if not o.is_hydra_override()]
         self.search_path = [word for word in self.own if word.startswith(f"{SEARCH_PATH}=")]
-        self.single = [str(o.input_line) for o in self.sweep if not o.is_sweep_override()]
-        self.master = self.compose(*self.single)
+        self.single = tuple(str(o.input_line) for o in self.sweep if not o.is_sweep_override())
+        self.whole = self.compose(*self.single)
+        self.is_single = len(self.single) == len(self.sweep) and not self.whole.hydra.sweeper.params
         self.values = self._values()
+        self.master: DictConfig = pickle.loads(pickle.dumps(self.whole))
         with open_dict(self.master):
             del self.master["hydra"]
 
     def _values(self) -> dict[str, list[str]]:
         """Return the overrides of each key: an experiment's own, replaced by those of the command line."""
-        own = [f"{name}={value}" for name, value in (self.master.hydra.sweeper.params or {}).items()]
+        own = [f"{name}={value}" for name, value in (self.whole.hydra.sweeper.params or {}).items()]
         values: dict[str, list[str]] = {}
         for override in [*self.parser.parse_overrides(own), *self.sweep]:
             key = override.get_key_element()
@@ -88,11 +89,9 @@ class Composer:
         return values
 
     def compose(self, *words: str) -> DictConfig:
-        """Return Hydra's composition with its own node; ValueError if it names foreign code."""
+        """Return Hydra's composition with its own node."""
         plugins = [word for word in self.single if word.startswith("plugins=") and word not in words]
-        config = compose(NAME, [*self.own, *plugins, *words], return_hydra_config=True)
-        check_composed(config, self.given)
-        return config
+        return compose(NAME, [*self.own, *plugins, *words], return_hydra_config=True)
 
     def jobs(self) -> list[tuple[str, ...]]:
         """Return the overrides of each job, in Hydra's order."""
@@ -104,8 +103,8 @@ class Composer:
         values = [o for o in overrides if isinstance(o.value(), dict) or not self.is_group(o)]
         groups = tuple(str(o.input_line) for o in overrides if o not in values)
         try:
-            config = self.chosen(groups)
-            for override in values:
+            config = self.composed(self.single).copy() if self.is_single else self.chosen(groups)
+            for override in () if self.is_single else values:
                 set_value(config, override)
         except (UnusualError, OmegaConfBaseException):
             config = self.composed(tuple(job)).copy()  # with Hydra's own message if it is wrong
@@ -150,7 +149,7 @@ class Composer:
     def composed(self, words: tuple[str, ...]) -> Base:
         """Return Hydra's composition, its own values and the time resolved: a cell means the same in any process."""
         if words not in self.bases:
-            config = self.compose(*words)
+            config = self.whole if words == self.single else self.compose(*words)
             choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
             name = choices["method"]
             by_name = any(name in choice for group, choice in choices.items() if group.partition("@")[0] != "method")

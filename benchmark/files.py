@@ -28,12 +28,6 @@ def canonical(value: object) -> object:
     return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to another name and rename it: the file is there whole or not at all; see `replacing`."""
     with replacing(path) as part:

@@ -27,9 +27,8 @@ from benchmark import budget
 from benchmark.budget import OutOfBudgetError
 from benchmark.cell import Cell, check_added, content, with_name, without_about
 from benchmark.cli import Failure, Left, describe, run_cli, wants_traceback
-from benchmark.compose import CONFIGS, cells_of, own_overrides
+from benchmark.compose import CONFIGS, cells_of, guard_hydra, own_overrides
 from benchmark.records import RunRecord, record_of
-from benchmark.targets import guard_hydra
 from datasets.files import replacing
 
 if TYPE_CHECKING:

@@ -3,10 +3,9 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, wraps
+from functools import cache
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.sources import found_file, leaves
@@ -90,23 +89,6 @@ def defines(node: ast.stmt, name: str, module: str) -> bool:
         else (alias.asname or alias.name) == name and is_defined(f"{source}.{alias.name}")
         for alias in node.names
     )
-
-
-def guard_hydra() -> None:
-    """Have Hydra check each configuration that it composes before it builds anything of it, its callbacks included."""
-    load = ConfigLoaderImpl.load_configuration
-    if hasattr(load, "__wrapped__"):
-        return
-
-    @wraps(load)
-    def checked(
-        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *rest: Any, **more: Any
-    ) -> DictConfig:
-        config = load(self, config_name, overrides, *rest, **more)
-        check_composed(config, overrides)
-        return config
-
-    ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]
 
 
 def check_composed(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -13,8 +13,8 @@ from torch import nn
 
 from benchmark import budget
 from benchmark.budget import OutOfBudgetError
-from benchmark.files import content_hash, file_sha256, set_aside
-from datasets.files import replacing
+from benchmark.files import content_hash, set_aside
+from datasets.files import file_sha256, replacing
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 from datasets.files import locked, replacing
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
-DAMAGED = (zipfile.BadZipFile, zlib.error)
+UNREADABLE = (ValueError, TypeError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error)
 Array = np.ndarray[Any, Any]
 
 
@@ -99,7 +99,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
             return {name: file[name] for name in names}
     except PermissionError:
         raise
-    except (ValueError, TypeError, OSError, EOFError, KeyError, AttributeError, *DAMAGED) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"Expected {path} to be an array file with {', '.join(names)}, but it is not ({error}); "
             f"delete it and run again to have it written anew."

@@ -113,11 +113,16 @@ def remove_leftovers(folder: Path) -> None:
                 part.unlink()
 
 
-@cache
-def sha256_of(path: Path, size: int, modified: int) -> str:
-    """Return the SHA-256 of a file's bytes, read once as long as its size and its time (ns) are the same."""
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def sha256_of(path: Path, size: int, modified: int) -> str:
+    """Return the SHA-256 of a file, read once as long as its size and its time (ns) are the same."""
+    return file_sha256(path)
 
 
 def content_of(path: Path) -> str:

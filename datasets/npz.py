@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from datasets.arrays import DAMAGED, Array
+from datasets.arrays import UNREADABLE, Array
 from datasets.files import content_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def read(path: str | Path, *, labels_alone: bool = False) -> dict[str, Array]:
                 images, labels = keys(found, part)
                 wanted += [labels] if labels_alone else [images, labels]
             return {key: found[key] for key in wanted if key in found}
-    except (ValueError, TypeError, OSError, EOFError, KeyError, AttributeError, *DAMAGED) as error:
+    except UNREADABLE as error:
         raise ValueError(f"Expected {path} to be an .npz file of images and labels, but {error}.") from error
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from datasets.base import ForgetSplit, ImageDataset, LabelledImages
 from datasets.seeding import generator
 from datasets.targets import find_class, read_request
+from datasets.values import check_value
 
 Target = str | int | Sequence[str | int]
+Share = Annotated[float, "(0, 1)"]
 
 
 def class_split(dataset: ImageDataset, *, target: Target) -> ForgetSplit:
@@ -147,16 +149,10 @@ def stratified_subset(
 
 def hold_out(data: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """Return the samples that stay and a stratified `share` of them that is held out, both in their old order."""
-    check_share(share, "held_out")
+    check_value("held_out", share, Share)
     held = draw_stratified(data, round(share * len(data)), seed, "held_out")
     stays = ~torch.isin(data.index, held.index)
     return data.subset(stays), held
-
-
-def check_share(share: float, what: str) -> None:
-    """Raise ValueError unless `share` lies between 0 and 1, both excluded."""
-    if not (isinstance(share, int | float) and 0 < share < 1):
-        raise ValueError(f"Expected {what} to be a share between 0 and 1, but got {share!r}.")
 
 
 def hold_out_per_class(
@@ -166,7 +162,7 @@ def hold_out_per_class(
 
     The draw depends on (data set, class, seed) alone; ValueError if a class has a single sample, or for a wrong share.
     """
-    check_share(share, "the share of test images")
+    check_value("the share of test images", share, Share)
     held = torch.zeros(len(data), dtype=torch.bool)
     for label, name in enumerate(names):
         rows = (data.labels == label).nonzero().flatten()

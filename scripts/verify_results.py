@@ -22,7 +22,7 @@ from benchmark.report.answer import answer_files
 from benchmark.report.claims import claim_files
 from benchmark.report.overview import overview_files
 from benchmark.report.page.build import PAGE, page_of
-from benchmark.report.query import MEMORY, RECORDS, Query, read_memory, read_query
+from benchmark.report.query import MEMORY, RECORDS, stored_query
 from benchmark.search.landscape import landscape_files
 from scripts.growth import growth_files
 
@@ -54,12 +54,6 @@ def problems_of(folder: Path) -> Iterator[str]:
         yield from (f"{folder.name}: {problem}" for record in query.records for problem in origin(record))
 
 
-def stored_query(folder: Path) -> Query:
-    """Return the query that a folder answers from itself alone."""
-    memory, nowhere = read_memory(folder), f"output_dir={folder / 'none'}"
-    return read_query(memory["kind"], memory["experiment"], [*memory["overrides"][0], nowhere], out=folder)
-
-
 def differences(folder: Path, files: Mapping[str, str | bytes]) -> Iterator[str]:
     """Yield which files differ from `files`; a figure by another version of matplotlib is not compared."""
     for name, content in files.items():
@@ -85,13 +79,11 @@ def origin(record: RunRecord) -> Iterator[str]:
 
 
 def main() -> None:
-    """Check the named folders, or all of results/ that follow from records; exit code 1 if one fails."""
+    """Check the named folders, or all of results/ that follow from records, and its page; exit code 1 if one fails."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
     patterns = ("table.csv", "figure.png", "landscape.png", "growth-*.png", "claims.csv", "answer.csv", RECORDS)
-    """Check the named folders, or all of results/ that follow from records, and its page; exit code 1 if one fails."""
-    patterns = ("table.csv", "figure.png", "claims.csv", "answer.csv", RECORDS)
     every = {path.parent for pattern in patterns for path in RESULTS.glob(f"*/{pattern}")}
     folders = [Path(name) for name in sys.argv[1:]] or sorted(every)
     problems = [problem for folder in folders for problem in problems_of(folder)]

@@ -174,38 +174,30 @@ def test_a_circle_is_found():
     assert set(circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
 
 
-IMPORT_ALL = """
+IMPORTS = """
 import importlib, sys
-import numpy, torch
-before = torch.get_rng_state(), repr(numpy.random.get_state())
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-assert torch.equal(torch.get_rng_state(), before[0]), "an import drew from torch's global random state"
-assert repr(numpy.random.get_state()) == before[1], "an import drew from NumPy's global random state"
-assert "kaggle" not in sys.modules, "an import imported kaggle, which signs in when it is imported"
-"""
-IMPORT_WITHOUT_TORCH = """
-import importlib, sys
-for name in sys.argv[1:]:
+import numpy
+of_numpy = repr(numpy.random.get_state())
+light, others = (argument.split(",") for argument in sys.argv[1:])
+for name in light:
     importlib.import_module(name)
     assert "torch" not in sys.modules, f"{name} imports torch"
+import torch
+of_torch = torch.get_rng_state()
+for name in others:
+    importlib.import_module(name)
+assert torch.equal(torch.get_rng_state(), of_torch), "an import drew from torch's global random state"
+assert repr(numpy.random.get_state()) == of_numpy, "an import drew from NumPy's global random state"
+assert "kaggle" not in sys.modules, "an import imported kaggle, which signs in when it is imported"
 """
 
 
-def run_python(code: str, *arguments: str, folder: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert list(folder.iterdir()) == []
-
-
-def test_importing_everything_has_no_side_effect(tmp_path):
+def test_importing_everything_has_no_side_effect_and_reading_records_needs_no_torch(tmp_path):
     programs = ("__main__", "launcher")  # the second needs an engine that is an extra
     names = [module for module in MODULES if module.split(".")[-1] not in programs and "launcher" not in module]
-    run_python(IMPORT_ALL, *names, folder=tmp_path)
-
-
-def test_reading_records_needs_no_torch(tmp_path):
-    report = [module for module in MODULES if is_in(module, "benchmark.report") and not module.endswith("__main__")]
-    run_python(IMPORT_WITHOUT_TORCH, *WITHOUT_TORCH, *report, folder=tmp_path)
+    light = [*WITHOUT_TORCH, *(name for name in names if is_in(name, "benchmark.report"))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", IMPORTS, ",".join(light), ",".join(names)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -5,64 +5,40 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.cli import counted
 from benchmark.compose import choices
 from benchmark.records import to_lines
-from benchmark.report.about import About
-from benchmark.report.answer_page import (
-    blocks_of,
-    has_diagram,
-    origin_of,
-    quirks,
-    sections,
-    shown_methods,
-    variances,
-)  # fmt: skip
-from benchmark.report.contest import QUANTITIES, SSD, Contest, Found, contests, label, replicated, scopes
+from benchmark.report.answer_page import HOW_TO_READ, origin_of, quirks, targets_and_tests, variances
+from benchmark.report.contest import ABOUT, Contest, contests, replicated, scopes
 from benchmark.report.query import RECORDS, RESULTS, write_files
-from benchmark.report.ranks import rank_diagram
-from benchmark.report.statistics import LEAST_UNITS, Estimate
-from benchmark.report.style import images, look
+from benchmark.report.statistics import LEAST_UNITS, half_width, sign, text
 from benchmark.report.units import (
     CELL,
     FLOOR,
+    NOTHING_SWITCHED,
     PROTOCOLS,
+    QUANTITIES,
+    SSD,
     committed,
     finished,
-    is_switched,
     runs_of,
     switched_units,
+    targets_of,
     units_of,
 )  # fmt: skip
-from benchmark.report.verdict import GAP_NOTE, REFERENCE, UNTOUCHED
+from benchmark.report.verdict import REFERENCE, UNTOUCHED
 
-COLUMNS = ["protocol", "switched", "dataset", "model", "task", "target", "method", "quantity", "mean", "half_width",
-           "minus_ssd", "minus_ssd_half_width", "minus_floor", "minus_floor_half_width", "n", "originals"]  # fmt: skip
-HOW_TO_READ = f"""\
-Every number is a distance to the retrained model in points: 0 is ideal, a sign says which way. The gap is the mean of
-the absolute distances in D_r, D_f and MIA.
-
-* {GAP_NOTE}
-* A unit is one train seed, split and target; method seeds are averaged inside it, and differences are paired within
-  units. Several targets count together per train seed, because targets share an original model.
-* ± is half of a 95 % t-interval over units, from {LEAST_UNITS} units on. Two units show both values, one its own.
-* **Bold**: the interval leaves out 0, so the two are told apart. Intervals are not widened for the number of methods.
-* Floor: the gap between two retrained models of different seeds. A method that is not told apart from it is as close as
-  another retrained model.
-"""
+COLUMNS = ["protocol", "switched", *CELL[2:], "method", "quantity", "mean", "half_width", "minus_ssd",
+           "minus_ssd_half_width", "minus_floor", "minus_floor_half_width", "n", "originals"]  # fmt: skip
 
 
 def write_answer(profile: str, overrides: Sequence[str], out: Path | None = None) -> str:
     """Write the page of a profile, from the records in results/ and OUTPUT_DIR/records; return its Markdown."""
-    options = {"output_dir": "runs"}
-    for word in overrides:
-        name, _, value = word.partition("=")
-        if name not in options:
-            raise ValueError(f"Expected answer=PROFILE with out=… and output_dir=… alone, but got {word!r}.")
-        options[name] = value
+    options = dict(word.partition("=")[::2] for word in overrides)
+    if others := [word for word in overrides if word.partition("=")[0] != "output_dir"]:
+        raise ValueError(f"Expected answer=PROFILE with out=… and output_dir=… alone, but got {others[0]!r}.")
     if profile not in (known := choices("profile")):
         raise ValueError(f"Expected answer={' or '.join(known)}, but got {profile!r}.")
-    files = answer_files(RESULTS, profile, Path(options["output_dir"]))
+    files = answer_files(RESULTS, profile, Path(options.get("output_dir", "runs")))
     write_files(out or RESULTS / f"answer-{profile}", files)
     return str(files["answer.md"])
 
@@ -76,119 +52,91 @@ def answer_files(results: Path, profile: str, output_dir: Path | None = None) ->
     Raises:
         ValueError: if there is no record of SSD beside a retrained model.
     """
-    own_folder = f"answer-{profile}"
-    folders = committed(results, profile)
+    folders, own_folder = committed(results, profile), f"answer-{profile}"
     kept = folders.pop(own_folder, [])
     known = {record.run_id for records in folders.values() for record in records}
     own = [record for record in kept if record.run_id not in known]
-    if output_dir is not None:
-        own += finished(output_dir, profile, known | {record.run_id for record in own})
+    own += finished(output_dir, profile, known | {record.run_id for record in own}) if output_dir else []
     folders |= {own_folder: own} if own else {}
-    runs = runs_of([record for records in folders.values() for record in records if not is_switched(record)])
-    units, about = units_of(runs), About()
-    if SSD not in set(units["method"]):
+    runs = runs_of([record for records in folders.values() for record in records])
+    runs = runs[runs["ablation"] == NOTHING_SWITCHED]
+    if (units := units_of(runs))["gap", SSD].isna().all():
         raise ValueError(
             f"Expected records of SSD and of the retrained model under profile={profile} in {results} or the output "
             f"folder, but there are none; run python -m benchmark.run experiment=table3 profile={profile} first."
         )
-    switched = switched_units(folders, profile)
-    parts = {protocol: units[units["protocol"] == protocol] for protocol in PROTOCOLS}
-    sentences = "".join(f"* {sentence(name, part, about, goal_of(runs, name))}\n" for name, part in parts.items())
-    page = [f"# Which method is closest to the retrained model? Profile {profile}", sentences, HOW_TO_READ]
-    for protocol, part in parts.items():
-        if len(part):
-            page += [f"## Protocol {protocol}", origin_of(runs[runs["protocol"] == protocol]), *sections(part, about)]
-    page += ["## What changes the answer", *quirks(switched, about)]
-    page += ["## Where the variance comes from", variances(runs, about)]
+    switched = switched_units([results / name for name in folders])
+    sentences, page = "", []
     diagrams: dict[str, str | bytes] = {}
-    for protocol, part in parts.items():
-        if has_diagram(blocks := blocks_of(part, about)):
-            named = blocks.rename(columns=lambda name: about.method(name).label)
-            title = f"Mean rank of the gap, protocol {protocol}, profile {profile}, n = {len(blocks)} originals"
-            with look():
-                diagrams |= images(rank_diagram(named, title), f"ranks-{protocol}")
+    for protocol in PROTOCOLS:
+        ran, part = (frame.query(f"protocol == {protocol!r}") for frame in (runs, units))
+        sentences += f"* {sentence(protocol, part, goal_of(ran))}\n"
+        if part["gap", SSD].notna().any():
+            parts, diagram = targets_and_tests(part, f"protocol {protocol}, profile {profile}", f"ranks-{protocol}")
+            page += [f"## Protocol {protocol}", origin_of(ran), *parts]
+            diagrams |= diagram
+    head = [f"# Which method is closest to the retrained model? Profile {profile}", sentences, HOW_TO_READ]
+    page += ["## What changes the answer", *quirks(switched)]
+    page += ["## Where the variance comes from", variances(runs)]
     return {
         RECORDS: to_lines(own),
-        "answer.csv": to_csv([*scopes(units, about), *contests(switched, CELL, about)]),
-        "answer.md": "\n".join(f"{part.rstrip()}\n" for part in page),
+        "answer.csv": to_csv([*scopes(units), *contests(switched, CELL)]),
+        "answer.md": "\n".join(f"{part.rstrip()}\n" for part in [*head, *page]),
         "sentences.md": sentences,
         **diagrams,
     }
 
 
-def to_csv(found: Sequence[Found]) -> str:
+def to_csv(found: Sequence[Contest]) -> str:
     """Return one row per target (or several together, `all`), method and quantity; empty: no such number."""
     rows = []
-    for key, contest in found:
-        names = [*key, *["all"] * (len(CELL) - len(key))]
-        for method in shown_methods(contest):
-            for quantity in QUANTITIES:
-                others = (None, SSD, FLOOR if quantity == "gap" else "")
-                estimates = [contest.estimate(method, quantity, minus=other) for other in others]
-                if n := estimates[0].n:
-                    numbers = [x for estimate in estimates for x in (estimate.mean, estimate.half)]
-                    rows.append([*names, method, quantity, *numbers, n, contest.originals])
+    for contest, method in [(each, method) for each in found for method in each.shown]:
+        for quantity in QUANTITIES:
+            others = (None, SSD, FLOOR if quantity == "gap" else method)  # a floor has no direction
+            values = [contest.values(method, quantity, minus=other) for other in others]
+            numbers = [number for series in values for number in (series.mean(), half_width(series))]
+            if n := values[0].count():
+                rows.append([*contest.key, method, quantity, *numbers, n, contest.originals])
     return pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, float_format="%.2f")
 
 
-def goal_of(runs: pd.DataFrame, protocol: str) -> str:
-    """Return what the retrained model of a protocol is, as its runs say."""
-    models = runs[(runs["protocol"] == protocol) & (runs["method"] == REFERENCE)]
-    if models["fresh"].nunique() != 1:
-        return "the retrained model"
-    start = "from scratch" if models["fresh"].all() else "from the original with a new last layer"
-    return f"the model retrained {start}"
+def goal_of(runs: pd.DataFrame) -> str:
+    """Return what the retrained model is, as its runs under one protocol say."""
+    starts = set(runs.loc[runs["method"] == REFERENCE, "fresh"])
+    names = {True: "model retrained from scratch", False: "model retrained from the original with a new last layer"}
+    return f"the {names[starts.pop()] if len(starts) == 1 else 'retrained model'}"
 
 
-def sentence(protocol: str, units: pd.DataFrame, about: About, goal: str) -> str:
-    """Return whether SSD is closest under a protocol, composed by rule from numbers that the page holds.
+def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
+    """Return whether SSD is closest to `goal` under a protocol, composed by rule from numbers that the page holds.
 
     A claim needs intervals: `closest`, that the gap of every other method minus SSD's lies above 0; `not the closest`,
     that SSD's minus the smallest one does. Without an interval (n < 3) nothing is claimed.
-
-    Args:
-        goal: what the retrained model is.
     """
-    contest = Contest(replicated(units), about)
-    if units.empty or contest.gaps.empty:
-        why = f"no train seed has all {contest.n_targets} targets" if len(units) else "no run is recorded"
+    if not (found := contests(units := replicated(units), CELL[:1])):
+        n = targets_of(units).nunique()
+        why = f"no train seed has all {n} targets" if n else "no run is recorded"
         return f"Under `{protocol}` {why}, so whether SSD is closest to {goal} is open."
-    lead, rival, k = contest.closest, contest.rival, len(contest.ranked)
-    start = f"Under `{protocol}`, {extent(contest)},"
-    own = f"SSD's gap is {contest.gap(SSD).text()} points"
-    others = {UNTOUCHED: "the untouched original's", FLOOR: "another retrained model's"}
-    end = "".join(f", {whose} {beside(contest, method)}" for method, whose in others.items() if method in contest.gaps)
-    if rival is None:
-        return f"{start} SSD alone was compared with {goal}: {own}{end}."
-    name, difference = about.method(rival).label, contest.estimate(rival, "gap", minus=SSD)
-    if difference.n < LEAST_UNITS:
-        return (
-            f"{start} {about.method(lead).label} has the smallest gap of {k} methods to {goal}, which decides nothing, "
-            f"since n is too small for an interval: {own}, {name}'s {contest.gap(rival).text()}{end}."
-        )
-    if lead == SSD:
-        equal = " and ".join(about.method(method).label for method in contest.not_told_apart(SSD))
-        claim = "has the smallest mean gap" if equal else "is the closest"
-        but = f", but is not told apart from {equal}" if equal else ""
-        return f"{start} SSD {claim} of {k} methods to {goal}{but}: {own}, {name}'s is {difference.text()} larger{end}."
-    claim = f"{name} has the smallest mean gap of {k} methods to {goal}, but SSD is not told apart from it"
-    if difference.sign < 0:
-        claim = f"SSD is not the closest of {k} methods to {goal}, {name} is closer"
-    larger = Estimate(tuple(-x for x in difference.values)).text()
-    return f"{start} {claim}: {own}, {larger} larger than {name}'s{end}."
-
-
-def beside(contest: Contest, method: str) -> str:
-    """Return the gap of a model that is not ranked, and whether SSD's is not told apart from it."""
-    difference = contest.estimate(method, "gap", minus=SSD)
-    note = " (not told apart)" if difference.n >= LEAST_UNITS and difference.sign == 0 else ""
-    return contest.gap(method).text() + note
-
-
-def extent(contest: Contest) -> str:
-    """Return over what and how much a contest is: `over 7 targets (n = 3 train seeds)`."""
-    if contest.n_targets > 1:
-        return f"over {contest.n_targets} targets (n = {counted(len(contest.gaps), 'train seed')})"
-    n, originals = len(contest.gaps), contest.originals
-    of = f", of {counted(originals, 'original')}" if originals < n else ""
-    return f"on {label(contest)} (n = {n}{of})"
+    contest, gap = found[0], found[0].values
+    labels = {name: ABOUT.method(name).label for name in contest.ranked}
+    first, rival, of = labels[contest.ranked[0]], contest.rival or SSD, f"of {len(labels)} methods to {goal}"
+    difference, equal = gap(rival, minus=SSD), " and ".join(labels[method] for method in contest.equals(SSD))
+    if rival == SSD:
+        claim, beside = f"SSD alone was compared with {goal}", ""
+    elif difference.count() < LEAST_UNITS:
+        claim = f"{first} has the smallest gap {of}, which decides nothing, since n is too small for an interval"
+        beside = f", {labels[rival]}'s {text(gap(rival))}"
+    elif contest.ranked[0] == SSD:
+        claim = f"SSD has the smallest mean gap {of}, but is not told apart from {equal}"
+        claim = claim if equal else f"SSD is the closest {of}"
+        beside = f", {labels[rival]}'s is {text(difference)} larger"
+    else:
+        claim = f"{first} has the smallest mean gap {of}, but SSD is not told apart from it"
+        claim = f"SSD is not the closest {of}, {first} is closer" if sign(difference) < 0 else claim
+        beside = f", {text(-difference)} larger than {first}'s"
+    for method, whose in ((UNTOUCHED, "the untouched original's"), (FLOOR, "another retrained model's")):
+        difference = gap(method, minus=SSD)
+        note = " (not told apart)" if difference.count() >= LEAST_UNITS and not sign(difference) else ""
+        beside += f", {whose} {text(gap(method))}{note}" if method in contest.shown else ""
+    start = f"Under `{protocol}`, on {contest.label} (n = {contest.n})"
+    return f"{start}, {claim}: SSD's gap is {text(gap(SSD))} points{beside}."

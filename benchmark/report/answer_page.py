@@ -1,28 +1,44 @@
 """The tables of an answer: an overview, each target by itself, tests, the effect of each quirk, variance by source."""
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmark.report.about import About
-from benchmark.report.contest import SSD, Contest, contests, label, scopes
+from benchmark.report.contest import ABOUT, Contest, contests, scopes
 from benchmark.report.statistics import (
     LEAST_SEEDS,
     LEAST_UNITS,
-    Estimate,
-    balanced,
+    critical_difference,
     enough_blocks,
     friedman,
-    seeds_text,
+    sign,
+    text,
     variance_by_source,
     wilcoxon_holm,
 )  # fmt: skip
+from benchmark.report.style import images, look
 from benchmark.report.table import COMPARED, span
 from benchmark.report.typeset import Grid
-from benchmark.report.units import CELL, FLOOR, NOTHING_SWITCHED, distances_of
-from benchmark.report.verdict import DRAWN, UNTOUCHED
+from benchmark.report.units import CELL, FLOOR, NOTHING_SWITCHED, SSD, distances_of
+from benchmark.report.verdict import DRAWN, GAP_NOTE, UNTOUCHED
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SEEDS = "{train} train seeds, {split} splits and {seed} method seeds"
 OVERVIEW = ["n", "Closest", "SSD's gap", "SSD − closest other", "Original's gap"]
+HOW_TO_READ = f"""\
+Every number is a distance to the retrained model in points: 0 is ideal, a sign says which way. The gap is the mean of
+the absolute distances in D_r, D_f and MIA.
+
+* {GAP_NOTE}
+* A unit is one train seed, split and target; method seeds are averaged inside it, and differences are paired within
+  units. Several targets count together per train seed, because targets share an original model.
+* ± is half of a 95 % t-interval over units, from {LEAST_UNITS} units on. Two units show both values, one its own.
+* **Bold**: the interval leaves out 0, so the two are told apart. Intervals are not widened for the number of methods.
+* Floor: the gap between two retrained models of different seeds. A method that is not told apart from it is as close as
+  another retrained model.
+"""
 
 
 def origin_of(runs: pd.DataFrame) -> str:
@@ -34,119 +50,105 @@ def origin_of(runs: pd.DataFrame) -> str:
             f"{dataset}: {first['sizes.forget_train'] + first['sizes.retain_train']:.0f} training images, {model} of "
             f"{first['sizes.parameters'] / 1e6:.2f} M parameters, accuracy of the originals {accuracy} %."
         )
-    ways = sorted(set(zip(runs["provenance.device"], runs["provenance.precision"], strict=True)))
-    return " ".join([*lines, f"Device and training precision: {'; '.join(', '.join(way) for way in ways)}."])
+    ways = sorted(set(runs["provenance.device"] + ", " + runs["provenance.precision"]))
+    return " ".join([*lines, f"Device and training precision: {'; '.join(ways)}."])
 
 
-def sections(units: pd.DataFrame, about: About) -> list[str]:
-    """Return the tables of one protocol: an overview, all targets together, tests, each target by itself."""
-    found = scopes(units, about)
-    single = [contest for _, contest in found if contest.n_targets == 1]
-    several = [contest for _, contest in found if contest.n_targets > 1]
-    model = units["model"].nunique() > 1
-    by_label = {label(x, model=model): x for x in (*single, *several)}  # a protocol may hold one task alone
-    rows = [[name, *overview(x), marked(x.estimate(SSD, "gap", minus=FLOOR))] for name, x in by_label.items()]
-    grid = Grid(["Target", *OVERVIEW, "SSD − floor"], rows, "lllrrrr")
-    parts = ["### Target by target, task by task", grid.markdown()]
-    if several:
-        parts += [
-            f"### {label(several[-1])}, n = {several[-1].n_text}",
-            left_out(several[-1], single),
-            detail(several[-1]),
-        ]
-    parts += ["### Tests", significance(blocks_of(units, about), about, str(units["protocol"].iloc[0]))]
-    for contest in single:
-        parts += [f"### {label(contest, model=model)}, n = {contest.n_text}", detail(contest)]
-    return parts
+def targets_and_tests(units: pd.DataFrame, title: str, picture: str) -> tuple[list[str], dict[str, str | bytes]]:
+    """Return the tables of one protocol (an overview, all targets together, tests, each target), and a rank diagram."""
+    found = scopes(units)
+    by_label = {contest.label: contest for contest in found}  # a protocol may hold one task alone
+    rows = [[name, *overview(x), marked(x.values(SSD, minus=FLOOR))] for name, x in by_label.items()]
+    single = [contest for contest in found if len(contest.targets) == 1]
+    tested, files = significance(units, title, picture)
+    parts = ["### Target by target, task by task"]
+    parts += [Grid(["Target", *OVERVIEW, "SSD − floor"], rows, "lllrrrr").markdown()]
+    if len((last := found[-1]).targets) > 1:
+        parts += detail(last, left_out(last, single))
+    parts += ["### Tests", tested, *(part for contest in single for part in detail(contest))]
+    return parts, files
 
 
 def overview(contest: Contest) -> list[str]:
     """Return the cells under `OVERVIEW`: who is closest, and SSD beside the closest other method and the original."""
-    name = contest.about.method(contest.closest).label
-    told_apart = len(contest.ranked) > 1 and not contest.not_told_apart(contest.closest)
-    return [
-        contest.n_text,
-        f"**{name}**" if told_apart else name,
-        contest.gap(SSD).text(),
-        marked(contest.estimate(SSD, "gap", minus=contest.rival)) if contest.rival else "",
-        contest.gap(UNTOUCHED).text(),
-    ]
+    name, is_apart = ABOUT.method(contest.ranked[0]).label, contest.rival and not contest.equals(contest.ranked[0])
+    beside = marked(contest.values(SSD, minus=contest.rival)) if contest.rival else ""
+    closest = f"**{name}**" if is_apart else name
+    return [contest.n, closest, text(contest.values(SSD)), beside, text(contest.values(UNTOUCHED))]
 
 
-def marked(difference: Estimate) -> str:
+def marked(difference: pd.Series) -> str:
     """Return a signed difference, bold if its interval leaves out 0."""
-    text = difference.text(signed=True)
-    return f"**{text}**" if difference.sign else text
+    return f"**{text(difference, signed=True)}**" if sign(difference) else text(difference, signed=True)
 
 
-def detail(contest: Contest) -> str:
+def detail(contest: Contest, *notes: str) -> list[str]:
     """Return all methods over the same units: signed distances, gap, and the gap beside SSD's and the floor."""
-    others = [other for other in (SSD, FLOOR) if other in contest.gaps]
+    others = {SSD: "Gap − SSD's"} | ({FLOOR: "Gap − floor"} if FLOOR in contest.shown else {})
     rows = []
-    for method in shown_methods(contest):
-        signed = [contest.estimate(method, metric).text(signed=True) for metric in COMPARED]
-        beside = [marked(contest.estimate(method, "gap", minus=other)) for other in others]
-        name = "Floor" if method == FLOOR else contest.about.method(method).label
-        rows.append([name, *signed, contest.gap(method).text(), *beside])
-    heads = {SSD: "Gap − SSD's", FLOOR: "Gap − floor"}
-    metrics = [contest.about.metric(name).label for name in COMPARED]
-    head = ["Method", *metrics, "Gap", *(heads[other] for other in others)]
-    return Grid(head, rows, "l" + "r" * (len(head) - 1)).markdown()
+    for method in contest.shown:
+        signed = [text(contest.values(method, metric), signed=True) for metric in COMPARED]
+        beside = [marked(contest.values(method, minus=other)) for other in others]
+        name = "Floor" if method == FLOOR else ABOUT.method(method).label
+        rows.append([name, *signed, text(contest.values(method)), *beside])
+    head = ["Method", *(ABOUT.metric(name).label for name in COMPARED), "Gap", *others.values()]
+    return [f"### {contest.label}, n = {contest.n}", *notes, Grid(head, rows, "l" + "r" * (len(head) - 1)).markdown()]
 
 
-def shown_methods(contest: Contest) -> list[str]:
-    """Return the original first, then the ranked methods by gap, others, and the noise floor last."""
-    columns = [str(name) for name in contest.gaps.dropna(axis="columns", how="all")]
-    first, last = ([name for name in (wanted,) if name in columns] for wanted in (UNTOUCHED, FLOOR))
-    rest = [name for name in columns if name not in (UNTOUCHED, FLOOR, *contest.ranked)]
-    return [*first, *contest.ranked, *contest.about.sorted_methods(rest), *last]
-
-
-def left_out(contest: Contest, targets: Sequence[Contest]) -> str:
+def left_out(together: Contest, single: list[Contest]) -> str:
     """Return which of all targets are not among these, and which methods were not run on each, or do not apply."""
-    known = set(contest.units[CELL].itertuples(index=False, name=None))
-    few = [label(x) for x in targets if not known & set(x.units[CELL].itertuples(index=False, name=None))]
-    methods = set(contest.units["method"]) - {UNTOUCHED, FLOOR, *contest.ranked}
-    names = [contest.about.method(name).label for name in contest.about.sorted_methods(methods)]
+    few = [contest.label for contest in single if contest.targets[0] not in together.targets]
+    run = {method for contest in single if contest.targets[0] in together.targets for method in contest.shown}
+    names = [ABOUT.method(x).label for x in ABOUT.sorted_methods(run - {UNTOUCHED, FLOOR, *together.ranked})]
     notes = [f"Methods not on every target are left out: {', '.join(names)}."] if names else []
     notes += [f"Targets with fewer than {LEAST_UNITS} train seeds are left out: {', '.join(few)}."] if few else []
     return " ".join(notes) or "Every method, every target."
 
 
-def significance(blocks: pd.DataFrame, about: About, protocol: str) -> str:
-    """Return Friedman's test and Wilcoxon's against SSD over independent originals, or how many of them they need."""
+def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, dict[str, str | bytes]]:
+    """Return tests over independent originals, or how many of them they need, and a picture of ranks if any.
+
+    Of each original the mean gap over all its targets counts, of the methods that have every original.
+    """
+    parts = [x.table["gap"][x.ranked].groupby("train").mean() for x in contests(units, ["dataset", "model"])]
+    blocks = pd.concat(parts).dropna(axis="columns")
     n, comparisons = len(blocks), blocks.shape[1] - 1
     if comparisons < 1:
-        return "No test: no other method was run on every data set with SSD."
+        return "No test: no other method was run on every data set with SSD.", {}
     if not enough_blocks(n, comparisons):
         needed = next(m for m in range(99) if enough_blocks(m, comparisons))
-        return (
-            f"No test and no p-value: independent originals: {n}; {comparisons} comparisons with SSD need {needed} "
-            f"(2/2ⁿ ≤ 0.05/{comparisons})."
-        )
+        least = f"{comparisons} comparisons with SSD need {needed} (2/2ⁿ ≤ 0.05/{comparisons})"
+        return f"No test and no p-value: independent originals: {n}; {least}.", {}
     p, ranks = wilcoxon_holm(blocks, SSD), blocks.rank(axis="columns").mean().sort_values()
-    text = f"{n} independent originals; of each the mean gap over its targets."
-    if has_diagram(blocks):
-        text += " Friedman's test in the form of Iman and Davenport: F = {:.2f}, p = {:.4f}.".format(*friedman(blocks))
-    rows = [[about.method(x).label, f"{ranks[x]:.2f}", "" if x == SSD else f"{p[x]:.4f}"] for x in ranks.index]
-    grid = Grid(["Method", "Mean rank", "p"], rows, "lrr").markdown()
-    picture = f"\n![Mean ranks](ranks-{protocol}.png)\n" if has_diagram(blocks) else ""
-    return f"{text} p: Wilcoxon's signed-rank test against SSD, corrected by Holm.\n\n{grid}{picture}"
+    rows = [[ABOUT.method(x).label, f"{ranks[x]:.2f}", "" if x == SSD else f"{p[x]:.4f}"] for x in ranks.index]
+    start, files = f"{n} independent originals; of each the mean gap over its targets.", {}
+    end = f"\n\n{Grid(['Method', 'Mean rank', 'p'], rows, 'lrr').markdown()}"
+    if comparisons > 1:
+        start += " Friedman's test in the form of Iman and Davenport: F = {:.2f}, p = {:.4f}.".format(*friedman(blocks))
+        end += f"\n![Mean ranks]({picture}.png)\n"
+        named = ranks.rename(lambda name: ABOUT.method(name).label)
+        with look():
+            files = images(rank_diagram(named, n, f"{title}, n = {n} originals"), picture)
+    return f"{start} p: Wilcoxon's signed-rank test against SSD, corrected by Holm.{end}", files
 
 
-def has_diagram(blocks: pd.DataFrame) -> bool:
-    """Return whether ranks of these blocks are worth a diagram: three methods or more, and blocks enough for a test."""
-    return blocks.shape[1] > 2 and enough_blocks(len(blocks), blocks.shape[1] - 1)
+def rank_diagram(ranks: pd.Series, n: int, title: str) -> "Figure":
+    """Draw mean ranks over n blocks (1: smallest gap), each with half of the critical difference to both sides."""
+    from matplotlib.figure import Figure
+
+    difference = critical_difference(len(ranks), n)
+    figure = Figure(figsize=(7, 1.4 + 0.3 * len(ranks)), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(ranks, ranks.index, xerr=difference / 2, fmt="o", capsize=4)
+    axes.set(xlim=(0.5, len(ranks) + 0.5), xticks=range(1, len(ranks) + 1))
+    axes.set_xlabel(f"mean rank; bars that overlap are not told apart (critical difference {difference:.2f})")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize="medium")
+    return figure
 
 
-def blocks_of(units: pd.DataFrame, about: About) -> pd.DataFrame:
-    """Return the mean gap over all targets of each original (rows), of the methods that have every original."""
-    found = [contest for _, contest in contests(units, ["dataset", "model"], about)]
-    parts = [contest.gaps.groupby("train")[contest.ranked].mean() for contest in found]
-    return pd.concat(parts).dropna(axis="columns") if parts else pd.DataFrame()
-
-
-def quirks(units: pd.DataFrame, about: About) -> list[str]:
+def quirks(units: pd.DataFrame) -> list[str]:
     """Return a table per case: the gap of SSD under each switched option, paired with that under none."""
     if units.empty:
         return ["No record of experiment=ablation yet."]
@@ -154,47 +156,36 @@ def quirks(units: pd.DataFrame, about: About) -> list[str]:
         "One option of the protocol at a time as in `strict` (configs/switches.yaml). Change: SSD's gap minus that "
         "under none, paired within units."
     ]
-    case = [name for name in CELL if name != "ablation"]
-    for _, part in units.groupby(case):
-        found = {key[1]: contest for key, contest in contests(part, CELL, about)}
-        if NOTHING_SWITCHED not in found or len(found) < 2:
+    for key, part in units.groupby([name for name in CELL if name != "ablation"]):
+        found = {contest.key[1]: contest for contest in contests(part, CELL)}
+        if (none := found.pop(NOTHING_SWITCHED, None)) is None or not found:
             continue
-        none = found.pop(NOTHING_SWITCHED)
-        rows = [
-            [NOTHING_SWITCHED, *overview(none), ""],
-            *([name, *overview(x), change(x, none)] for name, x in found.items()),
-        ]
-        changed = [
-            f"{name} ({about.method(x.closest).label})" for name, x in found.items() if x.closest != none.closest
-        ]
-        finding = f"Smallest mean gap under none: {about.method(none.closest).label}. "
-        finding += f"Another method has it under {', '.join(changed)}." if changed else "No switch changes that."
-        title = f"### {label(none)}, protocol {part['protocol'].iloc[0]}"
-        parts += [title, Grid(["Switched", *OVERVIEW, "Change"], rows, "lllrrrr").markdown(), finding]
+        change = {name: marked(contest.values(SSD) - none.values(SSD)) for name, contest in found.items()}
+        rows = [[NOTHING_SWITCHED, *overview(none), ""], *([x, *overview(found[x]), change[x]] for x in found)]
+        first = {name: ABOUT.method(contest.ranked[0]).label for name, contest in found.items()}
+        usual = ABOUT.method(none.ranked[0]).label
+        changed = ", ".join(f"{name} ({method})" for name, method in first.items() if method != usual)
+        finding = f"Another method has it under {changed}." if changed else "No switch changes that."
+        parts += [f"### {none.label}, protocol {key[0]}"]
+        parts += [Grid(["Switched", *OVERVIEW, "Change"], rows, "lllrrrr").markdown()]
+        parts += [f"Smallest mean gap under none: {usual}. {finding}"]
     return parts
 
 
-def change(contest: Contest, none: Contest) -> str:
-    """Return how a switched option moves SSD's gap, paired within units."""
-    return marked(Estimate.of(contest.gaps[SSD] - none.gaps[SSD]))
-
-
-def variances(runs: pd.DataFrame, about: About) -> str:
+def variances(runs: pd.DataFrame) -> str:
     """Return the standard deviation of the gap by source on the random task, or which seeds it lacks."""
-    drawn = distances_of(runs[runs["task"] == DRAWN]).rename(
-        columns={"method": "name", "seed": "method", "gap": "value"}
-    )
+    drawn = distances_of(runs[runs["task"] == DRAWN])
     rows, most = [], dict.fromkeys(LEAST_SEEDS, 0)
-    for key, part in drawn.groupby(["protocol", "dataset", "model", "name"]):
-        protocol, *names, method = map(str, key)
-        values, sizes = balanced(part)
+    for key, part in drawn.groupby(["protocol", "dataset", "model", "method"]):
+        protocol, dataset, model, name = map(str, key)
+        sizes, variance = variance_by_source(part)
         most = max(most, sizes, key=lambda found: sum(found.values()))
-        if all(sizes[name] >= least for name, least in LEAST_SEEDS.items()):
-            found = [f"{variance**0.5:.2f}" for variance in variance_by_source(values).values()]
-            rows.append([protocol, " ".join(names), about.method(method).label, seeds_text(sizes), *found])
+        if variance:
+            found = [f"{variance[source] ** 0.5:.2f}" for source in LEAST_SEEDS]
+            rows.append([protocol, f"{dataset} {model}", ABOUT.method(name).label, SEEDS.format(**sizes), *found])
     if not rows:
-        needed = f"the random task needs {seeds_text(LEAST_SEEDS)} in each"
-        return f"Not known: {needed}. The most there are: {seeds_text(most)}."
+        needed = f"the random task needs {SEEDS.format(**LEAST_SEEDS)} in each"
+        return f"Not known: {needed}. The most there are: {SEEDS.format(**most)}."
     head = ["Protocol", "Data", "Method", "Seeds", "Train", "Split", "Method seed"]
     return (
         "Standard deviation of the gap on the random task by source, in points: nested sums of squares, a negative "

@@ -1,115 +1,98 @@
-"""Who is closest to the retrained model: methods compared over the same units, told apart by intervals alone."""
+"""Methods compared over the same units: of one target, or of the targets of a task or a protocol together."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import pandas as pd
 
 from benchmark.cli import counted
 from benchmark.report.about import About
-from benchmark.report.statistics import LEAST_UNITS, Estimate
-from benchmark.report.table import COMPARED
-from benchmark.report.units import CELL, FLOOR, UNIT
-from benchmark.report.verdict import REFERENCE
+from benchmark.report.statistics import LEAST_UNITS, sign
+from benchmark.report.units import CELL, FLOOR, SSD, targets_of
+from benchmark.report.verdict import UNTOUCHED
 
-SSD = "ssd"
-QUANTITIES = [*COMPARED, "gap"]
+ABOUT = About()
 
 
-@dataclass(frozen=True)
-class Contest:
-    """Gaps of methods to the retrained model over one target, or over several together.
+class Contest(NamedTuple):
+    """Distances of methods to the retrained model; see `contests`."""
 
-    Attributes:
-        units: rows of `units.distances_of`.
-        about: which methods are ranked.
-    """
+    key: tuple[str, ...]  # the values of `CELL` that all targets share, `all` for the others
+    targets: list[tuple[str, ...]]  # their keys
+    label: str  # `cifar20 class rocket`, `cifar20 class, 2 targets` or `7 targets together`
+    n: str  # of units, or of train seeds if there are several targets
+    originals: int  # the independent replications: the originals of one target, the train seeds of several
+    table: pd.DataFrame  # one row per unit, one column per (quantity, method)
+    ranked: list[str]  # the methods that have every unit SSD has, smallest mean gap first
+    shown: list[str]  # the original, the ranked methods, the others that were run, and the noise floor last
 
-    units: pd.DataFrame
-    about: About
-
-    @property
-    def gaps(self) -> pd.DataFrame:
-        return self.tables["gap"]
-
-    @cached_property
-    def n_targets(self) -> int:
-        return len(self.units[CELL].drop_duplicates())
-
-    @property
-    def originals(self) -> int:
-        """The number of independent replications: the originals of one target, the train seeds of several."""
-        return int(self.units["original"].nunique()) if self.n_targets == 1 else len(self.gaps)
-
-    @cached_property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """By quantity, one column per method and one row per unit; of several targets per train seed, their mean.
-
-        A train seed counts for a method if that has all targets: originals of one seed and several data sets make one
-        replication of the whole, and targets of one original are not independent. Units without SSD do not count.
-        """
-        if self.n_targets == 1:
-            table = self.units.set_index([*UNIT, "method"])[QUANTITIES].unstack("method")
-        else:
-            groups = self.units.groupby([*CELL, "train", "method"])[QUANTITIES].mean().groupby(["train", "method"])
-            table = groups.mean().where(groups.count() == self.n_targets).unstack("method")
-        known = table["gap"].get(SSD, pd.Series(math.nan, table.index)).notna()
-        return {quantity: table.loc[known, quantity] for quantity in QUANTITIES}
-
-    @cached_property
-    def ranked(self) -> list[str]:
-        """The methods that have every unit SSD has, smallest mean gap first; the others are left out."""
-        whole = self.gaps.dropna(axis="columns", how="any") if len(self.gaps) else self.gaps.iloc[:, :0]
-        means = {str(name): float(mean) for name, mean in whole.mean().items()}
-        names = [name for name in means if name not in (REFERENCE, FLOOR) and self.about.method(name).ranked]
-        return sorted(names, key=lambda name: means[name])
-
-    @property
-    def closest(self) -> str:
-        return self.ranked[0]
+    def values(self, method: str, quantity: str = "gap", minus: str | None = None) -> pd.Series:
+        """Return a method's value in each unit, or that minus another one's; none at all minus its own."""
+        own = self.table[quantity, method]
+        if minus is None:
+            return own
+        return own.iloc[:0] if minus == method else own - self.table[quantity, minus]
 
     @property
     def rival(self) -> str | None:
         """The closest method but SSD; None if SSD is alone."""
         return next((name for name in self.ranked if name != SSD), None)
 
-    def gap(self, method: str) -> Estimate:
-        return self.estimate(method, "gap")
-
-    def estimate(self, method: str, quantity: str, minus: str | None = None) -> Estimate:
-        """Return the method's mean, or that of its paired differences to another one; without values if one lacks."""
-        table = self.tables[quantity]
-        if method not in table or minus == method or (minus is not None and minus not in table):
-            return Estimate(())
-        return Estimate.of(table[method] if minus is None else table[method] - table[minus])
-
-    def not_told_apart(self, method: str) -> list[str]:
-        """Return the other ranked methods whose gap minus the method's has an interval that reaches 0, or none."""
-        others = (name for name in self.ranked if name != method)
-        return [name for name in others if self.estimate(name, "gap", minus=method).sign <= 0]
-
-    @property
-    def n_text(self) -> str:
-        """Return the number of units, and that of originals if it is smaller."""
-        n = len(self.gaps)
-        return f"{n} ({counted(self.originals, 'original')})" if self.originals < n else str(n)
+    def equals(self, method: str) -> list[str]:
+        """Return the other ranked methods that are not told apart: their gap minus the method's may be 0 or less."""
+        return [name for name in self.ranked if name != method and sign(self.values(name, minus=method)) <= 0]
 
 
-Found = tuple[tuple[str, ...], Contest]
+def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
+    """Return a contest per group of units in which SSD was run, in the order of the units.
+
+    Units without SSD do not count. Of several targets, the values are their means per train seed, which counts for a
+    method if that has all targets: originals of one seed and several data sets make one replication of the whole, and
+    targets of one original are not independent.
+    """
+    found, several_models = [], len(units.index.unique("model")) > 1
+    for key, part in units.groupby(list(by), sort=False):
+        targets, originals = list(targets_of(part).unique()), part.index.unique("original").size
+        if several := len(targets) > 1:
+            groups = part.groupby([*CELL, "train"]).mean().groupby("train")
+            part = groups.mean().where(groups.count() == len(targets))
+        else:
+            part = part.droplevel([*CELL, "original"])
+        table = part[part["gap", SSD].notna()]
+        n, originals = len(table), len(table) if several else originals
+        n_text = counted(n, "train seed") if several else f"{n}, of {counted(originals, 'original')}"
+        gaps = pd.DataFrame(table["gap"]).dropna(axis="columns", how="all")
+        means = gaps.dropna(axis="columns").mean().sort_values(kind="stable")
+        ranked = [name for name in means.index if ABOUT.method(name).ranked]
+        others = ABOUT.sorted_methods({*gaps} - {UNTOUCHED, FLOOR, *ranked})
+        found.append(Contest(
+            key=(*map(str, key), *["all"] * (len(CELL) - len(key))),
+            targets=targets,
+            label=label_of(targets, several_models=several_models),
+            n=n_text if several or originals < n else str(n),
+            originals=originals,
+            table=table,
+            ranked=ranked,
+            shown=[name for name in (UNTOUCHED, *ranked, *others, FLOOR) if name in gaps],
+        ))  # fmt: skip
+    return [contest for contest in found if len(contest.table)]
 
 
-def contests(units: pd.DataFrame, by: Sequence[str], about: About) -> list[Found]:
-    """Return a contest per group of units in which SSD was run, in the order of the units."""
-    found = [(key, Contest(part, about)) for key, part in units.groupby(list(by), sort=False)]
-    return [(tuple(map(str, key)), contest) for key, contest in found if len(contest.gaps)]
+def label_of(targets: Sequence[tuple[str, ...]], *, several_models: bool) -> str:
+    """Return the name of targets (keys of `CELL`), with the model if there are several."""
+    if len({key[:-1] for key in targets}) > 1:
+        return f"{len(targets)} targets together"
+    dataset, model, task, target = targets[0][2:]
+    names = [dataset, *([model] if several_models else []), task]
+    if len(targets) > 1:
+        return f"{' '.join(names)}, {len(targets)} targets"
+    return " ".join(dict.fromkeys([*names, target]))
 
 
-def scopes(units: pd.DataFrame, about: About) -> list[Found]:
+def scopes(units: pd.DataFrame) -> list[Contest]:
     """Return a contest for every target, every task and every protocol with several; see `replicated`."""
-    wider = [*contests(units, CELL[:-1], about), *contests(replicated(units), CELL[:1], about)]
-    return [*contests(units, CELL, about), *(found for found in wider if found[1].n_targets > 1)]
+    wider = [*contests(units, CELL[:-1]), *contests(replicated(units), CELL[:1])]
+    return [*contests(units, CELL), *(contest for contest in wider if len(contest.targets) > 1)]
 
 
 def replicated(units: pd.DataFrame) -> pd.DataFrame:
@@ -117,21 +100,6 @@ def replicated(units: pd.DataFrame) -> pd.DataFrame:
 
     One target with fewer seeds would leave all targets together without an interval.
     """
-    seeds = units[units["method"] == SSD].groupby(CELL)["train"].nunique()
-    enough = seeds[seeds >= LEAST_UNITS].reset_index()[CELL]
-    return units.merge(enough, on=CELL) if len(enough) else units
-
-
-def label(contest: Contest, *, model: bool = False) -> str:
-    """Return the name of what is compared: `cifar20 class rocket`, `cifar20 class, 2 targets`, `7 targets together`.
-
-    Args:
-        model: whether it names the model, as it must if there are several.
-    """
-    if len(contest.units[CELL[:-1]].drop_duplicates()) > 1:
-        return f"{contest.n_targets} targets together"
-    first = contest.units.iloc[0]
-    names = [first["dataset"], *([first["model"]] if model else []), first["task"]]
-    if contest.n_targets > 1:
-        return f"{' '.join(names)}, {contest.n_targets} targets"
-    return " ".join(dict.fromkeys([*names, first["target"]]))
+    seeds = units["gap", SSD].dropna().reset_index("train").groupby(CELL)["train"].nunique()
+    enough = seeds.index[seeds >= LEAST_UNITS]
+    return units[targets_of(units).isin(enough)] if len(enough) else units

@@ -10,11 +10,11 @@ import pandas as pd
 from benchmark.report.about import About, in_repository
 from benchmark.report.claims import protocol_and_profile
 from benchmark.report.query import RESULTS, write_files
-from benchmark.report.statistics import LEAST_UNITS, Estimate
+from benchmark.report.statistics import LEAST_UNITS, half_width
 from benchmark.report.style import BAND, COLUMN, GREY, INK, LIGHT, PAGE, PAPER, images, look, style_of, typeset
 from benchmark.report.table import COMPARED, span
 from benchmark.report.typeset import blocks
-from benchmark.report.units import FLOOR, UNIT, committed, is_switched, runs_of, units_of
+from benchmark.report.units import CELL, FLOOR, NOTHING_SWITCHED, UNIT, committed, runs_of, units_of
 from benchmark.report.verdict import GAP_NOTE, REFERENCE, published
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def write_overview(name: str, overrides: Sequence[str], out: Path | None = None)
 def overview_files(results: Path, name: str, protocol: str, profile: str) -> dict[str, str | bytes]:
     """Return the images, figure.csv and figure.md (the caption and a table); ValueError if there are no tables."""
     folders = {name: part for name, part in committed(results, profile).items() if name.startswith("table")}
-    records = [x for part in folders.values() for x in part if not is_switched(x) and x.labels["protocol"] == protocol]
-    runs = runs_of(records)
+    runs = runs_of([x for part in folders.values() for x in part if x.labels["protocol"] == protocol])
+    runs = runs[runs["ablation"] == NOTHING_SWITCHED]
     values, about = with_published(values_of(units_of(runs))), About()
     if values.empty:
         raise ValueError(
@@ -82,6 +82,8 @@ def values_of(units: pd.DataFrame) -> pd.DataFrame:
 
     Targets that the paper pools are one block; those of one train seed share an original and are one unit.
     """
+    long: Any = units.stack(1, future_stack=True)
+    units = long.dropna(subset=["gap"]).rename_axis([*CELL, *UNIT, "method"]).reset_index()
     pools = {tuple(key) for *key, target in published()[BLOCK].drop_duplicates().to_numpy().tolist() if "+" in target}
     is_pooled = pd.Series(
         [tuple(key) in pools for key in units[BLOCK[:-1]].to_numpy().tolist()], units.index, dtype=bool
@@ -91,8 +93,8 @@ def values_of(units: pd.DataFrame) -> pd.DataFrame:
     units = units.groupby([*BLOCK, *UNIT, "method"], sort=False)[[*COMPARED, "gap"]].mean().reset_index()
     rows = []
     for key, part in units.groupby([*BLOCK, "method"], sort=False):
-        gap, means = Estimate.of(part["gap"]), part[[*COMPARED]].mean()
-        rows.append([*key, gap.mean, gap.half, gap.n, means.abs().mean(), *means[SIGNED]])
+        gap, means = part["gap"], part[[*COMPARED]].mean()
+        rows.append([*key, gap.mean(), half_width(gap), len(gap), means.abs().mean(), *means[SIGNED]])
     return pd.DataFrame(rows, columns=[*BLOCK, "method", "gap", "half_width", "n", "between_means", *SIGNED])
 
 

@@ -152,6 +152,12 @@ def read_query(
     return query if unchanged else replace(query, caption=None)
 
 
+def stored_query(folder: Path) -> Query:
+    """Return the query that a folder answers from itself alone."""
+    memory, nowhere = read_memory(folder), f"output_dir={folder / 'none'}"
+    return read_query(memory["kind"], memory["experiment"], [*memory["overrides"][0], nowhere], out=folder)
+
+
 def up_to_date(records: Sequence[RunRecord], cells: Sequence[Cell]) -> list[RunRecord]:
     """Return the records that were made with today's methods and metrics; the others count as missing.
 

@@ -1,36 +1,40 @@
-"""Records -> units: which runs count, how far each lies from the retrained model of its unit, and the noise floor."""
+"""Records -> units: how far each method lies from the retrained model, per (train seed, split, target) and quantity."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from itertools import permutations
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from benchmark.cell import Cell
 from benchmark.cli import counted
 from benchmark.compose import cells_of
 from benchmark.files import content_hash
-from benchmark.records import RunRecord, flatten, load_records, read_lines
+from benchmark.records import RunRecord, flatten, load_records, read_lines, to_frame
 from benchmark.report.about import About
-from benchmark.report.query import RECORDS, read_memory
+from benchmark.report.query import RECORDS, read_memory, stored_query
 from benchmark.report.select import SEEDS
 from benchmark.report.statistics import pseudo_values
 from benchmark.report.table import COMPARED
-from benchmark.report.verdict import DRAWN, REFERENCE
+from benchmark.report.verdict import DRAWN, REFERENCE, UNTOUCHED
 from benchmark.sources import changes
 
 log = logging.getLogger(__name__)
-EXPERIMENTS = (*(f"table{number}" for number in range(1, 7)), "ablation", "demo")
+EXPERIMENTS, ABLATION = (*(f"table{number}" for number in range(1, 7)), "demo"), "ablation"
 PROTOCOLS = ("strict", "paper")
-FLOOR = "retrain_other"  # the retrained model with another seed
+SSD, FLOOR = "ssd", "retrain_other"  # the second is the retrained model with another seed
 CELL = ["protocol", "ablation", "dataset", "model", "task", "target"]
-UNIT = ["train", "split"]  # within a cell
+UNIT = ["train", "split", "original"]  # within a cell
+METRICS = [*COMPARED]
+QUANTITIES = [*METRICS, "gap"]
 FACTS = ["sizes.forget_train", "sizes.retain_train", "sizes.parameters", "original.test_accuracy",
          "provenance.device", "provenance.precision"]  # fmt: skip
 SHORT = {"seeds.train_seed": "train", "seeds.split_seed": "split", "seeds.method_seed": "seed",
-         "original.sha256": "original", "provenance.finished": "finished"}  # fmt: skip
+         "original.sha256": "original", "provenance.finished": "finished", "hyperparameters.reset": "fresh",
+         **{f"metrics.{name}": name for name in METRICS}}  # fmt: skip
 NOTHING_SWITCHED = "none"
 
 
@@ -38,10 +42,10 @@ def committed(results: Path, profile: str) -> dict[str, list[RunRecord]]:
     """Return the profile's records in `results`, by folder: those of tables, and those that an answer keeps itself."""
     found: dict[str, list[RunRecord]] = {}
     for path in sorted(results.glob(f"*/{RECORDS}")):
-        name = read_memory(path.parent).get("experiment")
-        if name in EXPERIMENTS or path.parent.name == f"answer-{profile}":
+        name = path.parent.name
+        if read_memory(path.parent).get("experiment") in (*EXPERIMENTS, ABLATION) or name == f"answer-{profile}":
             records = [x for x in read_lines(path) if x.labels["profile"] == profile]
-            found |= {path.parent.name: records} if records else {}
+            found |= {name: records} if records else {}
     return found
 
 
@@ -52,37 +56,25 @@ def finished(output_dir: Path, profile: str, known: Collection[str]) -> list[Run
         known: run ids that are committed already.
     """
     records = [x for x in load_records(output_dir / "records") if x.labels["profile"] == profile]
-    if not (records := [x for x in records if x.run_id not in known]):
-        return []
-    today = {seedless(cell): cell.code for cell in table_cells(profile)}
-    cells = [x for x in records if seedless(x) in today]
-    current = [x for x in cells if not changes(x.code or {}, today[seedless(x)])]
-    for what, n in (("of no table", len(records) - len(cells)), ("of other code", len(cells) - len(current))):
-        if n:
-            log.warning("%s %s left out", counted(n, "record"), what)
-    return current
+    records = [x for x in records if x.run_id not in known]
+    cells = table_cells(profile, sorted({record.labels["protocol"] for record in records}))
+    today = {seedless(cell): cell.code for cell in cells}
+    kept = [x for x in records if (name := seedless(x)) in today and not changes(x.code or {}, today[name])]
+    if left := len(records) - len(kept):
+        log.warning("%s of no table or of other code left out", counted(left, "record"))
+    return kept
 
 
-def is_switched(record: RunRecord) -> bool:
-    return record.labels.get("ablation", NOTHING_SWITCHED) != NOTHING_SWITCHED
-
-
-def table_cells(profile: str, names: Sequence[str] = EXPERIMENTS, protocols: Sequence[str] = PROTOCOLS) -> list[Cell]:
+def table_cells(profile: str, protocols: Sequence[str]) -> list[Cell]:
     """Return one cell for each that the experiments hold, whatever its seeds."""
     shared = [f"profile={profile}", "method_seed=0"]
-    return [
-        cell
-        for protocol in protocols
-        for name in names
-        for cell in cells_of([f"experiment={name}", f"protocol={protocol}", *shared])
-    ]
+    grids = [[f"experiment={name}", f"protocol={protocol}"] for protocol in protocols for name in EXPERIMENTS]
+    return [cell for grid in grids for cell in cells_of([*grid, *shared])]
 
 
 def seedless(item: Cell | RunRecord) -> str:
-    """Return what names a cell or a record under any seeds; nothing for a record that does not say how it was made."""
-    if item.scientific is None:
-        return ""
-    return content_hash({name: value for name, value in flatten(item.scientific).items() if name not in SEEDS})
+    """Return what names a cell or a record under any seeds, as far as it says how it was made."""
+    return content_hash({x: y for x, y in flatten(item.scientific or {}).items() if x not in SEEDS})
 
 
 def runs_of(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -91,36 +83,17 @@ def runs_of(records: Sequence[RunRecord]) -> pd.DataFrame:
     Runs of one (cell, train seed, split) rest on one original: that with the most runs, of equals the latest. Of two
     records of the same run the one finished last counts. A split seed counts in the random task alone.
     """
-    about, unit = About(), [*CELL, *UNIT]
-    rows = [{"ablation": NOTHING_SWITCHED} | record.row() for record in records if record.metrics]
-    if not rows:
-        return pd.DataFrame(columns=[*unit, "original", "method", "seed", "fresh", *COMPARED, *FACTS])
-    frame = pd.DataFrame(rows).rename(columns=SHORT)
-    for metric in COMPARED:
-        frame[metric] = about.metric(metric).scale * frame[f"metrics.{metric}"].astype(float)
+    frame = to_frame([record for record in records if record.metrics]).rename(columns=SHORT)
+    frame = frame.reindex(columns=["finished", *CELL, *UNIT, "method", "seed", "fresh", *METRICS, *FACTS])
+    scales = {metric: About().metric(metric).scale for metric in METRICS}
+    frame[METRICS] = frame[METRICS].astype(float) * pd.Series(scales)
+    frame["ablation"] = frame["ablation"].fillna(NOTHING_SWITCHED)
     frame["split"] = frame["split"].where(frame["task"] == DRAWN, 0)
-    frame["fresh"] = [record.hyperparameters.get("reset") == "all" for record in records if record.metrics]
-    frame = frame.sort_values("finished").drop_duplicates([*unit, "original", "method", "seed"], keep="last")
-    sizes = frame.groupby([*unit, "original"])["finished"].agg(["size", "max"]).sort_values(["size", "max"])
-    best = sizes.reset_index().drop_duplicates(unit, keep="last")[[*unit, "original"]]
-    kept = frame.merge(best, on=[*unit, "original"])
-    return kept[[*unit, "original", "method", "seed", "fresh", *COMPARED, *FACTS]].dropna(subset=[*COMPARED])
-
-
-def with_unconcerned(runs: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
-    """Return the runs, and under each switched option those of `none` that it does not concern: they share a record.
-
-    Args:
-        cells: of the ablation; that of a method under a switch may be the same as under none.
-    """
-    names = pd.DataFrame([{**cell.labels, "made": seedless(cell)} for cell in cells])[[*CELL, "method", "made"]]
-    is_none = names["ablation"] == NOTHING_SWITCHED
-    same = [name for name in names if name != "ablation"]
-    shared = names[~is_none].merge(names.loc[is_none, same], on=same).drop(columns="made")
-    shared = shared.merge(runs[CELL].drop_duplicates(), on=CELL)  # switches that were run
-    none = runs[runs["ablation"] == NOTHING_SWITCHED].drop(columns="ablation")
-    more = none.merge(shared, on=[name for name in same if name != "made"])
-    return pd.concat([runs, more[runs.columns]]).drop_duplicates([*CELL, *UNIT, "method", "seed"], ignore_index=True)
+    frame["fresh"] = frame["fresh"] == "all"  # a retrained model that starts from no original
+    frame = frame.sort_values("finished").drop_duplicates([*CELL, *UNIT, "method", "seed"], keep="last")
+    votes = frame.groupby([*CELL, *UNIT])["finished"].agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
+    best = votes.drop_duplicates([*CELL, "train", "split"], keep="last")[[*CELL, *UNIT]]
+    return frame.drop(columns="finished").merge(best).dropna(subset=METRICS)
 
 
 def distances_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -128,37 +101,42 @@ def distances_of(runs: pd.DataFrame) -> pd.DataFrame:
 
     The gap is the mean absolute difference.
     """
-    seeds = [*CELL, *UNIT, "original", "seed"]
-    reference = runs[runs["method"] == REFERENCE].set_index(seeds)[[*COMPARED]]
-    others = runs[runs["method"] != REFERENCE].set_index([*seeds, "method"])[[*COMPARED]]
-    of_same_seeds = reference.reindex(others.reset_index("method").index).to_numpy()
-    signed: pd.DataFrame = (others - of_same_seeds).dropna()
-    signed["gap"] = signed.abs().mean(axis="columns")
-    return signed.reset_index()
+    is_goal, seeds = runs["method"] == REFERENCE, [*CELL, *UNIT, "seed"]
+    found = runs[~is_goal].merge(runs.loc[is_goal, [*seeds, *METRICS]], on=seeds, suffixes=("", "_goal"))
+    found[METRICS] -= found[[f"{metric}_goal" for metric in METRICS]].to_numpy()
+    return found[[*seeds, "method", *METRICS]].assign(gap=found[METRICS].abs().mean(axis="columns"))
 
 
 def units_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return `distances_of`, averaged over method seeds: one row per unit and method, sorted by cell.
+    """Return the distances as one row per unit (`CELL`, `UNIT`) and one column per (quantity, method).
 
-    The noise floor is a method too (`FLOOR`): the rows of such models if they were trained, else those of `floor_of`.
+    Method seeds are averaged. The noise floor is a method too (`FLOOR`): the runs of such models if there are any, else
+    `floor_of`. SSD, the original and the floor have columns even without a run.
     """
-    units = distances_of(runs).groupby([*CELL, *UNIT, "original", "method"])[[*COMPARED, "gap"]].mean().reset_index()
-    measured = units.loc[units["method"] == FLOOR, CELL].drop_duplicates()
-    missing = runs.merge(measured, on=CELL, how="left", indicator=True)
-    floors = [floor_of(part) for _, part in missing[missing["_merge"] == "left_only"].groupby(CELL, sort=False)]
-    return pd.concat([units, *(floor for floor in floors if len(floor))]).sort_values(CELL, ignore_index=True)
+    means = distances_of(runs).groupby([*CELL, *UNIT, "method"])[QUANTITIES].mean()
+    floors = [floor_of(part) for _, part in runs.groupby(CELL) if FLOOR not in set(part["method"])]
+    units: Any = pd.concat([means, *floors]).unstack("method")
+    methods = sorted({*units.columns.get_level_values("method"), SSD, UNTOUCHED, FLOOR})
+    found: pd.DataFrame = units.reindex(columns=pd.MultiIndex.from_product([QUANTITIES, methods])).sort_index()
+    return found
 
 
-def switched_units(folders: Mapping[str, Sequence[RunRecord]], profile: str) -> pd.DataFrame:
-    """Return the units of ablations, `none` among them: of the folders that hold one, so that their code is the same.
+def targets_of(units: pd.DataFrame) -> pd.MultiIndex:
+    """Return the target of each unit, by its values of `CELL`."""
+    return pd.MultiIndex.from_frame(units.index.to_frame()[CELL])
 
-    Args:
-        folders: records by folder.
+
+def switched_units(folders: Sequence[Path]) -> pd.DataFrame:
+    """Return the units of the ablations among committed tables, `none` among them, so that their code is the same.
+
+    Under a switched option that does not concern a method, its place holds the record of none.
     """
-    runs = runs_of([x for records in folders.values() if any(map(is_switched, records)) for x in records])
-    if runs.empty:
-        return units_of(runs)
-    return units_of(with_unconcerned(runs, table_cells(profile, ["ablation"], sorted(set(runs["protocol"])))))
+    tables = [stored_query(folder) for folder in folders if read_memory(folder).get("experiment") == ABLATION]
+    found = [(place.labels, place.record) for table in tables for place in table.places]
+    places = [(labels, record) for labels, record in found if record is not None and record.metrics]
+    cell = itemgetter(*CELL)
+    run = {cell(record.labels) for _, record in places}  # else no method is concerned
+    return units_of(runs_of([replace(record, labels=labels) for labels, record in places if cell(labels) in run]))
 
 
 def floor_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -168,15 +146,12 @@ def floor_of(runs: pd.DataFrame) -> pd.DataFrame:
     each unit draws another forget set, or for fewer than three units.
     """
     models = runs[(runs["method"] == REFERENCE) & runs["fresh"]]
-    units = [part for _, part in models.groupby([*CELL, *UNIT])]
-    heads = pd.DataFrame([part.iloc[0] for part in units], columns=models.columns)
-    if heads["split"].nunique() != 1:
-        return heads.iloc[:0]
-    distances = np.zeros((len(units), len(units)))
-    for i, j in permutations(range(len(units)), 2):
-        pairs = units[i].merge(units[j], how="cross", suffixes=("", "_other"))
-        pairs = pairs[pairs["seed"] != pairs["seed_other"]]  # the same seed is the same model
-        gaps = [(pairs[metric] - pairs[f"{metric}_other"]).abs() for metric in COMPARED]
-        distances[i, j] = pd.concat(gaps).mean()
-    floor = heads[[*CELL, *UNIT, "original"]].assign(method=FLOOR, gap=pseudo_values(distances))
-    return floor.dropna(subset="gap")
+    models = models if models["split"].nunique() == 1 else models.iloc[:0]
+    units = models.drop_duplicates("train").set_index("train", drop=False).rename_axis(None)
+    pairs = models.merge(models, how="cross", suffixes=("", "_other"))
+    pairs = pairs[(pairs["train"] != pairs["train_other"]) & (pairs["seed"] != pairs["seed_other"])]
+    others = pairs[[f"{metric}_other" for metric in METRICS]].to_numpy()
+    gaps = (pairs[METRICS] - others).abs().mean(axis="columns").groupby([pairs["train"], pairs["train_other"]]).mean()
+    matrix = gaps.unstack().reindex(index=units.index, columns=units.index)
+    floor = units.assign(method=FLOOR, gap=pseudo_values(matrix.to_numpy())).dropna(subset="gap")
+    return floor.set_index([*CELL, *UNIT, "method"])[["gap"]]

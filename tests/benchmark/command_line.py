@@ -8,13 +8,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmark import run
 from benchmark.cell import Cell
 from benchmark.cli import run_cli
-from benchmark.compose import CONFIGS, cells_of
+from benchmark.compose import cells_of, initialised
 from benchmark.report.__main__ import main as report_main
 
 TINY = ["dataset.subset.train_images=60", "dataset.subset.test_images=30", "model.width=2", "recipe.epochs=1"]
@@ -45,7 +44,7 @@ def records_of(output_dir: Path) -> dict[str, bytes]:
 
 @cache
 def composed(*overrides: str) -> list[Cell]:
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
+    with initialised():
         return cells_of(overrides)
 
 

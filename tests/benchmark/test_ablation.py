@@ -16,7 +16,7 @@ from benchmark.workbench import Workbench
 
 DIGITS = [
     "dataset.subset.train_images=120", "dataset.subset.test_images=50", "model.width=2", "recipe.epochs=4",
-    "recipe.milestones=[]", "task.batch_size=8", "profile=quick",
+    "recipe.milestones=[]", "task.batch_size=8", "profile=quick", "metric=[accuracy]", "~method@reference",
 ]  # fmt: skip
 SSD = ["method=ssd", "method.alpha=0.5"]
 CASES = {

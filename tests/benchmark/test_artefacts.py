@@ -11,7 +11,8 @@ from safetensors.torch import load_file, load_model
 
 from benchmark import sources
 from benchmark.artefacts import Artefact, Store, seconds_of
-from benchmark.files import file_sha256, read_json, write_json
+from benchmark.files import read_json, write_json
+from datasets.files import file_sha256
 
 KEY = {"seed": 1, "lr": 0.1}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import TINY, make_cell, make_cells
-from hydra import initialize_config_dir
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
@@ -15,7 +14,7 @@ from benchmark.artefacts import Artefact
 from benchmark.callback import GridCallback, comparison, is_done, summary
 from benchmark.cell import Cell
 from benchmark.cli import Failure
-from benchmark.compose import CONFIGS
+from benchmark.compose import initialised
 from benchmark.records import RunRecord
 from benchmark.sources import suite_hash
 from benchmark.workbench import Workbench
@@ -39,7 +38,7 @@ def record_of(cell: Cell, skipped: str | None = None) -> RunRecord:
 def started(folder: Path, *overrides: str, stage: str = "record") -> GridCallback:
     grid = GridCallback()
     task = [*TINY, f"output_dir={folder}", *overrides]
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
+    with initialised():
         grid.on_multirun_start(OmegaConf.create({"stage": stage, "hydra": {"overrides": {"task": task, "hydra": []}}}))
     return grid
 

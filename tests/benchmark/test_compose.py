@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from omegaconf import OmegaConf
 
 from benchmark.cell import Cell
 from benchmark.cli import with_search_path
-from benchmark.compose import CONFIGS, cells_of, choices, initialised, varying
+from benchmark.compose import CONFIGS, cells_of, choices, initialised, parsed_once, varying
 from benchmark.composer import Composer
 
 ROOT = Path(CONFIGS).parent
@@ -93,14 +94,14 @@ def test_a_profile_says_whether_a_table_shows_the_noise_floor():
 
 def test_all_cells_share_the_time_of_the_first():
     sweep = OmegaConf.create()
-    words = ["method=ssd,retrain", "method_seed=0,1", "output_dir=${now:%H-%M-%S-%f}"]
+    words = ["method=ssd,retrain", "output_dir=${now:%H-%M-%S-%f}"]
     cells = [*cells_of(words, like=sweep), *cells_of(words, like=sweep)]
     assert len({cell.config.output_dir for cell in cells}) == 1
     assert cells_of(words)[0].config.output_dir != cells[0].config.output_dir
 
 
 def composed(job: tuple[str, ...]) -> object:
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
+    with initialised():
         return OmegaConf.to_container(compose("run", list(job)))
 
 
@@ -116,10 +117,30 @@ def test_a_quick_composition_is_what_hydra_composes():
         with initialised():
             composer = Composer([f"experiment={experiment}", "profile=quick", "method_seed=0,1", *more])
             jobs = composer.jobs()
-            cells = [composer.cell(job) for job in (jobs[0], jobs[len(jobs) // 2], jobs[-1])]
+            chosen = [jobs[0], jobs[len(jobs) // 2], jobs[-1]] if "case" in composer.values else [jobs[0], jobs[-1]]
+            cells = [composer.cell(job) for job in chosen]
         for cell in cells[1:]:  # they may share a composition with the first
             assert without_name(cell) == composed(cell.overrides)
             assert OmegaConf.is_struct(cell.config)
+
+
+def test_a_single_cell_is_composed_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "benchmark.composer.compose", lambda *args, **options: calls.append(1) or compose(*args, **options)
+    )
+    cells_of(["method=finetune", "recipe.epochs=1", "~method@reference"])
+    assert calls == [1]
+
+
+def test_a_changed_file_is_parsed_again(tmp_path):
+    source = FileConfigSource("main", f"file://{tmp_path}")
+    for value in (1, 1, 2):
+        (tmp_path / "a.yaml").write_text(f"x: {value}\n")
+        os.utime(tmp_path / "a.yaml", ns=(value, value))
+        found = parsed_once(source, "a").config
+        assert found.x == value
+        found.x = 5  # a copy
 
 
 def test_unusual_overrides_too():
@@ -161,11 +182,12 @@ def test_what_varies_is_named_if_the_name_does_not_say_it():
     assert [varying(cells)[cell.scientific_hash] for cell in cells] == ["recipe.lr=0.1", "recipe.lr=0.2"] * 4
     cells = cells_of(["case=digits_class,digits_random", "method=ssd", "split_seed=0,1", "method.alpha=1,3"])
     assert varying(cells)[cells[1].scientific_hash] == "split_seed=0 method.alpha=3"
-    assert set(varying(cells_of(["experiment=demo"])).values()) == {""}
 
 
-def test_a_table_of_72_cells_is_quick():
+def test_a_table_of_72_cells_is_quick_and_its_names_say_all_that_varies():
     cells_of([])
     start = time.process_time()
-    assert len({cell.run_id for cell in cells_of(["experiment=demo"])}) == 72
-    assert time.process_time() - start < 4  # about 1 s on a machine with nothing else to do
+    cells = cells_of(["experiment=demo"])
+    assert len({cell.run_id for cell in cells}) == 72
+    assert time.process_time() - start < 6  # about 1 s on a machine with nothing else to do
+    assert set(varying(cells).values()) == {""}

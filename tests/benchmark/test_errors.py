@@ -11,8 +11,8 @@ from command_line import TINY, make_cell, records_of, run_command
 from omegaconf import OmegaConf
 
 from benchmark.cli import describe
-from benchmark.files import file_sha256
 from benchmark.run import run_cell
+from datasets.files import file_sha256
 
 BASELINE = ["~method@reference", "method=baseline"]
 

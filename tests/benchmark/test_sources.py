@@ -9,8 +9,9 @@ import pytest
 from command_line import TINY, make_cell
 
 from benchmark import sources
-from benchmark.files import content_hash, file_sha256
+from benchmark.files import content_hash
 from benchmark.records import load_records
+from datasets.files import file_sha256
 
 ROOT = Path(__file__).parents[2]
 METHOD = '''

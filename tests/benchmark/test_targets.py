@@ -8,7 +8,7 @@ from command_line import TINY, composed, run_command
 from hydra import compose
 from omegaconf import OmegaConf
 
-from benchmark.compose import choices, files_read_once, initialised
+from benchmark.compose import choices, initialised
 from benchmark.sources import leaves
 from benchmark.targets import check_composed, check_targets, is_defined
 from tests.conftest import Touching
@@ -21,7 +21,7 @@ def test_every_composed_configuration_names_this_projects_code_alone():
     names = {group: choices(group) for group in GROUPS}
     metrics = f"metric=[{','.join(choices('metric'))}]"
     found = set()
-    with initialised(), files_read_once():
+    with initialised():
         for i in range(max(map(len, names.values()))):
             words = [f"{group}={known[i % len(known)]}" for group, known in names.items()]
             config = compose("run", [metrics, *words], return_hydra_config=True)

@@ -16,9 +16,9 @@ from command_line import make_cell as tiny_cell
 
 from benchmark import device, pipeline, training_state
 from benchmark.cell import Cell
-from benchmark.files import file_sha256
 from benchmark.training_state import StoredTraining, stored_training
 from benchmark.workbench import Workbench
+from datasets.files import file_sha256
 from tests.conftest import Touching
 
 ROOT = Path(__file__).parents[2]

@@ -114,7 +114,7 @@ def test_a_held_out_share_is_a_stratified_partition_of_the_training_images(datas
     assert len(part.train) + len(part.test) == 48
     assert torch.bincount(part.test.fine_labels).tolist() == [2] * 6
     for share in (0.0, 1.0):
-        with pytest.raises(ValueError, match="held_out to be a share between 0 and 1"):
+        with pytest.raises(ValueError, match=r"held_out to be a finite number in \(0, 1\)"):
             drawn(dataset, 48, held_out=share)
 
 

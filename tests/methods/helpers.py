@@ -6,12 +6,12 @@ from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from benchmark.cell import without_about
-from benchmark.compose import CONFIGS
+from benchmark.compose import initialised
 from benchmark.models import build
 from datasets.base import ForgetSplit, ImageDataset, LabelledImages
 from datasets.batches import Preprocessing
@@ -45,7 +45,7 @@ def tiny_vit(seed: int, num_classes: int = 4) -> nn.Module:
 
 
 def compose_config(*overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialised():
         return compose("run", ["dataset=digits", "data_dir=.", *overrides])
 
 

@@ -3,36 +3,39 @@
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from answer_cases import AWAY, commit, make_record, study
 
+from benchmark.records import read_lines
 from benchmark.report import answer, units
-from benchmark.report.about import About
 from benchmark.report.answer import answer_files, goal_of, sentence
-from benchmark.report.answer_page import blocks_of, significance, variances
-from benchmark.report.contest import Contest, label
-from benchmark.report.ranks import rank_diagram
+from benchmark.report.answer_page import rank_diagram, significance, variances
+from benchmark.report.contest import Contest, contests
+from benchmark.report.statistics import half_width
 from benchmark.report.units import FLOOR, runs_of, units_of
 from scripts.verify_results import problems_of
 
 
 def contest(records) -> Contest:
-    return Contest(units_of(runs_of(records)), About())
+    """The comparison over all targets of the records together."""
+    (found,) = contests(units_of(runs_of(records)), ["protocol"])
+    return found
 
 
 def said(records, protocol: str = "strict") -> str:
     runs = runs_of(records)
-    return sentence(protocol, units_of(runs), About(), goal_of(runs, protocol))
+    return sentence(protocol, units_of(runs), goal_of(runs))
 
 
 def test_the_closest_has_the_smallest_mean_gap_and_the_original_is_not_ranked():
     found = contest(study())
     assert found.ranked == ["ssd", "finetune", "amnesiac"]
-    assert (found.closest, found.rival) == ("ssd", "finetune")
-    assert found.not_told_apart("ssd") == []
-    assert found.not_told_apart("finetune") == ["ssd"]  # it lies below
+    assert found.rival == "finetune"
+    assert found.equals("ssd") == []
+    assert found.equals("finetune") == ["ssd"]  # it lies below
 
 
 def test_differences_are_paired_within_units():
@@ -42,34 +45,34 @@ def test_differences_are_paired_within_units():
         values = {"retrain": 0.5, "ssd": 0.5 + common, "finetune": 0.52 + common + 0.001 * seed}
         records += [make_record(method, value, seeds=(seed, 0, seed)) for method, value in values.items()]
     found = contest(records)
-    assert found.gap("ssd").half > 20
-    difference = found.estimate("finetune", "gap", minus="ssd")
-    assert difference.mean == pytest.approx(2.1)
-    assert difference.half == pytest.approx(0.25, abs=0.01)
-    assert found.estimate("ssd", "gap", minus="ssd").n == 0
+    assert half_width(found.values("ssd")) > 20
+    difference = found.values("finetune", minus="ssd")
+    assert difference.mean() == pytest.approx(2.1)
+    assert half_width(difference) == pytest.approx(0.25, abs=0.01)
+    assert found.values("ssd", minus="ssd").empty
 
 
 def test_a_method_with_fewer_units_is_left_out():
     records = [x for x in study() if (x.labels["method"], x.seeds["train_seed"]) != ("finetune", 1)]
     assert contest(records).ranked == ["ssd", "amnesiac"]
-    assert contest(records).gap("finetune").n == 2
+    assert contest(records).values("finetune").count() == 2
 
 
 def test_targets_of_one_original_count_once_per_train_seed():
     records = [*study(), *study({"ssd": 0.06, "finetune": 0.01}, target="vehicle2")]
     found = contest(records)
-    assert (found.n_targets, len(found.gaps), found.n_text) == (2, 3, "3")
-    assert found.gap("ssd").mean == pytest.approx(4, abs=0.1)
+    assert (len(found.targets), len(found.table), found.n) == (2, 3, "3 train seeds")
+    assert found.values("ssd").mean() == pytest.approx(4, abs=0.1)
     assert found.ranked == ["finetune", "ssd"]  # amnesiac was run on one of the two
-    assert label(found) == "cifar20 class, 2 targets"
+    assert found.label == "cifar20 class, 2 targets"
     less = [x for x in records if (x.labels["target"], x.seeds["train_seed"]) != ("vehicle2", 2)]
-    assert len(contest(less).gaps) == 2
+    assert len(contest(less).table) == 2
 
 
 def test_a_target_with_few_seeds_does_not_take_the_interval_of_the_others(results):
     commit(study(target="sea", n=1), results / "table5-strict-quick")
     page = str(answer_files(results, "quick")["answer.md"])
-    assert "Under `strict`, over 2 targets (n = 3 train seeds), SSD is the closest" in page
+    assert "Under `strict`, on cifar20 class, 2 targets (n = 3 train seeds), SSD is the closest" in page
     assert "Targets with fewer than 3 train seeds are left out: cifar20 class sea." in page
     assert "| cifar20 class sea | 1 | SSD |" in page
 
@@ -80,7 +83,7 @@ def test_units_of_one_original_say_so():
         for split in range(3)
         for method, value in (("retrain", 0.5), ("ssd", 0.51 + 0.001 * split))
     ]
-    assert contest(drawn).n_text == "3 (1 original)"
+    assert contest(drawn).n == "3, of 1 original"
     assert "on cifar20 random (n = 3, of 1 original)" in said(drawn)
 
 
@@ -118,15 +121,15 @@ def test_no_run_leaves_the_question_open():
 
 
 def test_three_seeds_get_no_p_value_and_nine_originals_do():
-    few = units_of(runs_of(study()))
-    assert significance(blocks_of(few, About()), About(), "strict") == (
-        "No test and no p-value: independent originals: 3; 2 comparisons with SSD need 7 (2/2ⁿ ≤ 0.05/2)."
-    )
+    assert significance(units_of(runs_of(study())), "", "") == (
+        "No test and no p-value: independent originals: 3; 2 comparisons with SSD need 7 (2/2ⁿ ≤ 0.05/2).", {}
+    )  # fmt: skip
     many = units_of(runs_of([x for name in ("cifar10", "cifar20", "cifar100") for x in study(dataset=name)]))
-    text = significance(blocks_of(many, About()), About(), "strict")
+    text, files = significance(many, "protocol strict", "ranks")
     assert text.startswith("9 independent originals")
     assert "| Finetune | 2.00 | 0.0078 |" in text  # 2 · 2/2⁹
-    assert "![Mean ranks](ranks-strict.png)" in text
+    assert "![Mean ranks](ranks.png)" in text
+    assert files["ranks.png"].startswith(b"\x89PNG")
 
 
 def test_variance_by_source_says_which_seeds_it_lacks():
@@ -137,13 +140,13 @@ def test_variance_by_source_says_which_seeds_it_lacks():
         for seed in range(3)
         for method, value in (("retrain", 0.5), ("ssd", 0.5 + 0.01 * (train + 1)))
     ]
-    text = variances(runs_of(drawn), About())
+    text = variances(runs_of(drawn))
     assert (
         "| strict | cifar20 resnet18 | SSD | 5 train seeds, 3 splits and 3 method seeds | 1.58 | 0.00 | 0.00 |" in text
     )
     less = [x for x in drawn if x.seeds["train_seed"] < 4]
     assert "needs 5 train seeds, 3 splits and 3 method seeds in each. The most there are: 4 train" in variances(
-        runs_of(less), About()
+        runs_of(less)
     )
 
 
@@ -161,7 +164,12 @@ def results(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _no_composing(monkeypatch):
-    monkeypatch.setattr(units, "with_unconcerned", lambda runs, cells: runs)
+    def stored(folder):
+        return SimpleNamespace(
+            places=[SimpleNamespace(labels=x.labels, record=x) for x in read_lines(folder / "records.jsonl")]
+        )
+
+    monkeypatch.setattr(units, "stored_query", stored)
     monkeypatch.setattr(units, "table_cells", lambda *names: [])
 
 
@@ -182,7 +190,7 @@ def test_every_number_of_the_sentences_stands_on_the_page_and_in_the_csv(results
 
 def test_the_page_answers_per_protocol_target_and_switch(results):
     page = str(answer_files(results, "quick")["answer.md"])
-    assert "Under `strict`, over 2 targets (n = 3 train seeds), SSD is the closest" in page
+    assert "Under `strict`, on cifar20 class, 2 targets (n = 3 train seeds), SSD is the closest" in page
     assert (
         "Under `paper`, on cifar20 class veg (n = 3), SSD is not the closest of 2 methods to the model retrained"
         in page
@@ -233,14 +241,16 @@ def test_a_changed_page_and_uncommitted_code_are_found(results):
 
 def test_floor_rows_are_pseudo_values_and_only_gaps_are_set_beside_them():
     found = contest(study())
-    assert found.gap(FLOOR).mean == pytest.approx(4 / 3)
-    assert found.estimate("ssd", "gap", minus=FLOOR).mean == pytest.approx(2 - 4 / 3, abs=0.1)
-    assert found.estimate(FLOOR, "mia").n == 0
+    assert found.values(FLOOR).mean() == pytest.approx(4 / 3)
+    assert found.values("ssd", minus=FLOOR).mean() == pytest.approx(2 - 4 / 3, abs=0.1)
+    assert found.values(FLOOR, "mia").count() == 0
 
 
-def test_a_rank_diagram_joins_methods_that_are_not_told_apart():
-    ranks = pd.DataFrame([[1.0, 2.0, 3.0, 4.0, 5.0]] * 9, columns=["SSD", "A", "B", "C", "D"])
-    axes = rank_diagram(ranks, "nine originals").axes[0]
-    assert {"SSD 1.00", "D 5.00", "critical difference 2.03"} <= {text.get_text().strip() for text in axes.texts}
-    bars = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 3]
-    assert [[round(x) for x in bar] for bar in bars] == [[1, 3], [2, 4], [3, 5]]
+def test_bars_of_a_rank_diagram_overlap_within_the_critical_difference():
+    ranks = pd.Series({"SSD": 1.0, "A": 2.0, "B": 3.0, "C": 4.0, "D": 5.0})
+    axes = rank_diagram(ranks, 9, "nine originals").axes[0]
+    assert "critical difference 2.03" in axes.get_xlabel()
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(ranks.index)
+    (bars,) = axes.collections
+    ends = {tuple(x.round(2) for x in path.vertices[:, 0] - path.vertices[:, 0].mean()) for path in bars.get_paths()}
+    assert ends == {(-1.02, 1.02)}

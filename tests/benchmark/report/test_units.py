@@ -7,12 +7,11 @@ import pytest
 from answer_cases import commit, make_record, study
 
 from benchmark.report import units
-from benchmark.report.units import FLOOR, committed, distances_of, finished, runs_of, units_of, with_unconcerned
+from benchmark.report.units import FLOOR, committed, distances_of, finished, runs_of, switched_units, units_of
 
 
 def gaps(records, method: str = "ssd") -> list[float]:
-    found = units_of(runs_of(records))
-    return found.loc[found["method"] == method, "gap"].round(6).tolist()
+    return units_of(runs_of(records))["gap", method].dropna().round(6).tolist()
 
 
 def test_a_run_is_compared_with_the_retrained_model_of_its_own_seeds():
@@ -26,9 +25,9 @@ def test_a_run_is_compared_with_the_retrained_model_of_its_own_seeds():
 def test_method_seeds_are_averaged_inside_a_unit():
     values = [("retrain", 0.5, 0), ("retrain", 0.6, 1), ("ssd", 0.51, 0), ("ssd", 0.57, 1)]
     records = [make_record(method, value, seeds=(0, 0, seed)) for method, value, seed in values]
-    (ssd,) = units_of(runs_of(records)).query("method == 'ssd'").to_dict("records")
-    assert ssd["mia"] == pytest.approx((1 - 3) / 2)  # signed
-    assert ssd["gap"] == pytest.approx((1 + 3) / 2)  # each run's distance counts
+    (unit,) = units_of(runs_of(records)).to_dict("records")
+    assert unit["mia", "ssd"] == pytest.approx((1 - 3) / 2)  # signed
+    assert unit["gap", "ssd"] == pytest.approx((1 + 3) / 2)  # each run's distance counts
 
 
 def test_the_split_seed_makes_a_unit_in_the_random_task_alone():
@@ -61,7 +60,7 @@ def test_runs_without_numbers_are_no_units():
     skipped = replace(make_record("unsir", 0.0), metrics={}, skipped="no classes")
     undefined = make_record("fisher", 0.5)
     undefined = replace(undefined, metrics={**undefined.metrics, "mia": None})
-    assert set(units_of(runs_of([*study(), skipped, undefined]))["method"]) & {"unsir", "fisher"} == set()
+    assert {"unsir", "fisher"}.isdisjoint(units_of(runs_of([*study(), skipped, undefined]))["gap"])
     assert units_of(runs_of([skipped])).empty
 
 
@@ -93,17 +92,25 @@ def cell(method: str, ablation: str, made: str) -> SimpleNamespace:
     return SimpleNamespace(labels=labels, scientific={"made": made, "method_seed": 0}, code={"methods.ssd": "1"})
 
 
-def test_a_switch_shows_the_runs_of_none_for_methods_that_it_does_not_concern():
+def test_a_switch_shows_the_runs_of_none_for_methods_that_it_does_not_concern(tmp_path, monkeypatch):
+    """A table has a place for each cell; cells of one run share its record."""
     none = study({"ssd": 0.02, "finetune": 0.05}, spread=0.0)
     order = [make_record("ssd", 0.5 + 0.01 * seed + 0.08, seeds=(seed, 0, seed), ablation="order") for seed in range(3)]
-    methods = ("retrain", "ssd", "finetune")
-    cells = [cell(method, ablation, method) for method in methods for ablation in ("none", "never_run")]
-    cells += [cell(method, "order", {"ssd": "shuffled"}.get(method, method)) for method in methods]
-    found = units_of(with_unconcerned(runs_of([*none, *order]), cells)).set_index(["ablation", "method"])["gap"]
-    assert found["order", "ssd"].round(6).tolist() == [8.0] * 3
-    assert found["order", "finetune"].round(6).tolist() == [5.0] * 3
-    assert found["none", "ssd"].round(6).tolist() == [2.0] * 3
-    assert "never_run" not in found.index.get_level_values("ablation")
+    places = [SimpleNamespace(labels=x.labels, record=x) for x in [*none, *order]]
+    places += [
+        SimpleNamespace(labels={**x.labels, "ablation": ablation}, record=x)
+        for ablation, methods in (("order", ("retrain", "finetune")), ("never_run", ("retrain", "ssd")))
+        for x in none
+        if x.labels["method"] in methods
+    ]
+    monkeypatch.setattr(units, "stored_query", lambda folder: SimpleNamespace(places=places))
+    commit(none, tmp_path / "ablation-strict-quick", "ablation")
+    commit(none, tmp_path / "table3-strict-quick")
+    gap = switched_units([tmp_path / "ablation-strict-quick", tmp_path / "table3-strict-quick"])["gap"]
+    assert gap.xs("order", level="ablation")["ssd"].round(6).tolist() == [8.0] * 3
+    assert gap.xs("order", level="ablation")["finetune"].round(6).tolist() == [5.0] * 3
+    assert gap.xs("none", level="ablation")["ssd"].round(6).tolist() == [2.0] * 3
+    assert set(gap.index.unique("ablation")) == {"none", "order"}
 
 
 def test_committed_records_are_those_of_tables_and_of_the_profile(tmp_path):
@@ -115,7 +122,7 @@ def test_committed_records_are_those_of_tables_and_of_the_profile(tmp_path):
 
 
 def test_finished_runs_count_if_a_table_has_them_under_any_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "table_cells", lambda profile: [cell("ssd", "none", "as the table")])
+    monkeypatch.setattr(units, "table_cells", lambda profile, protocols: [cell("ssd", "none", "as the table")])
 
     def finish(made: str, code: str, profile: str = "quick") -> str:
         record = make_record("ssd", 0.5, seeds=(3, 0, 3), profile=profile)

@@ -81,7 +81,7 @@ def initialised() -> Iterator[None]:
 def guard_hydra() -> None:
     """Have Hydra check each configuration that it composes before it builds anything of it, its callbacks included.
 
-    It also parses each file once per process, not for each composition: almost half of its time.
+    It also parses each file once per initialisation of Hydra, not for each composition: almost half of its time.
     """
     load = ConfigLoaderImpl.load_configuration
     if hasattr(load, "__wrapped__"):

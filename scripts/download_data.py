@@ -2,8 +2,8 @@
 
     python -m scripts.download_data                                   # into $UNLEARN_DATA_DIR, else into data/
     python -m scripts.download_data data                              # into a folder
-    python -m scripts.download_data /tmp/cifar
-    UNLEARN_DATA_DIR=/tmp/cifar python -m scripts.download_data
+    python -m scripts.download_data ../cifar
+    UNLEARN_DATA_DIR=../cifar python -m scripts.download_data
     make data                                                         # sets up .venv first
 
 A file that is there already stays.

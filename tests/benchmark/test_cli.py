@@ -49,7 +49,7 @@ def test_help_for_the_download_makes_no_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["download_data", "--help"])
     download_data.main()
-    assert "download_data [FOLDER]" in capsys.readouterr().out
+    assert "python -m scripts.download_data data " in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -74,7 +74,7 @@ def test_provenance_names_code_libraries_and_the_way_of_computing():
     assert (found["precision"], found["channels_last"]) == ("bfloat16", True)
     assert found["compile"]
     assert found["fused"]
-    assert found["device"].endswith(f"{torch.get_num_threads()} threads")
+    assert found["device"].endswith(f"{(n := torch.get_num_threads())} thread{'s' * (n > 1)}")
     assert set(found) >= {"commit", "dirty", "timm", "tf32", "finished"}
 
 

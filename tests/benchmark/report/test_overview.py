@@ -17,14 +17,12 @@ def unit(method: str, d_r: float, d_f: float, mia: float, train: int = 0, **cell
     names = {"protocol": "paper", "ablation": "none", "dataset": "cifar100", "model": "resnet18", "task": "class",
              "target": "rocket"} | cell  # fmt: skip
     gap = (abs(d_r) + abs(d_f) + abs(mia)) / 3
-    return names | {"train": train, "split": 0, "method": method, "retain_accuracy": d_r, "forget_accuracy": d_f,
-                    "mia": mia, "gap": gap}  # fmt: skip
+    return names | {"train": train, "split": 0, "original": str(train), "method": method, "retain_accuracy": d_r,
+                    "forget_accuracy": d_f, "mia": mia, "gap": gap}  # fmt: skip
 
 
 def values(*units: dict[str, object]) -> pd.DataFrame:
-    frame = pd.DataFrame(units)
-    assert {*CELL, *UNIT} <= set(frame)
-    return with_published(values_of(frame))
+    return with_published(values_of(pd.DataFrame(units).set_index([*CELL, *UNIT, "method"]).unstack("method")))
 
 
 def test_the_gap_is_over_units_and_the_bar_between_means():

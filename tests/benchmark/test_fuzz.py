@@ -55,7 +55,7 @@ def configuration(draw: random.Random) -> list[str]:
         f"method_seed={draw.randrange(3)}", f"split_seed={draw.randrange(3)}", f"train_seed={draw.randrange(2)}",
         f"profile={draw.choice(['full', 'quick'])}", f"compute.channels_last={draw.choice(['true', 'false'])}",
         f"dataset.augmentation={draw.choice(['null', '{padding: 2, flip: true}'])}",
-        f"preprocessing.size={draw.choice(['null', '8'])}", f"dataset.subset.train_images={draw.choice([60, 100])}",
+        f"preprocessing.size={draw.choice(['null', '16'])}", f"dataset.subset.train_images={draw.choice([60, 100])}",
         f"compute.eval_batch_size={draw.choice(['null', '7'])}", *(["task.n=9"] if task == "random" else []),
     ]  # fmt: skip
     if task != "random" and draw.random() < 0.2:
@@ -81,4 +81,4 @@ def test_random_valid_configurations_end_in_a_record_or_a_reason(tmp_path):
         assert cell.record_path.is_file()
         ends["skipped" if record.skipped else str(OmegaConf.select(cell.config, "method.about.name"))] += 1
     assert sum(ends.values()) == N
-    assert len(ends) == len(choices("method")) + 1
+    assert ends.keys() >= {*choices("method")}

@@ -30,7 +30,7 @@ LOOK = {
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
     "savefig.dpi": 300, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "unlearning",
 }  # fmt: skip
-SYMBOL = re.compile(r"\b([DI])_(Df|[Drf])\b")
+SYMBOL = re.compile(r"\b([DIN])_(Df|[Drf])\b")  # sets, importances, sizes: D_f, I_Df, N_f
 METADATA: Mapping[str, Mapping[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 

@@ -9,9 +9,9 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 
+from benchmark.report.style import SYMBOL
 from benchmark.report.typeset import VERDICTS
 
-SYMBOL = re.compile(r"\b([DIN])_(Df|[Drf])\b")
 RUN_LINK = Markup('<a href="#{}">{}</a>')
 
 

@@ -17,6 +17,7 @@ from benchmark import budget
 from benchmark.cell import Cell, method_name, named
 from benchmark.cli import Failure, Left, counted, describe, duration
 from benchmark.compose import cells_of, varying
+from benchmark.progress import grid
 from benchmark.records import RunRecord, record_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class GridCallback(Callback):
             total, to_run = len(self.cells), self._n_waiting()
             check_model_files(self.cells)
             log.info("%s: %d done, %d to run%s", counted(total, "cell"), total - to_run, to_run, self._to_make())
+            grid.total = total
         except Exception as error:
             sys.exit(f"error: {describe(error)}")
         if not self.waiting:
@@ -96,8 +98,9 @@ class GridCallback(Callback):
         elif isinstance(outcome, RunRecord):
             self.made.add(key)
             was_waiting = self.waiting.pop(outcome.run_id, None)
-            line = summary(outcome, self.names.get(key))
-            log.info("%s%s%s", counter, line, self._left() if was_waiting else "")
+            line, left = summary(outcome, self.names.get(key)), self._left() if was_waiting else ""
+            log.info("%s%s%s", counter, line, f"  {left}" if left else "")
+            grid.done, grid.total, grid.left = self.finished, len(self.cells), left or grid.left
             if not self.cells and outcome.skipped is None and job_return.cfg is not None:
                 log.info("%s", comparison(Cell(job_return.cfg, tuple(config.hydra.overrides.task))))
         elif outcome is not None:
@@ -186,7 +189,7 @@ class GridCallback(Callback):
         """Return the time that is left; nothing if nobody knows how long something takes."""
         times = self._times() if self.waiting else []
         known = [seconds for _, seconds in times if seconds is not None]
-        return f"  {self._until_the_end(known)} left" if known and len(known) == len(times) else ""
+        return f"{self._until_the_end(known)} left" if known and len(known) == len(times) else ""
 
     def _until_the_end(self, seconds: Sequence[float]) -> str:
         """Return how long artefacts of these seconds take; on a cluster, whose machines come and go, the work."""

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from benchmark import progress as module
 from benchmark.progress import progress
@@ -40,3 +41,15 @@ def test_a_terminal_gets_one_line_that_goes_again(monkeypatch, caplog):
         assert not says or shown.endswith("\x1b[2K")  # the line is cleared, the cursor shown
         assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")
     assert caplog.messages == []
+
+
+def test_a_terminal_shows_how_far_the_grid_is_below_the_step(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(module, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(module, "grid", module.Grid(8, 48, "about 2 h 20 min left"))
+    with progress("epochs of x", 2) as report:
+        report(1)
+    step, cells, *_ = screen.getvalue().splitlines()
+    assert "epochs of x" in step
+    assert "8/48 about 2 h 20 min left" in Text.from_ansi(cells).plain

@@ -1,7 +1,7 @@
 """Importances (Eq. 1) of many kinds of models: right, or refused; beside a plain loop and other libraries.
 
     python -m scripts.zoo                                 # 32 samples
-    python -m scripts.zoo > results/dampening-models.md
+    python -m scripts.zoo > results/speed-models/dampening-models.md
     python -m scripts.zoo seconds=5                       # steadier times
     python -m scripts.zoo only=resnet18,vit               # some of the models
     python -m scripts.zoo only=resnet18 samples=512

@@ -135,9 +135,8 @@ def finding(folders: Sequence[Folder], numbers: Sequence[str]) -> Markup:
 
 def part_of(folder: Folder) -> Part:
     """Return all that the page shows of a folder but its figures and records."""
-    head = f"**{folder.title}**\n\n"  # stands above already
     note, grid, caption = "", None, ""
-    body = [path.read_text("utf-8").removeprefix(head) for path in folder.files(".md")]
+    body = [without_title(path.read_text("utf-8"), folder.title) for path in folder.files(".md")]
     if folder.section in GRIDS:
         note, grid = tables.without_same(GRIDS[folder.section](folder))
         text, *notes = folder.text("table.md").split("\n\n")
@@ -145,12 +144,15 @@ def part_of(folder: Folder) -> Part:
         body = [text] if folder.has("verdict.md") else []
         body += [note for note in notes if not note.lstrip().startswith("|")]
     elif folder.section == "answer":
-        body = [
-            folder.text("answer.md").removeprefix(f"# {folder.title}\n").replace(folder.text("sentences.md"), "", 1)
-        ]
+        body = [without_title(folder.text("answer.md").replace(folder.text("sentences.md"), "", 1), folder.title)]
     csv = [(path.name, *tables.csv_grid(path)) for path in folder.files(".csv") if path.name not in ELSEWHERE]
     texts = (markdown(caption, folder.name), markdown("\n\n".join(body), folder.name, level=4))
     return Part(folder, note, grid, *texts, csv)
+
+
+def without_title(text: str, title: str) -> str:
+    """Return Markdown without the title, which stands above it already."""
+    return text.removeprefix(f"# {title}\n").removeprefix(f"**{title}**\n\n")
 
 
 def figures_of(folder: Folder) -> list[Path]:

@@ -42,7 +42,7 @@ class Folder:
                 return found[1] or found[2]
         experiment = Path(CONFIGS) / "experiment" / f"{read_memory(self.path).get('experiment')}.yaml"
         title = OmegaConf.select(OmegaConf.load(experiment), "table.title") if experiment.is_file() else None
-        return str(title or self.name)
+        return str(title or self.name.replace("-", " ").capitalize())
 
     @cached_property
     def records(self) -> list[RunRecord]:

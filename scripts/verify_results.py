@@ -24,6 +24,7 @@ from benchmark.report.overview import overview_files
 from benchmark.report.page.build import PAGE, page_of
 from benchmark.report.query import MEMORY, RECORDS, stored_query
 from benchmark.search.landscape import landscape_files
+from benchmark.search.several import stored_files
 from scripts.growth import growth_files
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -38,6 +39,8 @@ def problems_of(folder: Path) -> Iterator[str]:
         yield from differences(folder, overview_files(folder.parent, name, *names))
     elif name == "search":
         yield from differences(folder, landscape_files(folder))
+    elif name == "searches":
+        yield from differences(folder, stored_files(folder))
     elif name == "speed":
         for path in folder.glob("growth-*.csv"):
             yield from differences(folder, growth_files(path))

@@ -4,6 +4,7 @@
     python -m benchmark.search search=ssd dataset=cifar20 task=class task.target=vehicle2 profile=quick protocol=paper
     python -m benchmark.search search=finetune search/objective=score search.n_trials=20
     python -m benchmark.search search=ssd budget=9m           # as many trials as fit; the same command goes on
+    python -m benchmark.search -m search=scrub,salun case=digits_class,digits_random out=results/searches-NAME
     python -m benchmark.search landscape=results/search-…     # draws the figure again from the files in the folder
 
 search=NAME             parameters and ranges, from configs/search/NAME.yaml
@@ -15,6 +16,8 @@ search.storage=…        default: SQLite below output_dir; a file name: a journ
 budget=9m               stop before a trial that would not end in time, with exit code 3; the same command goes on
 search.held_out=0.2     share of the training images to judge on, null: the test images (protocol strict, paper)
 out=FOLDER              default: results/search-<settings>; it never replaces another search or a larger one
+-m                      every combination, one after the other; out=FOLDER gets one table of the values found and of the
+                        range of values that are as good
 
 Every other key=value is one of `python -m benchmark.run`. FOLDER gets trials.csv, importances.csv, summary.md,
 the figure landscape.*, and best.yaml, which any run takes:
@@ -44,11 +47,18 @@ def main() -> None:
         write_files(folder, landscape_files(folder))
         return
     from benchmark.report.typeset import show
-    from benchmark.search.run import run_search, search_cell  # after the help, which needs no torch
+    from benchmark.search.run import run_search, search_cell, search_cells  # after the help, which needs no torch
+    from benchmark.search.several import run_searches
 
+    is_sweep = bool({"-m", "--multirun"} & set(arguments))
     out = [argument.removeprefix("out=") for argument in arguments if argument.startswith("out=")]
-    cell = search_cell([argument for argument in arguments if not argument.startswith("out=")])
-    show(run_search(cell, out[-1] if out else None))
+    words = [word for word in arguments if not word.startswith("out=") and word not in ("-m", "--multirun")]
+    if not is_sweep:
+        show(run_search(search_cell(words), out[-1] if out else None))
+    elif out:
+        show(run_searches(search_cells(words), Path(out[-1]).expanduser()))
+    else:
+        raise ValueError("Expected out=FOLDER for the table of several searches, but got none.")
 
 
 if __name__ == "__main__":

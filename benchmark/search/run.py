@@ -42,16 +42,28 @@ NAMED = (
 )  # fmt: skip
 
 
+def search_cells(overrides: Sequence[str]) -> list[Cell]:
+    """Return the cells whose methods are searched; test images are held-out training images if a search says so.
+
+    `search=ssd,scrub` names several searches.
+    """
+    names = [word.removeprefix("search=").split(",") for word in overrides if word.startswith("search=")]
+    rest = [word for word in overrides if not word.startswith("search=")]
+    cells = [cell for name in (names[-1] if names else ()) for cell in cells_of([f"search={name}", *rest])]
+    cells = cells if names else cells_of(overrides)
+    for config in (cell.config for cell in cells):
+        if config.get("search") is None:
+            raise ValueError("Expected search=…, for example search=ssd, but got none; try --help.")
+        if config.search.held_out is not None:
+            OmegaConf.update(config, "dataset.subset.held_out", config.search.held_out, force_add=True)
+    return cells
+
+
 def search_cell(overrides: Sequence[str]) -> Cell:
-    """Return the cell whose method is searched; its test images are held-out training images if it says so."""
-    cells = cells_of(overrides)
+    """Return the only cell that is searched; ValueError for several."""
+    cells = search_cells(overrides)
     if len(cells) != 1:
-        raise ValueError(f"Expected one cell to search on, but got {len(cells)}; give each key one value.")
-    config = cells[0].config
-    if config.get("search") is None:
-        raise ValueError("Expected search=…, for example search=ssd, but got none; try --help.")
-    if config.search.held_out is not None:
-        OmegaConf.update(config, "dataset.subset.held_out", config.search.held_out, force_add=True)
+        raise ValueError(f"Expected one cell to search on, but got {len(cells)}; add -m to search on each.")
     return cells[0]
 
 
@@ -157,28 +169,29 @@ def in_memory(cache: Cache) -> Cache:
     return remembered
 
 
-def run_search(cell: Cell, out: str | None) -> str:
-    """Run or continue the search of `cell`, write its results to the folder `out` and return the summary.
+def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna.Study, str]:
+    """Run or continue the trials of `cell`; return its parts, the study and its key.
+
+    Args:
+        folder: refused before the first trial if it holds another search or a larger one.
 
     Raises:
-        ValueError: an option is wrong, or the folder holds another search or a larger one.
+        ValueError: an option is wrong, or the folder holds another search.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    budget.begin(cell.config.budget)
     device.set_up(cell.config.compute)
     options, bench, key = cell.config.search, Workbench(cell), study_key(cell)
     check_options(bench)
-    folder = Path(out).expanduser() if out else default_folder(cell)
-    own = Path(cell.config.output_dir).resolve() / "searches" / key
-    storage = options.storage or f"sqlite:///{own}.db"
+    storage = options.storage or f"sqlite:///{own_files(cell, key)}.db"
     study = optuna.create_study(
         storage=open_storage(storage), study_name=f"{folder_name(cell)}-{key}", direction=options.objective.direction,
         sampler=NumberedTPE(options.seed), load_if_exists=True,
     )  # fmt: skip
     check_trials(study)
     log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
-    refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
+    if folder is not None:
+        refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
     retrained = pipeline.reference(bench) if options.objective.needs_reference else None
     reference = {} if retrained is None else measure(bench, pipeline.load_outputs(bench, retrained)[0])
     study.set_user_attr("retrained", reference)
@@ -190,6 +203,20 @@ def run_search(cell: Cell, out: str | None) -> str:
         study.set_user_attr("default", default | {"checksum": content_hash(default)})
     log.info("configured values: %.2f", 100 * study.user_attrs["default"]["value"])
     run_trials(study, parameters, evaluate, n_trials=options.n_trials, max_failures=options.max_failures)
+    return bench, study, key
+
+
+def own_files(cell: Cell, key: str) -> Path:
+    """Return the path, without an ending, of a search's files below its output_dir."""
+    return Path(cell.config.output_dir).resolve() / "searches" / key
+
+
+def run_search(cell: Cell, out: str | None) -> str:
+    """Run or continue the search of `cell`, write its results to the folder `out` and return the summary."""
+    budget.begin(cell.config.budget)
+    folder = Path(out).expanduser() if out else default_folder(cell)
+    bench, study, key = run_study(cell, folder)
+    own = own_files(cell, key)
     own.parent.mkdir(parents=True, exist_ok=True)
     with locked(Path(f"{own}.lock"), f"writing {folder}"):  # processes that share it write in turn
         check_trials(study)

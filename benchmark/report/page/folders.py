@@ -13,7 +13,7 @@ from benchmark.compose import CONFIGS
 from benchmark.records import RunRecord, read_lines
 from benchmark.report.query import RECORDS, read_memory
 
-NAMED = ("answer", "claims", "paper", "requests", "search", "speed")  # folders whose first word is their section
+NAMED = {name: name for name in ("answer", "claims", "paper", "requests", "search", "speed")} | {"searches": "search"}
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Folder:
 
     @cached_property
     def section(self) -> str:
-        """One of `NAMED`, `compared` with published numbers, `tables`, or `figures` for all else."""
+        """That of its first word in `NAMED`, `compared` with published numbers, `tables`, or `figures` for all else."""
         first = self.name.partition("-")[0]
         if first in NAMED:
-            return first
+            return NAMED[first]
         return "compared" if self.has("verdict.csv") else "tables" if self.has("table.csv") else "figures"
 
     @cached_property

@@ -1,5 +1,6 @@
 """Searches on a few digits through the command line."""
 
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from benchmark.records import load_records
 from benchmark.search import run as search
 from benchmark.search.__main__ import main
 from benchmark.search.report import refuse_to_replace
+from benchmark.search.several import rows_of, stored_files
 from benchmark.workbench import Workbench
 
 ROOT = Path(__file__).parents[3]
@@ -270,3 +272,51 @@ def test_a_search_that_is_killed_ends_with_n_trials(tmp_path):
     assert (trials["state"] == "complete").sum() == 50
     assert len(trials) <= 51
     assert records_of(tmp_path / "runs") == {}
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """The folder of two searches and of one whose method does not apply."""
+    folder = tmp_path_factory.mktemp("several")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        words = ["-m", "search=ssd,unsir", "task=class,random", "protocol=paper", "search.n_trials=3"]
+        assert start(words, folder, monkeypatch) == 0
+    return folder / "out" / "found"
+
+
+def test_several_searches_give_a_table_of_values_with_a_row_per_option(several):
+    table = pd.read_csv(several / "table.csv")
+    pairs = {("ssd", "class"), ("ssd", "random"), ("unsir", "class")}
+    assert {*zip(table["method"], table["task"], strict=True)} == pairs
+    trials = pd.read_csv(several / "trials.csv")
+    searches = [json.loads(line) for line in (several / "searches.jsonl").read_text("utf-8").splitlines()]
+    keys = {one["command"]: one["study"] for one in searches if "command" in one}
+    for _, row in table.iterrows():
+        values = trials[trials["study"] == keys[row["command"]]]
+        assert row["best_objective"] == pytest.approx(100 * values["value"].min(), abs=0.01)
+        assert row["near"] == f"{(values['value'] - values['value'].min() <= 0.01).sum()} of 3"
+    assert "n/a: UNSIR, random: Expected a method that applies" in (several / "table.md").read_text("utf-8")
+
+
+def test_the_table_follows_from_its_trials(several):
+    assert {name: text.encode() for name, text in stored_files(several).items()} == {
+        path.name: path.read_bytes() for path in several.iterdir()
+    }
+
+
+def test_values_near_the_best_are_a_range_or_choices():
+    names = dict.fromkeys(("study", "command", "method", "dataset", "task", "target"), "x")
+    configured = {"objective": 0.5, "lr": 0.1, "kind": "a"}
+    search = {**names, "direction": "minimize", "best": 1, "n_forget": 5, "n_train": 10, "configured": configured}
+    trials = pd.DataFrame({
+        "study": "x", "state": ["complete", "complete", "complete", "fail"], "number": range(4),
+        "value": [0.105, 0.1, 0.3, ""],
+        "parameters": [json.dumps({"lr": lr, "kind": kind}) for lr, kind in [(1, "a"), (2, "b"), (9, "c"), (8, "d")]],
+    })  # fmt: skip
+    lr, kind = rows_of(search, trials)
+    assert (lr["near"], lr["best"], lr["flat"], kind["flat"]) == ("2 of 3", "2", "1 to 2", "a, b")
+
+
+def test_several_searches_need_a_folder(monkeypatch, capsys):
+    assert run_command(["-m", "search=ssd,unsir"], monkeypatch, main=main) == 1
+    assert "Expected out=FOLDER" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -62,6 +63,11 @@ class RunRecord:
     def command(self) -> str | None:
         """The command that makes the record again, as far as it is known."""
         return None if self.overrides is None else f"python -m benchmark.run {shlex.join(self.overrides)}".rstrip()
+
+    @property
+    def device(self) -> str:
+        """The device that it was made on; older records say `1 threads`."""
+        return re.sub(r"\b1 threads$", "1 thread", str(self.provenance["device"]))
 
     def content(self) -> dict[str, Any]:
         """Return the record as plain values, without the fields that an older one does not have."""

@@ -39,7 +39,7 @@ def figure_files(query: Query) -> dict[str, str | bytes]:
     if node is None:
         raise ValueError(f"Expected a figure in experiment={query.name}, but got none; add figure._target_.")
     names, records = query.options.labels, query.records
-    devices = ", ".join(sorted({record.provenance["device"] for record in records}))
+    devices = ", ".join(sorted({record.device for record in records}))
     title = f"{query.title}: {names['protocol']}, {names['profile']} profile, {devices}"
     draw = instantiate(node, _partial_=True)
     with look():

@@ -69,7 +69,7 @@ def request_files(query: Query) -> dict[str, str | bytes]:
     text = caption(query) if query.caption else f"{caption(query)} {finding(curves)}"
     text = f"{text} Bold: where a curve breaks."
     names, n = query.options.labels, curves.values["n"].max()
-    device = ", ".join(sorted({record.provenance["device"] for record in query.records}))
+    device = ", ".join(sorted({record.device for record in query.records}))
     setting = f"{names['model']}, protocol {names['protocol']}, profile {names['profile']}; {device}; n = {n}"
     columns = columns_of(curves, about)
     grid, latex = (to_grid(curves, columns, about, latex=latex) for latex in (False, True))

@@ -8,6 +8,7 @@ from benchmark.cell import Cell
 from benchmark.records import RunRecord, flatten
 
 SEEDS = ("train_seed", "split_seed", "method_seed", "task.seed")
+SEEDS_WITHIN = ("method.other.method_seed", "method.other.train_seed")  # of the other retrained model
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def check_column(name: str, places: Sequence[Place], *, pooled: bool) -> None:
     Args:
         pooled: whether they may differ in their targets too.
     """
-    free = (*SEEDS, "task.target") if pooled else SEEDS
+    free = (*SEEDS, *SEEDS_WITHIN, *(["task.target"] if pooled else []))
     records = {place.record.run_id: place.record for place in places if place.record is not None}
     cells = [flatten(place.cell.scientific) for place in places if place.cell is not None]
     whole = [flatten(record.scientific) for record in records.values() if record.scientific is not None]

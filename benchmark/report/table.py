@@ -155,7 +155,7 @@ def caption(query: Query) -> str:
             f"{images_of(members)}"
         )
     parts.append(counts(query))
-    ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
+    ways = {(record.device, record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
     if references(query):
         parts.append("Bold: closest to the retrained model.")

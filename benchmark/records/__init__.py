@@ -115,6 +115,8 @@ class RunRecord:
     def row(self) -> dict[str, Any]:
         """Return the record as one flat row; columns are named `part.key`, labels by their bare names."""
         values = asdict(self)
+        if "device" in self.provenance:
+            values["provenance"] = {**self.provenance, "device": self.device}
         return {**values.pop("labels"), **flatten(values)}
 
 

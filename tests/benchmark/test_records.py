@@ -107,6 +107,12 @@ def test_a_frame_has_a_flat_and_complete_row_per_record():
     assert {column.split(".")[0] for column in frame} >= {f.name for f in fields(RunRecord)} - {"labels"}
 
 
+def test_a_single_thread_is_spelt_alike_in_old_and_new_records():
+    old, new = (record(provenance={"device": f"CPU, {threads}"}) for threads in ("1 threads", "1 thread"))
+    assert old.device == new.device == old.row()["provenance.device"] == "CPU, 1 thread"
+    assert record(provenance={"device": "CPU, 11 threads"}).device == "CPU, 11 threads"
+
+
 def test_records_in_lines_come_back_in_their_order(tmp_path):
     written = [record("b"), record("a", metrics={}, skipped="class only"), record("c")]
     (tmp_path / "records.jsonl").write_text(to_lines(written))

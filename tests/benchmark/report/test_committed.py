@@ -19,6 +19,7 @@ COMMANDS = {
     "table2-paper-quick": "table=2 profile=quick",
     "table3-paper-quick": "table=3 profile=quick",
     "table3-paper-quick-vit": "table=3 profile=quick out=results/table3-paper-quick-vit",
+    "table3-strict-narrow": "table=3 profile=narrow protocol=strict",
     "table4-paper-quick": "table=4 profile=quick",
     "table5-paper-quick": "table=5 profile=quick",
     "table6-paper-quick": "table=6 profile=quick",
@@ -31,6 +32,7 @@ COMMANDS = {
     "claims-paper-quick": "claims profile=quick",
     "distance-paper-quick": "figure=distance profile=quick",
     "distance-paper-full": "figure=distance",
+    "distance-strict-narrow": "figure=distance profile=narrow protocol=strict",
     "tradeoff-paper-quick": "figure=tradeoff profile=quick",
     "tradeoff-paper-full": "figure=tradeoff",
 }

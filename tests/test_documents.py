@@ -18,6 +18,7 @@ from benchmark.composer import Composer
 from benchmark.records.__main__ import main as records_main
 from benchmark.report.__main__ import main as report_main
 from benchmark.search.__main__ import main as search_main
+from benchmark.search.run import search_cells
 from methods import dampening
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +104,7 @@ def test_other_commands_exist_and_compose():
     for command in OTHER:
         if "benchmark.report" in command or command.startswith(("ray", "pip")):
             continue
-        if PLACEHOLDER.search(command.partition("python")[2]):
+        if PLACEHOLDER.search(command.partition("python")[2] or command):
             continue
         if command.startswith("sbatch"):
             script, *words = command.partition("scripts/")[2].split()
@@ -112,7 +113,9 @@ def test_other_commands_exist_and_compose():
         for line in made(command) if command.startswith("make") else [command]:
             module, words = split(line)
             assert importlib.util.find_spec(module), line
-            if module in ("benchmark.run", "benchmark.search"):
+            if module == "benchmark.search":
+                assert search_cells([word for word in words if word != "-m" and not word.startswith("out=")]), line
+            elif module == "benchmark.run":
                 with initialised():
                     composer = Composer([word for word in words if not word.startswith("-") and word != "job"])
                     assert composer.cell(composer.jobs()[0]), line

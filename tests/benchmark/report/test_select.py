@@ -46,7 +46,9 @@ def test_the_seed_of_a_random_forget_set_is_a_seed_too():
 
 
 def test_the_other_seeds_of_the_noise_floor_are_seeds_too():
-    cells = compose("experiment=demo", "profile=quick", "case=digits_class", "method=retrain_other", "method_seed=0,1,2")
+    cells = compose(
+        "experiment=demo", "profile=quick", "case=digits_class", "method=retrain_other", "method_seed=0,1,2"
+    )
     check_column("Retrain, other seed", [place(cell) for cell in cells], pooled=False)
 
 

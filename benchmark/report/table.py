@@ -11,7 +11,7 @@ from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
 from benchmark.report.typeset import BLOCK, KEY, blocks, notes, printed, to_latex, to_markdown
-from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts
+from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts, with_gaps
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
 
@@ -260,6 +260,6 @@ def table_files(query: Query) -> dict[str, str]:
         verdict = verdicts(
             query.name, values, paper, query.records, protocol=names["protocol"], profile=names["profile"]
         )
-        files["verdict.csv"] = verdict.to_csv(index=False, float_format="%.2f")
+        files["verdict.csv"] = with_gaps(verdict).to_csv(index=False, float_format="%.2f")
         files["verdict.md"] = verdict_markdown(verdict, title, about, images_of(query.records))
     return files

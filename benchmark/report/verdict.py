@@ -110,7 +110,11 @@ def with_gaps(verdict: pd.DataFrame) -> pd.DataFrame:
     gaps = distances(verdict).dropna().groupby(["method", *block], sort=False).mean().reset_index()
     known = gaps.loc[gaps["method"] == UNTOUCHED, block]
     gaps = gaps[gaps["method"] != REFERENCE].merge(known, on=block)
-    return pd.concat([verdict, gaps.assign(metric="gap", verdict="")]) if len(gaps) else verdict
+    if gaps.empty:
+        return verdict
+    same = {name: verdict[name].iloc[0] for name in ("protocol", "profile")}
+    found = pd.concat([verdict, gaps.assign(metric="gap", verdict="", **same)], ignore_index=True)
+    return found.assign(n=found["n"].astype("Int64"))
 
 
 def verdict_markdown(verdict: pd.DataFrame, title: str, about: About, images: str) -> str:

@@ -12,7 +12,7 @@ from benchmark.report.about import About
 from benchmark.report.page.folders import Folder
 from benchmark.report.page.markup import badge, run_link
 from benchmark.report.typeset import BLOCK, HEADS, VERDICTS, Cell, Grid, blocks, mean_and_spread, printed
-from benchmark.report.verdict import MEANS, PAPER_KEY, with_gaps
+from benchmark.report.verdict import PAPER_KEY
 
 RUNS = "runs"  # the column that names all runs of a row
 THEIRS = ["mean_published", "std_published", "std_unit", "verdict"]
@@ -22,26 +22,14 @@ def compared(folder: Folder) -> Grid:
     """Return every number of a table beside the published one; published blocks without a run are left out."""
     values, verdict = folder.frame("table.csv"), folder.frame("verdict.csv")
     block = [name for name in PAPER_KEY if name not in ("method", "metric")]
-    theirs = with_gaps(verdict[verdict.groupby(block, sort=False)["n"].transform("max") > 0])
-    theirs = as_printed(theirs.reset_index(drop=True), block, folder.text("verdict.md"))
+    theirs = verdict[verdict.groupby(block, sort=False)["n"].transform("max") > 0].reset_index(drop=True)
+    theirs["verdict"] = theirs["verdict"].fillna("")
     theirs["std_published"] = theirs["std_published"].where(theirs["std_unit"] == "percent")
     both = values.merge(theirs[[*PAPER_KEY, *THEIRS]], on=PAPER_KEY, how="left")
     known = set(values[PAPER_KEY].itertuples(index=False, name=None))
     lacking = theirs[[key not in known for key in theirs[PAPER_KEY].itertuples(index=False, name=None)]]
     lacking = lacking.rename(columns={"mean_ours": "mean", "std_ours": "std"}).assign(ablation="none", best=False)
     return to_grid(pd.concat([both, lacking], ignore_index=True), folder)
-
-
-def as_printed(values: pd.DataFrame, block: Sequence[str], text: str) -> pd.DataFrame:
-    """Return the values with the gaps of verdict.md, which are those of unrounded means: the CSV rounds them."""
-    about, metric = About(), HEADS["metric"]
-    head, _, *rows = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")] or [[], []]
-    lines = [line for row in rows if (line := dict(zip(head, row, strict=True)))[metric] == about.metric("gap").label]
-    gaps = values[values["metric"] == "gap"].groupby(list(block), sort=False)
-    for (_, part), line in zip(gaps, lines, strict=True):
-        for at, method in part["method"].items():
-            values.loc[at, MEANS] = [float(x) for x in reversed(line[about.method(method).label].split(" / "))]
-    return values
 
 
 def plain(folder: Folder) -> Grid:

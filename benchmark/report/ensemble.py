@@ -226,7 +226,7 @@ def caption(query: Query, values: pd.DataFrame, shown: Sequence[str], a: float) 
     lacking = list(n_defined.index[n_defined == 0])
     parts = [
         f"Protocol {names['protocol']}, profile {names['profile']}. {forgotten} of {images} training images forgotten"
-        f"{drawn}; T = {span(values['models'].tolist(), 0)} models of a method, one per seed.",
+        f"{drawn}; T = {span(values['models'].tolist() or [0], 0)} models of a method, one per seed.",
         f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.",
         *(HOW[name].format(a=a) for name in shown),
         *([TPR] if any("tpr" in name and name not in lacking for name in values["metric"]) else []),

@@ -11,7 +11,16 @@ from report_cases import GRID, compose, content_of, demo_cells, record_of
 from safetensors.numpy import load_file, save_file
 
 from benchmark.report import attacks
-from benchmark.report.ensemble import RETAINED, Ensemble, caption, check_images, make_values, numbers, reduced
+from benchmark.report.ensemble import (
+    RETAINED,
+    Ensemble,
+    caption,
+    check_images,
+    make_values,
+    margins_of,
+    numbers,
+    reduced,
+)
 from benchmark.report.query import read_query
 
 ALL = "table.ensemble=[rmia,ulira,klom]"
@@ -43,10 +52,12 @@ def models(n, *, seed, forget=0.0, rows=True, same_original=False):
 def in_table(*, folder):
     """Margins beside the records of GRID: of 83 images, SSD's a little above the retrained model's."""
     for i, cell in enumerate(demo_cells()):
-        sizes = record_of(cell).sizes
-        margins = {name: normal([i, n], sizes[name]) for n, name in enumerate(SIZES)}
+        record = record_of(cell)
+        margins = {name: normal([i, n], record.sizes[name]) for n, name in enumerate(SIZES)}
         margins["forget_train"] += np.float32({"retrain": 0, "ssd": 1}.get(cell.labels["method"], 3))
-        save_file({**margins, "rows": np.arange(83, dtype=np.int32)}, folder / "records" / f"{cell.run_id}.safetensors")
+        save_file(
+            {**margins, "rows": np.arange(83, dtype=np.int32)}, folder / "records" / f"{record.run_id}.safetensors"
+        )
 
 
 def test_an_image_is_the_same_column_in_all_models():
@@ -98,7 +109,7 @@ def test_a_method_is_paired_with_the_retrained_model_of_its_seeds():
     ours, retrained = models(20, seed=1, forget=2.0), models(24, seed=2)
     turned = Ensemble(retrained.records[::-1], retrained.kept[::-1])
     one, other = (numbers(ours, x, ["ulira"], 0.3, itself=False) for x in (retrained, turned))
-    assert one == other
+    assert one["ulira_accuracy"] == other["ulira_accuracy"]
 
 
 def test_one_original_under_all_seeds_has_no_ulira():
@@ -112,7 +123,7 @@ def test_the_retrained_models_are_not_compared_with_themselves_but_for_rmia():
     assert {name for name, (value, *_) in found.items() if not math.isnan(value)} == {
         "rmia_auc_0.3", "rmia_auc_0", "rmia_auc_1"
     }  # fmt: skip
-    value, low, high = found["rmia_auc_1"]
+    _, low, high = found["rmia_auc_1"]
     assert low < 50 < high
 
 
@@ -124,7 +135,7 @@ def test_without_an_unseen_image_there_is_no_rmia():
 
 def test_margins_of_older_runs_count_only_if_all_forget_the_same_images():
     older = models(3, seed=1, rows=False)
-    with pytest.raises(ValueError, match="say which images are forgotten.*force=true"):
+    with pytest.raises(ValueError, match=r"say which images are forgotten.*force=true"):
         check_images("x", [older])
     same = Ensemble([replace(x, scientific={"task": {}}) for x in older.records], older.kept)
     check_images("x", [same])
@@ -165,8 +176,7 @@ def test_the_caption_says_how_many_models_which_images_and_what_is_not_defined(f
     monkeypatch.chdir(finished.parent)
     in_table(folder=finished)
     query = read_query("table", "demo", [*GRID, ALL])
-    kept = {cell.run_id: load_file(finished / "records" / f"{cell.run_id}.safetensors") for cell in demo_cells()}
-    text = caption(query, make_values(query, kept, ["ulira", "klom"], 0.3), ["ulira", "klom"], 0.3)
+    text = caption(query, make_values(query, margins_of(query), ["ulira", "klom"], 0.3), ["ulira", "klom"], 0.3)
     assert "83 of 983 training images forgotten; T = 2 models of a method" in text
     assert "A CPU, 2 threads, float32" in text
     assert "95 % bootstrap interval over models" in text

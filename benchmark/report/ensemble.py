@@ -148,7 +148,7 @@ def make_values(query: Query, kept: Mapping[str, Tensors], shown: Sequence[str],
 
     Shares in percent, KLOM in nats; NaN if it is not defined, as all is without retrained models.
     """
-    goals, blocks = references(query), dict[tuple[str, ...], dict[str, Ensemble]]()
+    blocks: dict[tuple[str, ...], dict[str, Ensemble]] = {}
     for (*block, method), places in columns_of(query).items():
         records = [x.record for x in places if x.record is not None and x.record.run_id in kept]
         if records:
@@ -156,12 +156,12 @@ def make_values(query: Query, kept: Mapping[str, Tensors], shown: Sequence[str],
             ensemble = Ensemble(models, [kept[record.run_id] for record in models])
             blocks.setdefault(tuple(block), {})[method] = ensemble
     rows: list[list[object]] = []
-    for block, methods in blocks.items():
-        check_images(" ".join(block), list(methods.values()))
-        for goal in goals & methods.keys():
-            for method, models in methods.items():
-                found = numbers(models, methods[goal], shown, a, itself=method == goal)
-                rows += [[*block, method, name, *number, len(models.records)] for name, number in found.items()]
+    for key, methods in blocks.items():
+        check_images(" ".join(key), list(methods.values()))
+        for goal in references(query) & methods.keys():
+            for method, ensemble in methods.items():
+                found = numbers(ensemble, methods[goal], shown, a, itself=method == goal)
+                rows += [[*key, method, name, *number, len(ensemble.records)] for name, number in found.items()]
     return pd.DataFrame(rows, columns=[*KEY, "value", "low", "high", "models"])
 
 
@@ -253,7 +253,8 @@ def to_grid(values: pd.DataFrame, query: Query, *, latex: bool = False) -> Grid:
     defined = values.dropna(subset="value")
     metrics = [name for name in dict.fromkeys(values["metric"]) if name in set(defined["metric"])]
     shown = [name for name in BLOCK if values[name].nunique() > 1]
-    rows, opens = [], set()
+    rows: list[list[str]] = []
+    opens = set()
     for _, block in values.groupby(BLOCK, sort=False):
         opens.add(len(rows))
         found = by(block, "method", "metric")

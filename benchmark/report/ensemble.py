@@ -18,6 +18,7 @@ from benchmark.report.typeset import BLOCK, HEADS, KEY, Grid, by, escape
 MARGINS = "margins.safetensors"
 RETAINED = 500  # images of the training set whose margins a folder keeps, evenly spaced
 Tensors = Mapping[str, np.ndarray]
+Seeds = tuple[tuple[str, int], ...]  # by name
 Number = tuple[float, float, float]  # with the ends of its interval; NaN: not defined
 UNDEFINED: Number = (np.nan, np.nan, np.nan)
 HEAD = {"rmia_auc": "RMIA", "rmia_tpr": "RMIA TPR", "ulira_accuracy": "U-LiRA", "ulira_tpr": "U-LiRA TPR",
@@ -27,8 +28,8 @@ HOW = {
     "references are the other retrained models that lack the image, a = {a:g} unless the head says another. Ideal: the "
     "retrained model's.",
     "ulira": "U-LiRA: accuracy in percent of telling the method's models from retrained ones by the margin of a "
-    "forgotten image, with Gaussians per image that leave the two out, and a 95 % bootstrap interval over models. "
-    "Ideal: 50.",
+    "forgotten image, with Gaussians per image (below T = 32 one variance for all) that leave the two out, and a 95 % "
+    "bootstrap interval over models. Ideal: 50.",
     "klom": "KLOM: KL divergence of the margins over the models, in nats, mean and 95th percentile over images. Ideal: "
     "that of another retrained model, since few models alone give more than 0.",
 }
@@ -47,8 +48,8 @@ class Ensemble:
     kept: Sequence[Tensors]
 
     @property
-    def seeds(self) -> list[tuple[int, ...]]:
-        return [tuple(record.seeds.values()) for record in self.records]
+    def seeds(self) -> list[Seeds]:
+        return [tuple(sorted(record.seeds.items())) for record in self.records]
 
     @cached_property
     def forget(self) -> np.ndarray:
@@ -76,7 +77,7 @@ class Ensemble:
     def part(self, name: str) -> np.ndarray:
         return np.array([x[name] for x in self.kept], dtype=float)
 
-    def of(self, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
+    def of(self, seeds: Sequence[Seeds]) -> np.ndarray:
         """Return `forget` of these seeds, in their order."""
         return self.forget[[self.seeds.index(seed) for seed in seeds]]
 
@@ -197,7 +198,7 @@ def numbers(
                 found[f"rmia_{name}_{value:g}"] = mean, mean - half, mean + half
     if "ulira" in shown:
         seeds = [seed for seed in models.seeds if seed in retrained.seeds]
-        trained = {record.seeds["train_seed"] for record in models.records if tuple(record.seeds.values()) in seeds}
+        trained = {dict(seed)["train_seed"] for seed in seeds}
         fair = not itself and len(trained) == len(seeds)  # models of one original are not independent
         scores = attacks.ulira(models.of(seeds)[:, used], retrained.of(seeds)[:, used]) if fair else {}
         for name in ("accuracy", "tpr"):

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from benchmark.cell import Cell
 from benchmark.records import RunRecord, flatten
 
-SEEDS = ("train_seed", "split_seed", "method_seed", "task.seed")
+SEEDS = (
+    "train_seed", "split_seed", "method_seed", "task.seed",
+    "method.other.method_seed", "method.other.train_seed",  # of the other retrained model
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

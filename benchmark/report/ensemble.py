@@ -224,16 +224,21 @@ def caption(query: Query, values: pd.DataFrame, shown: Sequence[str], a: float) 
     pool = query.options.config.task.get("pool", "absent")
     drawn = "" if pool == "absent" else f" from a pool of {pool}, others under each seed"
     n_defined = values.groupby("metric", sort=False)["value"].count()
-    lacking = list(n_defined.index[n_defined == 0])
+    lacking = dict.fromkeys(HEAD[kind_of(name)] for name in n_defined.index[n_defined == 0])
     parts = [
         f"Protocol {names['protocol']}, profile {names['profile']}. {forgotten} of {images} training images forgotten"
         f"{drawn}; T = {span(values['models'].tolist() or [0], 0)} models of a method, one per seed.",
         f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.",
-        *(HOW[name].format(a=a) for name in shown),
-        *([TPR] if any("tpr" in name and name not in lacking for name in values["metric"]) else []),
-        *([LACKING.format(", ".join(head_of(name, a) for name in lacking))] if lacking else []),
+        *(HOW[name].format(a=a) for name in shown if n_defined.filter(like=name).any()),
+        *([TPR] if n_defined.filter(like="tpr").any() else []),
+        *([LACKING.format(", ".join(lacking))] if lacking else []),
     ]
     return " ".join(parts)
+
+
+def kind_of(name: str) -> str:
+    """Return the number without its a or percentile, one of `HEAD`."""
+    return next(kind for kind in HEAD if name.startswith(kind))
 
 
 def head_of(name: str, a: float) -> str:
@@ -242,10 +247,10 @@ def head_of(name: str, a: float) -> str:
     >>> head_of("rmia_auc_1", 0.3), head_of("rmia_auc_0.3", 0.3), head_of("klom_forget_95", 0.3)
     ('RMIA, a = 1', 'RMIA', 'KLOM D_f 95 %')
     """
-    head = next(key for key in HEAD if name == key or name.startswith(f"{key}_"))
-    rest = name.removeprefix(head).removeprefix("_")
-    more = "" if rest in ("", f"{a:g}") else f" {rest} %" if head.startswith("klom") else f", a = {rest}"
-    return f"{HEAD[head]}{more}"
+    kind = kind_of(name)
+    rest = name.removeprefix(kind).removeprefix("_")
+    more = "" if rest in ("", f"{a:g}") else f" {rest} %" if kind.startswith("klom") else f", a = {rest}"
+    return f"{HEAD[kind]}{more}"
 
 
 def to_grid(values: pd.DataFrame, query: Query, *, latex: bool = False) -> Grid:

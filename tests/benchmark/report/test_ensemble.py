@@ -176,11 +176,13 @@ def test_the_caption_says_how_many_models_which_images_and_what_is_not_defined(f
     monkeypatch.chdir(finished.parent)
     in_table(folder=finished)
     query = read_query("table", "demo", [*GRID, ALL])
-    text = caption(query, make_values(query, margins_of(query), ["ulira", "klom"], 0.3), ["ulira", "klom"], 0.3)
+    text = caption(query, make_values(query, margins_of(query), ["rmia", "klom"], 0.3), ["rmia", "klom"], 0.3)
     assert "83 of 983 training images forgotten; T = 2 models of a method" in text
     assert "A CPU, 2 threads, float32" in text
-    assert "95 % bootstrap interval over models" in text
-    assert "Not defined here: U-LiRA, U-LiRA TPR, KLOM D_f, KLOM D_f 95 %," in text
+    assert "mean over the models with its 95 % t-interval" in text
+    assert "a = 0.3 unless the head says another" in text
+    assert "KLOM: KL" not in text
+    assert "Not defined here: RMIA TPR, KLOM D_f, KLOM D_r, KLOM test. A TPR needs 1000" in text
 
 
 def test_an_unknown_number_over_all_seeds_is_refused(report):

@@ -35,7 +35,7 @@ demo: $(READY)  ## every method and task on the embedded digits: a table in minu
 	$(RUN) experiment=demo $(OVERRIDES)
 	$(REPORT) table=demo out=runs/tables/demo $(OVERRIDES)
 
-reproduce-%: $(READY)  ## one table: table1 … table6, selectivity, ablation or field, e.g. reproduce-table2 PROFILE=quick
+reproduce-%: $(READY)  ## one table: table1 … table6, selectivity, ablation, field, ulira, e.g. reproduce-table2 PROFILE=quick
 	$(RUN) experiment=$* $(OVERRIDES)
 	$(REPORT) table=$* $(OVERRIDES)
 

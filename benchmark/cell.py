@@ -112,7 +112,7 @@ class Cell:
         if model.get("weights"):
             path = Path(model["weights"])
             model["weights"] = file_sha256(path) if path.is_file() else str(path)
-        task = plain(config.task.split)
+        task = without_about(plain(config.task.split))
         if "target" in task or self.targets is not None:
             task["target"] = self.target if self.targets is None else self.targets
         if "file" in task:  # a request is what its file says, wherever that lies

@@ -361,7 +361,7 @@ def make_record(bench: Workbench) -> RunRecord:
         metrics = flatten(measured)
         cell.margins_path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(cell.margins_path) as part:
-            save_file(kept_margins(seen), part)
+            save_file(kept_margins(seen) | {"rows": bench.forgotten_rows}, part)
     record = RunRecord(
         run_id=cell.run_id,
         scientific_hash=cell.scientific_hash,

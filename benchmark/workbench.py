@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.artefacts import Artefact, Store
 from benchmark.cell import Cell, content, without_about
@@ -104,11 +104,18 @@ class Workbench:
 
     @cached_property
     def split(self) -> ForgetSplit:
-        make_split = instantiate(self.config.task.split)
+        make_split = instantiate(without_about(self.config.task.split))
         if self.cell.targets is not None:
             return requests_split(self.dataset, make_split, self.cell.targets)
         split: ForgetSplit = make_split(self.dataset)
         return split
+
+    @property
+    def forgotten_rows(self) -> Tensor:
+        """The place of each image of D_f in the training set, (N_f,) int32: with it, runs tell their images apart."""
+        order = self.dataset.train.index.argsort()
+        places = torch.searchsorted(self.dataset.train.index[order], self.split.forget_train.index)
+        return order[places].int().cpu()
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -49,17 +49,27 @@ def forget_label(
     return ForgetSplit(*parts, len(dataset.class_names), "+".join(names[position] for position in positions), level)
 
 
-def random_split(dataset: ImageDataset, *, n: Annotated[int, "[1, inf)"], seed: int) -> ForgetSplit:
+def random_split(
+    dataset: ImageDataset, *, n: Annotated[int, "[1, inf)"], seed: int, pool: Annotated[int, "[1, inf)"] | None = None
+) -> ForgetSplit:
     """Forget `n` training samples, drawn without replacement by (data set, n, seed) alone.
 
     D_r accuracy is measured on the whole test set, D_f accuracy on the forgotten training samples.
+
+    Args:
+        pool: draw from this many training samples, the same under every seed, so that seeds share forgotten samples.
     """
     total = len(dataset.train)
     if not 0 < n < total:
         raise ValueError(f"Expected task.n to be in 1 … {total - 1} for {dataset.name}, but got {n!r}.")
-    order = torch.randperm(total, generator=generator("forget", dataset.name, "random", n, seed))
+    if pool is not None and not n <= pool <= total:
+        raise ValueError(f"Expected task.pool to be in {n} … {total} for {dataset.name}, but got {pool!r}.")
+    pooled = torch.arange(total)
+    if pool is not None:
+        pooled = torch.randperm(total, generator=generator("forget", dataset.name, "pool", pool))[:pool]
+    order = torch.randperm(len(pooled), generator=generator("forget", dataset.name, "random", n, seed))
     mask = torch.zeros(total, dtype=torch.bool)
-    mask[order[:n]] = True
+    mask[pooled[order[:n]]] = True
     return forget_samples(dataset, mask, f"random-{n}")
 
 

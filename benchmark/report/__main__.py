@@ -74,6 +74,7 @@ def report(arguments: Sequence[str]) -> str:
     write_files(query.folder, files)
     log.info("%s missing", counted(len({place.command for place in query.places} - {None}), "cell"))
     shown = ["block.md"] if "block.md" in files else ["table.md", "verdict.md", "saving.csv"]
+    shown.append("ensemble.md")
     return "\n".join(str(files[name]) for name in shown if name in files)
 
 

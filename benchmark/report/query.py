@@ -32,6 +32,7 @@ KINDS = {
     "requests": "benchmark.report.requests.request_files",
     "sweep": "benchmark.report.table.table_files",
 }
+ENSEMBLE = "benchmark.report.ensemble.ensemble_files"  # beside them, if table.ensemble names something
 # Keys that say where and on what, and change no cell.
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "dataset.root", "dataset.file",
            "compute", "launcher", "hydra", "plugins", "reuse", "force")  # fmt: skip
@@ -83,6 +84,7 @@ class Query:
             RECORDS: to_lines(self.records),
             MEMORY: json.dumps(memory, indent=1, ensure_ascii=False) + "\n",
             **get_method(KINDS[self.kind])(self),
+            **(get_method(ENSEMBLE)(self) if self.options.config.table.ensemble else {}),
         }
 
 

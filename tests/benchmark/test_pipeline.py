@@ -125,6 +125,8 @@ def test_a_record_has_the_margins_of_its_images_beside_it(folder):
     record = pipeline.make_record(bench)
     kept = load_file(bench.cell.margins_path)
     assert bench.cell.margins_path.name == f"{record.run_id}.safetensors"
+    rows = kept.pop("rows")
+    assert torch.equal(bench.dataset.train.index[rows], bench.split.forget_train.index)
     assert {name: len(x) for name, x in kept.items()} == {name: record.sizes[name] for name in SPLITS}
     right = kept["retain_train"] > 0  # more likely than all others together
     assert float(right.double().mean()) <= record.metrics["ra"]

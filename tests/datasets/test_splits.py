@@ -77,6 +77,24 @@ def test_random_split_depends_on_name_n_and_seed_alone_and_measures_the_forgotte
         assert len(rows(random_split(other, n=n, seed=seed).forget_train) & rows(split.forget_train)) < 10
 
 
+def test_seeds_draw_from_the_same_pool_and_forget_each_image_alike():
+    dataset = pixelless(torch.arange(1000) % 10)
+    splits = [random_split(dataset, n=50, seed=seed, pool=100) for seed in range(64)]
+    counts = torch.bincount(torch.cat([split.forget_train.index for split in splits]), minlength=1000)
+    assert int((counts > 0).sum()) == 100
+    assert abs(counts[counts > 0].double() - 32).max() < 4.5 * 4  # standard deviations of a binomial
+    assert_partition(dataset.train, splits[0].forget_train, splits[0].retain_train)
+    assert rows(splits[0].forget_train) != rows(splits[1].forget_train)
+    whole = random_split(dataset, n=1, seed=0, pool=1)
+    assert rows(whole.forget_train) == rows(random_split(dataset, n=1, seed=5, pool=1).forget_train)
+
+
+@pytest.mark.parametrize("pool", [49, 1001])
+def test_a_pool_holds_the_forget_set_and_lies_in_the_training_set(pool):
+    with pytest.raises(ValueError, match=f"Expected task.pool to be in 50 … 1000 for cifar10, but got {pool}"):
+        random_split(pixelless(torch.arange(1000) % 10), n=50, seed=0, pool=pool)
+
+
 def drawn(dataset, n, seed=0, **options):
     return stratified_subset(dataset, **{"train_images": n, "test_images": None, "seed": seed} | options)
 

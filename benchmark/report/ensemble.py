@@ -216,7 +216,7 @@ def numbers(
 def caption(query: Query, values: pd.DataFrame, shown: Sequence[str], a: float) -> str:
     """Return protocol, sizes, the number of models, the device, how each number is made, and what is not defined."""
     records, names = query.records, query.options.labels
-    ways = {(record.provenance["device"], record.provenance["precision"]) for record in records}
+    ways = {(record.device, record.provenance["precision"]) for record in records}
     forgotten, images = (
         span([sum(record.sizes[name] for name in part) for record in records], 0)
         for part in (["forget_train"], ["forget_train", "retain_train"])

@@ -118,11 +118,14 @@ class Cell:
         if "file" in task:  # a request is what its file says, wherever that lies
             names = instantiated(config.dataset.get("files_of")) or ()
             task["file"] = content_hash(list(read_request(task["file"], names)))
+        original = without_about(plain(config.original))
+        if config.task.get("relabels"):  # it learns the labels that the task gives the forget set
+            original["task"] = task
         scientific = {
             "dataset": load | plain(config.dataset.subset),
             "model": model,
             "preprocessing": plain(config.preprocessing),
-            "original": without_about(plain(config.original)),
+            "original": original,
             "task": task,
             "method": without_about(plain(config.method)),
             "reference": without_about(plain(config.get("reference"))),

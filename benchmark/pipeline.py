@@ -190,7 +190,7 @@ def train_original(bench: Workbench) -> tuple[Tensors, Facts]:
     step = f"epochs of the original {labels['model']} on {labels['dataset']}"
     with stopwatch.phase("original"), progress(step, bench.recipe.epochs) as report:
         train(
-            model, data.train, bench.recipe, preprocessing=bench.preprocessing, compute=bench.compute,
+            model, bench.training_images, bench.recipe, preprocessing=bench.preprocessing, compute=bench.compute,
             random=generator("original", seed, device=bench.device), after_epoch=after_epoch,
             training_state=state,
         )  # fmt: skip

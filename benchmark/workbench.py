@@ -20,7 +20,7 @@ from benchmark.files import content_hash
 from benchmark.models import build
 from benchmark.schema import check
 from benchmark.training_state import StoredTraining, stored_training
-from datasets.base import ForgetSplit, ImageDataset, check_fingerprint
+from datasets.base import ForgetSplit, ImageDataset, LabelledImages, check_fingerprint
 from datasets.batches import Preprocessing, channel_statistics
 from datasets.splits import requests_split, stratified_subset
 from methods.base import UnlearningMethod, skip_reason
@@ -109,6 +109,12 @@ class Workbench:
             return requests_split(self.dataset, make_split, self.cell.targets)
         split: ForgetSplit = make_split(self.dataset)
         return split
+
+    @property
+    def training_images(self) -> LabelledImages:
+        """The images that the original learns; under the labels of the forget set if the task has its own."""
+        train = self.dataset.train
+        return train.labelled_as(self.split.forget_train) if self.config.task.get("relabels") else train
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

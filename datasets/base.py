@@ -72,6 +72,13 @@ class LabelledImages:
         """Return the same images under other labels, (N,) int64."""
         return replace(self, labels=labels)
 
+    def labelled_as(self, other: "LabelledImages") -> Self:
+        """Return the same images, those of `other`, a view of the same pixels, under its labels."""
+        by_row = torch.empty(len(self.storage), dtype=torch.int64, device=self.device)
+        by_row[self.index] = self.labels
+        by_row[other.index] = other.labels
+        return self.relabelled(by_row[self.index])
+
     def join(self, other: "LabelledImages") -> Self:
         """Return these samples followed by those of `other`, which must share the pixels."""
         if other.storage is not self.storage:

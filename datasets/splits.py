@@ -15,6 +15,7 @@ from datasets.values import check_value
 
 Target = str | int | Sequence[str | int]
 Share = Annotated[float, "(0, 1)"]
+NO_REQUESTS = "Expected a task that forgets classes for several requests; use task=class or task=subclass."
 
 
 def class_split(dataset: ImageDataset, *, target: Target) -> ForgetSplit:
@@ -63,6 +64,35 @@ def random_split(dataset: ImageDataset, *, n: Annotated[int, "[1, inf)"], seed: 
     return forget_samples(dataset, mask, f"random-{n}")
 
 
+def confusion_split(
+    dataset: ImageDataset, *, target: Target, n: Annotated[int, "[1, inf)"], seed: int
+) -> ForgetSplit:  # fmt: skip
+    """Forget `n` training samples of each of two classes, all of them under the label of the other class.
+
+    Interclass confusion of Goel et al., arXiv 2201.06640: the original model learnt these labels and confuses the two
+    classes; one that never saw the samples does not. Measured as the random task is, so D_f accuracy is the share of
+    D_f that is still taken for the other class. The draw depends on (data set, class, seed) alone.
+    """
+    names, train = dataset.class_names, dataset.train
+    targets = [target] if isinstance(target, str | int) else target
+    labels = sorted({find_class(names, one, what=f"class of {dataset.name}") for one in targets})
+    if len(labels) != 2 or len(targets) != 2:
+        raise ValueError(f"Expected task.target to name two classes that are confused, but got {list(targets)}.")
+    mask = torch.zeros(len(train), dtype=torch.bool)
+    for label in labels:
+        rows = (train.labels.cpu() == label).nonzero().flatten()
+        if not 0 < n < len(rows):
+            raise ValueError(
+                f"Expected task.n to be in 1 … {len(rows) - 1}, so that some images of {names[label]!r} keep their "
+                f"label, but got {n!r}."
+            )
+        order = torch.randperm(len(rows), generator=generator("forget", dataset.name, "confusion", names[label], seed))
+        mask[rows[order[:n]]] = True
+    split = forget_samples(dataset, mask, "+".join(names[label] for label in labels))
+    swapped = split.forget_train.relabelled(sum(labels) - split.forget_train.labels)
+    return replace(split, forget_train=swapped, forget_test=swapped)
+
+
 def indices_split(dataset: ImageDataset, *, file: str) -> ForgetSplit:
     """Forget the training samples that the lines of a file name; see `read_request`. Measured as the random task is."""
     lines, train = read_request(file, dataset.file_names), dataset.train
@@ -105,7 +135,7 @@ def requests_split(
             nothing to retain.
     """
     if not isinstance(make_split, partial) or "target" not in make_split.keywords:
-        raise ValueError("Expected a task with a target for several requests; use task=class or task=subclass.")
+        raise ValueError(NO_REQUESTS)
     if not targets:
         raise ValueError("Expected requests.targets to name at least one target, but got none.")
     requests: list[ForgetSplit] = []
@@ -115,6 +145,8 @@ def requests_split(
         if name in [request.forget_target for request in requests]:
             raise ValueError(f"Expected every target of requests.targets once, but got {name!r} twice; remove one.")
         requests.append(make_split(left, target=target))
+        if requests[-1].forget_test_is_train:
+            raise ValueError(NO_REQUESTS)
         left = replace(left, train=requests[-1].retain_train, test=requests[-1].retain_test)
     return replace(
         requests[-1],

@@ -132,6 +132,8 @@ class Cell:
             "metric": {name: node for name, node in self.metrics.items() if self.metric_about[name]["named"]},
             **self.seeds,
         }
+        if self.relearns:
+            scientific["relearn"] = without_about(plain(config.relearn))
         recorded: dict[str, Any] = as_recorded(scientific)
         return recorded
 
@@ -284,6 +286,11 @@ class Cell:
         """The other models that the metrics look at: `retrained`, `untrained`."""
         about = self.metric_about
         return {need for name in self.config.metric for need in about[str(name)]["needs"]}
+
+    @property
+    def relearns(self) -> bool:
+        """Whether the time to relearn the forget set is measured."""
+        return self.config.get("relearn") is not None
 
     def __str__(self) -> str:
         return named(self.labels, self.seeds)

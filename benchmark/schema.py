@@ -79,6 +79,7 @@ KEYS: dict[str, Any] = {  # a mapping for a node, * for any name; what a `_targe
     "method": {"about": ABOUT, "other": {"method_seed": SeedValue, "train_seed": SeedValue}},
     "reference": {"about": ABOUT}, "baseline": {"about": ABOUT},
     "metric": {"*": {"about": ABOUT}},
+    "relearn": {"margin": Share, "every": Whole},
     "requests": {"name": Text, "targets": list[Target] | None, "n": Whole | None},
     "compute": {"device": Text, "precision": Literal["float32", "bfloat16"], "channels_last": bool, "tf32": bool,
                 "compile": bool | Literal["auto"], "fused": bool | Literal["auto"],

@@ -313,8 +313,8 @@ def call(
     stopwatch = Stopwatch(bench.device)
     trainings: list[StoredTraining] = []
 
-    def state(node: Artefact, names: tuple[object, ...]) -> StoredTraining:
-        trainings.append(bench.training_state(node, *names))
+    def state(node: Artefact, names: tuple[object, ...], extra: dict[str, Any] | None = None) -> StoredTraining:
+        trainings.append(bench.training_state(node, *names, extra=extra))
         return trainings[-1]
 
     context = MethodContext(

@@ -63,7 +63,8 @@ KEYS: dict[str, Any] = {  # a mapping for a node, * for any name; what a `_targe
     "dataset": {
         "name": Text, "rows": Text, "label": Text, "fingerprint": Text | None,
         "mean": Mean | None, "std": Std | None,
-        "subset": {"train_images": Whole | None, "test_images": Whole | None, "seed": int, "held_out": Share | None},
+        "subset": {"train_images": Whole | None, "test_images": Whole | None, "seed": int, "held_out": Share | None,
+                   "validation": Share | None},
         "recipes": {"*": {"epochs": Whole, "milestones": list[Whole]}},
         "targets": {"*": Target}, "requests": {"class": REQUESTS, "subclass": REQUESTS},
         "sizes_of": {"*": {"stored": Whole | Absent, "crop": Whole | Absent, "input": Whole | None}},

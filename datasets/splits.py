@@ -47,7 +47,9 @@ def forget_label(
         return partition(data, torch.isin(groups, torch.tensor(positions, device=data.device)))
 
     parts = *parted(dataset.train), *parted(dataset.test)
-    return ForgetSplit(*parts, len(dataset.class_names), "+".join(names[position] for position in positions), level)
+    name = "+".join(names[position] for position in positions)
+    unseen = None if dataset.validation is None else parted(dataset.validation)[0]
+    return ForgetSplit(*parts, len(dataset.class_names), name, level, validation=unseen)
 
 
 def random_split(dataset: ImageDataset, *, n: Annotated[int, "[1, inf)"], seed: int) -> ForgetSplit:
@@ -89,8 +91,14 @@ def confusion_split(
         order = torch.randperm(len(rows), generator=generator("forget", dataset.name, "confusion", names[label], seed))
         mask[rows[order[:n]]] = True
     split = forget_samples(dataset, mask, "+".join(names[label] for label in labels))
-    swapped = split.forget_train.relabelled(sum(labels) - split.forget_train.labels)
-    return replace(split, forget_train=swapped, forget_test=swapped)
+
+    def swapped(data: LabelledImages) -> LabelledImages:
+        return data.relabelled(sum(labels) - data.labels)
+
+    forget, unseen = swapped(split.forget_train), dataset.validation
+    if unseen is not None:
+        unseen = swapped(unseen.subset(torch.isin(unseen.labels, torch.tensor(labels, device=unseen.device))))
+    return replace(split, forget_train=forget, forget_test=forget, validation=unseen)
 
 
 def indices_split(dataset: ImageDataset, *, file: str) -> ForgetSplit:
@@ -114,7 +122,8 @@ def indices_split(dataset: ImageDataset, *, file: str) -> ForgetSplit:
 def forget_samples(dataset: ImageDataset, mask: Tensor, name: str) -> ForgetSplit:
     """Forget the training samples inside `mask` (N,) bool; D_f accuracy is measured on themselves."""
     forget, retain = partition(dataset.train, mask.to(dataset.train.device))
-    return ForgetSplit(forget, retain, forget, dataset.test, len(dataset.class_names), name)
+    n_classes = len(dataset.class_names)
+    return ForgetSplit(forget, retain, forget, dataset.test, n_classes, name, validation=dataset.validation)
 
 
 def requests_split(
@@ -164,13 +173,18 @@ def partition(data: LabelledImages, mask: Tensor) -> tuple[LabelledImages, Label
 
 def stratified_subset(
     dataset: ImageDataset, *, train_images: int | None, test_images: int | None, seed: int,
-    held_out: float | None = None,
+    held_out: float | None = None, validation: float | None = None,
 ) -> ImageDataset:  # fmt: skip
     """Return at most so many training and test images, every (fine) class by its share; None keeps all.
 
-    With `held_out` that share of these training images becomes the test set, and no test image is left.
+    With `validation` that share of these training images is set apart, and no model learns them. With `held_out` that
+    share of the rest becomes the test set, and no test image is left.
     """
     train = draw_stratified(dataset.train, train_images, seed, "train")
+    if validation is not None:
+        rest, apart = hold_out(train, validation, seed, "validation")
+        test = rest if dataset.test is dataset.train else dataset.test
+        dataset, train = replace(dataset, train=rest, test=test, validation=apart), rest
     if held_out is not None:
         rest, test = hold_out(train, held_out, seed)
         return replace(dataset, train=rest, test=test)
@@ -179,10 +193,12 @@ def stratified_subset(
     return replace(dataset, train=train, test=test)
 
 
-def hold_out(data: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
+def hold_out(
+    data: LabelledImages, share: float, seed: int, name: str = "held_out"
+) -> tuple[LabelledImages, LabelledImages]:
     """Return the samples that stay and a stratified `share` of them that is held out, both in their old order."""
-    check_value("held_out", share, Share)
-    held = draw_stratified(data, round(share * len(data)), seed, "held_out")
+    check_value(name, share, Share)
+    held = draw_stratified(data, round(share * len(data)), seed, name)
     stays = ~torch.isin(data.index, held.index)
     return data.subset(stays), held
 

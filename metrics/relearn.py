@@ -8,16 +8,19 @@ def anamnesis(outputs: EvalOutputs) -> dict[str, float | None]:
 
     The pipeline counts the steps and leaves them in `facts`. Parts:
         ain: steps / retrained_steps, from 0 on; 0 if nothing was forgotten. None if the retrained model knows D_f from
-            the start or does not learn it in time, and without steps (another task, no retrained model).
-        steps, retrained_steps: of the optimiser; the longest training's if D_f is not known by then.
-        at_least: 1 if so it is with the unlearned model: then `steps` and `ain` are lower bounds; else 0.
+            the start, if neither model knows it in the end, and without steps (another task, no retrained model).
+        steps, retrained_steps: of the optimiser; all of the longest training's if D_f is not known by then.
+        at_least, at_most: 1 if `ain` is a lower bound (the unlearned model does not know D_f in the end) or an upper
+            bound (nor does the retrained one); else 0.
     """
     retrained = outputs.others.get("retrained")
     steps, ended = (outputs.facts.get(f"relearn_{name}") for name in ("steps", "ended"))
     goal, goal_ended = (retrained.facts.get(f"relearn_{name}") if retrained else None for name in ("steps", "ended"))
+    ain = None if steps is None or not goal or (ended and goal_ended) else steps / goal
     return {
-        "ain": steps / goal if steps is not None and goal and not goal_ended else None,
+        "ain": ain,
         "steps": steps,
         "retrained_steps": goal,
-        "at_least": ended,
+        "at_least": None if ain is None else ended,
+        "at_most": None if ain is None else float(bool(goal_ended and ain)),
     }

@@ -83,29 +83,29 @@ def outputs(bench: Workbench) -> Artefact:
 
 def reference(bench: Workbench) -> Artefact | None:
     """Return the outputs of the retrained model; None if the configuration has none."""
-    needs = [original(bench)]
-    if (model := retrained(bench)) is None:
+    method, model, needs = bench.reference_method, retrained(bench), [original(bench)]
+    if method is None or model is None:
         return None
     if keeps_models(bench):  # a sweep may save this one too: it is trained once
         needs.append(model)
     node = replace(model, kind="outputs", needs=tuple(needs), make=lambda: look(bench, needs, run))
 
     def run(model: nn.Module) -> Called:
-        return retrain(bench, model, node)
+        return retrain(bench, method, model, node)
 
     return node
 
 
 def retrained(bench: Workbench) -> Artefact | None:
     """Return the retrained model itself; None if the configuration has none."""
-    if bench.reference_method is None:
+    if (method := bench.reference_method) is None:
         return None
     key, code = bench.cell.reference_key, bench.cell.reference_code
     epochs = epochs_in(bench, key["method"])
     node = Artefact("model", key, lambda: kept(run(load_original(bench)[0])), (original(bench),), code, epochs)
 
     def run(model: nn.Module) -> Called:
-        return retrain(bench, model, node)
+        return retrain(bench, method, model, node)
 
     return node
 
@@ -247,10 +247,10 @@ def unlearn(bench: Workbench, n: int | None) -> tuple[Tensors, Facts]:
     return kept(call(bench, method, model, split, node))
 
 
-def retrain(bench: Workbench, model: nn.Module, node: Artefact) -> Called:
+def retrain(bench: Workbench, method: UnlearningMethod, model: nn.Module, node: Artefact) -> Called:
     """Return the retrained model; `model` is a copy of the original."""
     log.info("  retraining without the forget set (%s)", bench.split.forget_target)
-    return call(bench, bench.reference_method, model, bench.split, node)
+    return call(bench, method, model, bench.split, node)
 
 
 def learn_again(bench: Workbench, model: Artefact, node: Artefact) -> tuple[Tensors, Facts]:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from benchmark.artefacts import Artefact, Store
 
 log = logging.getLogger(__name__)
-NOUNS = {"original": "original", "model": "unlearned model", "outputs": "set of outputs"}
+NOUNS = {"original": "original", "model": "unlearned model", "outputs": "set of outputs",
+         "relearn": "relearning"}  # fmt: skip
 
 
 class GridCallback(Callback):

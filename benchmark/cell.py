@@ -118,17 +118,22 @@ class Cell:
         if "file" in task:  # a request is what its file says, wherever that lies
             names = instantiated(config.dataset.get("files_of")) or ()
             task["file"] = content_hash(list(read_request(task["file"], names)))
+        original = without_about(plain(config.original))
+        if config.task.get("relabels"):  # it learns the labels that the task gives the forget set
+            original["task"] = task
         scientific = {
             "dataset": load | plain(config.dataset.subset),
             "model": model,
             "preprocessing": plain(config.preprocessing),
-            "original": without_about(plain(config.original)),
+            "original": original,
             "task": task,
             "method": without_about(plain(config.method)),
             "reference": without_about(plain(config.get("reference"))),
             "metric": {name: node for name, node in self.metrics.items() if self.metric_about[name]["named"]},
             **self.seeds,
         }
+        if self.relearns:
+            scientific["relearn"] = without_about(plain(config.relearn))
         recorded: dict[str, Any] = as_recorded(scientific)
         return recorded
 
@@ -281,6 +286,11 @@ class Cell:
         """The other models that the metrics look at: `retrained`, `untrained`."""
         about = self.metric_about
         return {need for name in self.config.metric for need in about[str(name)]["needs"]}
+
+    @property
+    def relearns(self) -> bool:
+        """Whether the time to relearn the forget set is measured."""
+        return self.config.get("relearn") is not None
 
     def __str__(self) -> str:
         return named(self.labels, self.seeds)

@@ -7,14 +7,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+from hydra.utils import instantiate
 from safetensors.torch import save_file
 from torch import nn
 
 from benchmark.artefacts import Artefact, Facts, Tensors
-from benchmark.cell import Cell
+from benchmark.cell import Cell, without_about
 from benchmark.evaluate import evaluate, from_tensors, predict, to_tensors
 from benchmark.progress import progress
 from benchmark.records import RunRecord, flatten
+from benchmark.relearn import accuracy_on, relearn
 from benchmark.sources import module_hash
 from benchmark.training_state import StoredTraining
 from benchmark.workbench import Workbench
@@ -24,7 +27,7 @@ from datasets.seeding import derive_seed, generator
 from methods.base import Cache, MethodContext, UnlearningMethod
 from methods.requests import answer
 from methods.timing import Stopwatch
-from methods.training import train
+from methods.training import Recipe, train
 from metrics.accuracy import top1_accuracy
 from metrics.base import EvalOutputs
 from metrics.margins import kept_margins
@@ -66,7 +69,7 @@ def outputs(bench: Workbench) -> Artefact:
     if bench.cell.other is not None:
         return outputs(Workbench(bench.cell.other))
     cell, needs = bench.cell, [original(bench)]
-    if cell.config.save_model is not None or (cell.targets is not None and not cell.is_reference):
+    if keeps_models(bench) or (cell.targets is not None and not cell.is_reference):
         needs.append(unlearned(bench))
     key, code = cell.outputs_key, cell.outputs_code
     epochs = epochs_in(bench, key["method"]) if len(needs) == 1 else 0
@@ -80,20 +83,46 @@ def outputs(bench: Workbench) -> Artefact:
 
 def reference(bench: Workbench) -> Artefact | None:
     """Return the outputs of the retrained model; None if the configuration has none."""
-    if (method := bench.reference_method) is None:
+    method, model, needs = bench.reference_method, retrained(bench), [original(bench)]
+    if method is None or model is None:
         return None
-    cell, needs = bench.cell, [original(bench)]
-    key, code = cell.reference_key, cell.reference_code
-    epochs = epochs_in(bench, key["method"])
-    if bench.config.save_model is not None:  # a sweep may save this one too: it is trained once
-        needs.append(Artefact("model", key, lambda: kept(run(load_original(bench)[0])), tuple(needs), code, epochs))
-    node = Artefact("outputs", key, lambda: look(bench, needs, run), tuple(needs), code, epochs)
+    if keeps_models(bench):  # a sweep may save this one too: it is trained once
+        needs.append(model)
+    node = replace(model, kind="outputs", needs=tuple(needs), make=lambda: look(bench, needs, run))
 
     def run(model: nn.Module) -> Called:
-        log.info("  retraining without the forget set (%s)", bench.split.forget_target)
-        return call(bench, method, model, bench.split, node)
+        return retrain(bench, method, model, node)
 
     return node
+
+
+def retrained(bench: Workbench) -> Artefact | None:
+    """Return the retrained model itself; None if the configuration has none."""
+    if (method := bench.reference_method) is None:
+        return None
+    key, code = bench.cell.reference_key, bench.cell.reference_code
+    epochs = epochs_in(bench, key["method"])
+    node = Artefact("model", key, lambda: kept(run(load_original(bench)[0])), (original(bench),), code, epochs)
+
+    def run(model: nn.Module) -> Called:
+        return retrain(bench, method, model, node)
+
+    return node
+
+
+def relearned(bench: Workbench, model: Artefact) -> Artefact:
+    """Return how long the unlearned or the retrained model takes to know the forget set again; see `relearn`."""
+    options, first = bench.cell.scientific["relearn"], original(bench)
+    key = {**model.key, "relearn": options, "goal": first.hash, "seed": bench.cell.seeds["method_seed"]}
+    node = Artefact(
+        "relearn", key, lambda: learn_again(bench, model, node), (first, model), model.code, epochs_in(bench, options)
+    )
+    return node
+
+
+def keeps_models(bench: Workbench) -> bool:
+    """Return whether the unlearned and the retrained model are kept, not only their outputs."""
+    return bench.config.save_model is not None or bench.cell.relearns
 
 
 def epochs_in(bench: Workbench, node: Any) -> int:
@@ -124,9 +153,11 @@ def wanted(bench: Workbench) -> list[Artefact]:
     if bench.config.stage != "record":
         return [staged(bench)]
     cell = bench.cell
-    retrained = reference(bench) if "retrained" in cell.metric_needs and not cell.is_reference else None
+    gold = reference(bench) if "retrained" in cell.metric_needs and not cell.is_reference else None
     saved = unlearned(bench) if cell.config.save_model is not None else None
-    return [node for node in (original(bench), retrained, saved, outputs(bench)) if node is not None]
+    models = (unlearned(bench), retrained(bench)) if cell.relearns else ()
+    again = (relearned(bench, model) for model in models if model is not None)
+    return [node for node in (original(bench), gold, saved, outputs(bench), *again) if node is not None]
 
 
 def planned(bench: Workbench) -> list[Artefact]:
@@ -190,7 +221,7 @@ def train_original(bench: Workbench) -> tuple[Tensors, Facts]:
     step = f"epochs of the original {labels['model']} on {labels['dataset']}"
     with stopwatch.phase("original"), progress(step, bench.recipe.epochs) as report:
         train(
-            model, data.train, bench.recipe, preprocessing=bench.preprocessing, compute=bench.compute,
+            model, bench.training_images, bench.recipe, preprocessing=bench.preprocessing, compute=bench.compute,
             random=generator("original", seed, device=bench.device), after_epoch=after_epoch,
             training_state=state,
         )  # fmt: skip
@@ -214,6 +245,34 @@ def unlearn(bench: Workbench, n: int | None) -> tuple[Tensors, Facts]:
         for previous in node.needs[1:]:
             model.load_state_dict(bench.store.get(previous)[0])
     return kept(call(bench, method, model, split, node))
+
+
+def retrain(bench: Workbench, method: UnlearningMethod, model: nn.Module, node: Artefact) -> Called:
+    """Return the retrained model; `model` is a copy of the original."""
+    log.info("  retraining without the forget set (%s)", bench.split.forget_target)
+    return call(bench, method, model, bench.split, node)
+
+
+def learn_again(bench: Workbench, model: Artefact, node: Artefact) -> tuple[Tensors, Facts]:
+    """Train a model on D until it knows the forget set again; without a forgotten class nothing is missing."""
+    split, options = bench.split, bench.config.relearn
+    if split.forget_test_is_train:
+        return {}, {"steps": None, "ended": None, "seconds": 0.0}
+    first, _ = load_original(bench)
+    recipe: Recipe = instantiate(without_about(options.recipe))
+    looked = accuracy_on(split.forget_train, first, bench.preprocessing, bench.eval_batch_size)
+    goal = (1 - options.margin) * looked
+    first.load_state_dict(bench.store.get(model)[0])
+    stopwatch, state = Stopwatch(bench.device), bench.training_state(node)
+    with stopwatch.phase("relearn"):
+        steps, looks = relearn(
+            first, bench.training_images, split.forget_train, goal, recipe, every=options.every,
+            preprocessing=bench.preprocessing, compute=bench.compute, batch_size=bench.eval_batch_size, state=state,
+            random=generator("relearn", bench.cell.seeds["method_seed"], device=bench.device),
+        )  # fmt: skip
+    stopwatch.add("relearn", state.seconds)
+    ended = float(looks[-1] < goal)
+    return {"looks": torch.tensor(looks)}, {"steps": steps, "ended": ended, "seconds": stopwatch.seconds["relearn"]}
 
 
 def kept(called: Called) -> tuple[Tensors, Facts]:
@@ -254,8 +313,8 @@ def call(
     stopwatch = Stopwatch(bench.device)
     trainings: list[StoredTraining] = []
 
-    def state(node: Artefact, names: tuple[object, ...]) -> StoredTraining:
-        trainings.append(bench.training_state(node, *names))
+    def state(node: Artefact, names: tuple[object, ...], extra: dict[str, Any] | None = None) -> StoredTraining:
+        trainings.append(bench.training_state(node, *names, extra=extra))
         return trainings[-1]
 
     context = MethodContext(
@@ -334,7 +393,8 @@ def other_outputs(bench: Workbench) -> dict[str, EvalOutputs]:
     """Return the outputs of the other models that the cell's metrics ask for, by the name of the need."""
     found, needs = {}, bench.cell.metric_needs
     if "retrained" in needs and (node := reference(bench)) is not None:
-        found["retrained"], _ = load_outputs(bench, node)
+        seen, _ = load_outputs(bench, node)
+        found["retrained"] = replace(seen, facts={**seen.facts, **relearning(bench, retrained(bench))})
     if "untrained" in needs:
         model = bench.build_model(derive_seed(bench.cell.seeds["method_seed"], "untrained"), pretrained=False)
         size = bench.eval_batch_size
@@ -342,6 +402,14 @@ def other_outputs(bench: Workbench) -> dict[str, EvalOutputs]:
             model, bench.split, bench.preprocessing, batch_size=size, facts={}, splits=("forget_train",)
         )
     return found
+
+
+def relearning(bench: Workbench, model: Artefact | None) -> dict[str, float]:
+    """Return the facts of `relearned` that metrics read; none if nobody asks for them or nothing is missing."""
+    if model is None or not bench.cell.relearns:
+        return {}
+    _, facts = bench.store.get(relearned(bench, model))
+    return {f"relearn_{name}": facts[name] for name in ("steps", "ended") if facts[name] is not None}
 
 
 def make_record(bench: Workbench) -> RunRecord:
@@ -352,7 +420,8 @@ def make_record(bench: Workbench) -> RunRecord:
     facts: Facts = {"seconds": {}, "provenance": bench.provenance()}
     if bench.skipped is None:
         seen, facts = load_outputs(bench, outputs(bench))
-        complete = replace(seen, others=other_outputs(bench))
+        own = {**seen.facts, **relearning(bench, unlearned(bench))}
+        complete = replace(seen, facts=own, others=other_outputs(bench))
         stopwatch = Stopwatch(bench.device)
         with stopwatch.phase("metrics"):
             measured = {name: bench.metrics[name](complete) for name in cell.scientific["metric"]}

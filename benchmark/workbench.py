@@ -20,7 +20,7 @@ from benchmark.files import content_hash
 from benchmark.models import build
 from benchmark.schema import check
 from benchmark.training_state import StoredTraining, stored_training
-from datasets.base import ForgetSplit, ImageDataset, check_fingerprint
+from datasets.base import ForgetSplit, ImageDataset, LabelledImages, check_fingerprint
 from datasets.batches import Preprocessing, channel_statistics
 from datasets.splits import requests_split, stratified_subset
 from methods.base import UnlearningMethod, skip_reason
@@ -116,6 +116,12 @@ class Workbench:
         order = self.dataset.train.index.argsort()
         places = torch.searchsorted(self.dataset.train.index[order], self.split.forget_train.index)
         return order[places].int().cpu()
+
+    @property
+    def training_images(self) -> LabelledImages:
+        """The images that the original learns; under the labels of the forget set if the task has its own."""
+        train = self.dataset.train
+        return train.labelled_as(self.split.forget_train) if self.config.task.get("relabels") else train
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

@@ -1,1 +1,1 @@
-"""Images on the device, and the three ways to split them into a forget set and a retain set."""
+"""Images on the device, and the ways to split them into a forget set and a retain set."""

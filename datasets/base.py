@@ -72,6 +72,13 @@ class LabelledImages:
         """Return the same images under other labels, (N,) int64."""
         return replace(self, labels=labels)
 
+    def labelled_as(self, other: "LabelledImages") -> Self:
+        """Return the same images, those of `other`, a view of the same pixels, under its labels."""
+        by_row = torch.empty(len(self.storage), dtype=torch.int64, device=self.device)
+        by_row[self.index] = self.labels
+        by_row[other.index] = other.labels
+        return self.relabelled(by_row[self.index])
+
     def join(self, other: "LabelledImages") -> Self:
         """Return these samples followed by those of `other`, which must share the pixels."""
         if other.storage is not self.storage:
@@ -85,6 +92,7 @@ class ImageDataset:
     """Training and test images of one data set, with the names of its classes and the SHA-256 of its arrays.
 
     `file_names` are those of the images by row of the training images' storage; empty if they come from no files.
+    `validation` are training images that no model learns; None if there are none.
     """
 
     name: str
@@ -94,6 +102,7 @@ class ImageDataset:
     fine_class_names: tuple[str, ...]
     fingerprint: str
     file_names: tuple[str, ...] = ()
+    validation: LabelledImages | None = None
 
     def __post_init__(self) -> None:
         for split, images in (("train", self.train), ("test", self.test)):
@@ -103,12 +112,14 @@ class ImageDataset:
     def to(self, device: torch.device | str) -> Self:
         """Return the data set with all tensors on `device`; parts that share pixels still share them."""
         train = self.train.to(device)
-        if self.test is self.train:
-            return replace(self, train=train, test=train)
-        test = self.test
-        if test.storage is self.train.storage:
-            test = replace(test, storage=train.storage)
-        return replace(self, train=train, test=test.to(device))
+
+        def moved(part: LabelledImages) -> LabelledImages:
+            shares = part.storage is self.train.storage
+            return (replace(part, storage=train.storage) if shares else part).to(device)
+
+        test = train if self.test is self.train else moved(self.test)
+        validation = None if self.validation is None else moved(self.validation)
+        return replace(self, train=train, test=test, validation=validation)
 
 
 def check_fingerprint(dataset: ImageDataset, declared: str | None) -> None:
@@ -136,7 +147,8 @@ class ForgetSplit:
     D_f = `forget_train`, D_r = `retain_train`. Accuracies are measured on `forget_test` and `retain_test`; the
     random task measures the former on the forgotten training samples, so there `forget_test is forget_train`.
     `level` says whether a forgotten class is one of the labels or one of the fine labels. `requests` are the splits
-    of several forget requests, oldest first; empty for a single request.
+    of several forget requests, oldest first; empty for a single request. `validation` are images of D_f's distribution
+    that no model learns and that are not measured on; None if there are none.
 
     Raises:
         ValueError: a part is empty, or a sample is both forgotten and retained.
@@ -150,6 +162,7 @@ class ForgetSplit:
     forget_target: str
     level: Literal["class", "subclass"] = "class"
     requests: "tuple[ForgetSplit, ...]" = ()
+    validation: LabelledImages | None = None
 
     def __post_init__(self) -> None:
         for name in ("forget_train", "retain_train", "forget_test", "retain_test"):

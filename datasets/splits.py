@@ -15,6 +15,7 @@ from datasets.values import check_value
 
 Target = str | int | Sequence[str | int]
 Share = Annotated[float, "(0, 1)"]
+NO_REQUESTS = "Expected a task that forgets classes for several requests; use task=class or task=subclass."
 
 
 def class_split(dataset: ImageDataset, *, target: Target) -> ForgetSplit:
@@ -46,7 +47,9 @@ def forget_label(
         return partition(data, torch.isin(groups, torch.tensor(positions, device=data.device)))
 
     parts = *parted(dataset.train), *parted(dataset.test)
-    return ForgetSplit(*parts, len(dataset.class_names), "+".join(names[position] for position in positions), level)
+    name = "+".join(names[position] for position in positions)
+    unseen = None if dataset.validation is None else parted(dataset.validation)[0]
+    return ForgetSplit(*parts, len(dataset.class_names), name, level, validation=unseen)
 
 
 def random_split(
@@ -73,6 +76,41 @@ def random_split(
     return forget_samples(dataset, mask, f"random-{n}")
 
 
+def confusion_split(
+    dataset: ImageDataset, *, target: Target, n: Annotated[int, "[1, inf)"], seed: int
+) -> ForgetSplit:  # fmt: skip
+    """Forget `n` training samples of each of two classes, all of them under the label of the other class.
+
+    Interclass confusion of Goel et al., arXiv 2201.06640: the original model learnt these labels and confuses the two
+    classes; one that never saw the samples does not. Measured as the random task is, so D_f accuracy is the share of
+    D_f that is still taken for the other class. The draw depends on (data set, class, seed) alone.
+    """
+    names, train = dataset.class_names, dataset.train
+    targets = [target] if isinstance(target, str | int) else target
+    labels = sorted({find_class(names, one, what=f"class of {dataset.name}") for one in targets})
+    if len(labels) != 2 or len(targets) != 2:
+        raise ValueError(f"Expected task.target to name two classes that are confused, but got {list(targets)}.")
+    mask = torch.zeros(len(train), dtype=torch.bool)
+    for label in labels:
+        rows = (train.labels.cpu() == label).nonzero().flatten()
+        if not 0 < n < len(rows):
+            raise ValueError(
+                f"Expected task.n to be in 1 … {len(rows) - 1}, so that some images of {names[label]!r} keep their "
+                f"label, but got {n!r}."
+            )
+        order = torch.randperm(len(rows), generator=generator("forget", dataset.name, "confusion", names[label], seed))
+        mask[rows[order[:n]]] = True
+    split = forget_samples(dataset, mask, "+".join(names[label] for label in labels))
+
+    def swapped(data: LabelledImages) -> LabelledImages:
+        return data.relabelled(sum(labels) - data.labels)
+
+    forget, unseen = swapped(split.forget_train), dataset.validation
+    if unseen is not None:
+        unseen = swapped(unseen.subset(torch.isin(unseen.labels, torch.tensor(labels, device=unseen.device))))
+    return replace(split, forget_train=forget, forget_test=forget, validation=unseen)
+
+
 def indices_split(dataset: ImageDataset, *, file: str) -> ForgetSplit:
     """Forget the training samples that the lines of a file name; see `read_request`. Measured as the random task is."""
     lines, train = read_request(file, dataset.file_names), dataset.train
@@ -94,7 +132,8 @@ def indices_split(dataset: ImageDataset, *, file: str) -> ForgetSplit:
 def forget_samples(dataset: ImageDataset, mask: Tensor, name: str) -> ForgetSplit:
     """Forget the training samples inside `mask` (N,) bool; D_f accuracy is measured on themselves."""
     forget, retain = partition(dataset.train, mask.to(dataset.train.device))
-    return ForgetSplit(forget, retain, forget, dataset.test, len(dataset.class_names), name)
+    n_classes = len(dataset.class_names)
+    return ForgetSplit(forget, retain, forget, dataset.test, n_classes, name, validation=dataset.validation)
 
 
 def requests_split(
@@ -115,7 +154,7 @@ def requests_split(
             nothing to retain.
     """
     if not isinstance(make_split, partial) or "target" not in make_split.keywords:
-        raise ValueError("Expected a task with a target for several requests; use task=class or task=subclass.")
+        raise ValueError(NO_REQUESTS)
     if not targets:
         raise ValueError("Expected requests.targets to name at least one target, but got none.")
     requests: list[ForgetSplit] = []
@@ -125,6 +164,8 @@ def requests_split(
         if name in [request.forget_target for request in requests]:
             raise ValueError(f"Expected every target of requests.targets once, but got {name!r} twice; remove one.")
         requests.append(make_split(left, target=target))
+        if requests[-1].forget_test_is_train:
+            raise ValueError(NO_REQUESTS)
         left = replace(left, train=requests[-1].retain_train, test=requests[-1].retain_test)
     return replace(
         requests[-1],
@@ -142,13 +183,18 @@ def partition(data: LabelledImages, mask: Tensor) -> tuple[LabelledImages, Label
 
 def stratified_subset(
     dataset: ImageDataset, *, train_images: int | None, test_images: int | None, seed: int,
-    held_out: float | None = None,
+    held_out: float | None = None, validation: float | None = None,
 ) -> ImageDataset:  # fmt: skip
     """Return at most so many training and test images, every (fine) class by its share; None keeps all.
 
-    With `held_out` that share of these training images becomes the test set, and no test image is left.
+    With `validation` that share of these training images is set apart, and no model learns them. With `held_out` that
+    share of the rest becomes the test set, and no test image is left.
     """
     train = draw_stratified(dataset.train, train_images, seed, "train")
+    if validation is not None:
+        rest, apart = hold_out(train, validation, seed, "validation")
+        test = rest if dataset.test is dataset.train else dataset.test
+        dataset, train = replace(dataset, train=rest, test=test, validation=apart), rest
     if held_out is not None:
         rest, test = hold_out(train, held_out, seed)
         return replace(dataset, train=rest, test=test)
@@ -157,10 +203,12 @@ def stratified_subset(
     return replace(dataset, train=train, test=test)
 
 
-def hold_out(data: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
+def hold_out(
+    data: LabelledImages, share: float, seed: int, name: str = "held_out"
+) -> tuple[LabelledImages, LabelledImages]:
     """Return the samples that stay and a stratified `share` of them that is held out, both in their old order."""
-    check_value("held_out", share, Share)
-    held = draw_stratified(data, round(share * len(data)), seed, "held_out")
+    check_value(name, share, Share)
+    held = draw_stratified(data, round(share * len(data)), seed, name)
     stays = ~torch.isin(data.index, held.index)
     return data.subset(stays), held
 

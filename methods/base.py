@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,8 @@ class MethodContext:
         recipe: how the original model was trained.
         cache: `cache(phase, options, make)` returns `make()`, or its tensors as an earlier run kept them. They depend
             on the original model, the split and `options` alone; their seconds are booked under `phase`.
-        training_state: names of a training -> the keeper of its state, so that another process can continue it.
+        training_state: names of a training, and values to keep beside it -> the keeper of its state, so that another
+            process can continue it.
         progress: (name of a long step, parts) -> a context whose value takes how many parts are done.
         first: the call that answered the first of several forget requests; None in that call itself.
     """
@@ -61,7 +62,7 @@ class MethodContext:
     build_model: ModelBuilder
     stopwatch: Stopwatch
     cache: Cache | None = None
-    training_state: Callable[[tuple[object, ...]], TrainingState] | None = None
+    training_state: Callable[..., TrainingState] | None = None
     progress: Progress = lambda step, total: nullcontext(lambda done: None)
     first: "Call | None" = None
 
@@ -95,17 +96,26 @@ class MethodContext:
         self, model: nn.Module, data: LabelledImages | Epochs, recipe: Recipe, *names: object,
         loss: Loss | None = None, before_step: Callable[[], None] | None = None,
         after_step: Callable[[torch.optim.Optimizer], None] | None = None, stale_gradient: bool = False,
+        after_epoch: Callable[[int], None] | None = None, extra: dict[str, Any] | None = None,
     ) -> nn.Module:  # fmt: skip
         """Train `model` in place by `recipe` with this context's seed and device; return it in eval mode.
 
-        `data` and the options are those of `methods.training.train`.
+        `data` and the options are those of `methods.training.train`. `extra` are values that the method gathers over
+        the epochs: tensors, numbers and text, which a continued training finds as they were.
         """
+        more = () if extra is None else (extra,)
         with self.progress(f"epochs of {' '.join(map(str, names))}", recipe.epochs) as report:
+
+            def end_epoch(epoch: int) -> None:
+                report(epoch)
+                if after_epoch is not None:
+                    after_epoch(epoch)
+
             return train(
                 model, data, recipe, preprocessing=self.preprocessing, random=self.random("train", *names),
                 compute=self.compute, loss=loss, before_step=before_step, after_step=after_step,
-                stale_gradient=stale_gradient, after_epoch=report,
-                training_state=None if self.training_state is None else self.training_state(names),
+                stale_gradient=stale_gradient, after_epoch=end_epoch,
+                training_state=None if self.training_state is None else self.training_state(names, *more),
             )  # fmt: skip
 
     def remember(

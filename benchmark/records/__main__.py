@@ -189,7 +189,7 @@ def orphans(folder: Path, records: Sequence[RunRecord]) -> list[Kept]:
             cell = object.__new__(Cell)  # every key follows from the two
             vars(cell).update(scientific=record.scientific, fingerprint=record.data_fingerprint)
             needed |= {content_hash(key) for key in (cell.original_key, cell.outputs_key, cell.reference_key)}
-            needed.add(name_of_model(cell.outputs_key))
+            needed |= {name_of_model(key) for key in (cell.outputs_key, cell.reference_key)}
     every = list(artefacts_in(folder))
     sha256s = {record.original.get("sha256") for record in records if record.scientific is None}
     old = {x.paths[0].stem for x in every if x.kind == "original" and x.facts.get("sha256") in sha256s}
@@ -200,7 +200,7 @@ def names_of(artefact: Kept) -> set[str]:
     """Return the names of which a record needs one if it needs the artefact."""
     if artefact.kind.startswith("importance"):
         return {str(artefact.key.get("original"))}
-    return {name_of_model(artefact.key) if artefact.kind == "model" else artefact.paths[0].stem}
+    return {name_of_model(artefact.key) if artefact.kind in ("model", "relearn") else artefact.paths[0].stem}
 
 
 def name_of_model(key: Mapping[str, Any]) -> str:

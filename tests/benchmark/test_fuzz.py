@@ -47,8 +47,9 @@ def values(draw: random.Random, method: str) -> list[str]:
 
 
 def configuration(draw: random.Random) -> list[str]:
-    task, method = draw.choice(["class", "subclass", "random"]), draw.choice(choices("method"))
-    target = {"class": draw.randrange(5), "subclass": draw.randrange(20)}.get(task, "random")
+    task, method = draw.choice(["class", "subclass", "random", "confusion"]), draw.choice(choices("method"))
+    targets = {"class": draw.randrange(5), "subclass": draw.randrange(20), "confusion": draw.sample(range(20), 2)}
+    target = targets.get(task, "random")
     words = [
         f"task={task}", f"task.target={target}", f"method={method}", *values(draw, method),
         f"protocol={draw.choice(choices('protocol'))}", f"switched={draw.choice(SWITCHES)}",
@@ -56,9 +57,12 @@ def configuration(draw: random.Random) -> list[str]:
         f"profile={draw.choice(['full', 'quick'])}", f"compute.channels_last={draw.choice(['true', 'false'])}",
         f"dataset.augmentation={draw.choice(['null', '{padding: 2, flip: true}'])}",
         f"preprocessing.size={draw.choice(['null', '16'])}", f"dataset.subset.train_images={draw.choice([60, 100])}",
-        f"compute.eval_batch_size={draw.choice(['null', '7'])}", *(["task.n=9"] if task == "random" else []),
+        f"compute.eval_batch_size={draw.choice(['null', '7'])}",
+        *{"random": ["task.n=9"], "confusion": ["task.n=1"]}.get(task, []),
+        *(["+dataset.subset.validation=0.34"] if method == "scrub_r" else []),
+        *(["relearn=steps", "relearn.recipe.epochs=2", "relearn.every=1"] if draw.random() < 0.1 else []),
     ]  # fmt: skip
-    if task != "random" and draw.random() < 0.2:
+    if task in ("class", "subclass") and draw.random() < 0.2:
         targets = draw.sample(range(20), 2)
         words += ["requests=sequence", f"requests.targets={targets}"]
     elif task == "class" and draw.random() < 0.2:

@@ -135,6 +135,31 @@ def test_a_record_has_the_margins_of_its_images_beside_it(folder):
 # How each is made
 
 
+def test_the_original_of_a_confusion_learns_the_swapped_labels_and_is_named_by_them(tmp_path, monkeypatch):
+    words = ["method=baseline", "task=confusion", "task.target=[3,8]"]
+    bench, other, elsewhere = (bench_of(tmp_path, *words, f"task.n={n}") for n in (2, 1, 1))
+    clean = bench_of(tmp_path, "method=baseline")
+    keys = [original(x).hash for x in (bench, other, elsewhere, clean)]
+    assert keys[1] == keys[2]
+    assert len({*keys}) == 3
+    assert bench_of(tmp_path, *words[:2], "task.target=[upright_8,3]", "task.n=1").cell.run_id == other.cell.run_id
+    learnt = []
+    monkeypatch.setattr(pipeline, "train", lambda model, data, *args, **options: learnt.append(data))
+    pipeline.train_original(bench)
+    wrong = learnt[0].labels != bench.dataset.train.labels
+    assert set(learnt[0].index[wrong].tolist()) == set(bench.split.forget_train.index.tolist())
+    assert int(wrong.sum()) == 4
+    assert clean.training_images is clean.dataset.train
+
+
+def test_a_confusion_is_measured_on_its_two_classes(tmp_path):
+    bench = bench_of(tmp_path, "method=baseline", "task=confusion", "task.target=[3,8]", "task.n=2")
+    metrics = pipeline.make_record(bench).metrics
+    assert 0 <= metrics["ic_error"] <= 1
+    assert 0 <= metrics["true_error"] <= 1
+    assert "metrics.confusion" not in bench_of(tmp_path, "method=baseline").cell.code
+
+
 def test_an_original_that_cells_share_is_trained_once(folder, monkeypatch):
     trained, train = [], pipeline.train_original
     monkeypatch.setattr(pipeline, "train_original", lambda *a: trained.append(None) or train(*a))

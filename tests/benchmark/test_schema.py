@@ -30,6 +30,7 @@ CONTEXTS = [
      "recipe.batch_size=8"],
     ["method=retrain", "protocol=paper"],
     ["method=ssd", "requests=sequence"],
+    ["method=scrub_r", "task=confusion", "relearn=steps", "+dataset.subset.validation=0.1"],
 ]  # fmt: skip
 WRONG = {
     "type": ["many", [[]], True, 1.5],

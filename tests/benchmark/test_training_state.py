@@ -94,7 +94,11 @@ def test_a_continued_original_is_the_undisturbed_one(tmp_path, monkeypatch, over
 
 @pytest.mark.parametrize(
     "method",
-    [["retrain"], ["unsir", "method.repair.epochs=4", "method.noise_steps=2", "method.repetitions=2"]],
+    [
+        ["retrain"],
+        ["unsir", "method.repair.epochs=4", "method.noise_steps=2", "method.repetitions=2"],
+        ["scrub_r", "method.recipe.lr=0.01", "+dataset.subset.validation=0.34"],
+    ],
     ids=lambda method: method[0],
 )
 def test_a_continued_method_is_the_undisturbed_one(tmp_path, monkeypatch, method):

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 
-from datasets.splits import class_split, random_split, requests_split, subclass_split
+from datasets.splits import class_split, confusion_split, random_split, requests_split, subclass_split
 from datasets.targets import find_class, first_targets
 
 CLASS, SUBCLASS = partial(class_split, target=0), partial(subclass_split, target=0)
@@ -39,6 +39,7 @@ def test_partition_laws_of_every_prefix(dataset, make, targets):
         (CLASS, [0, 1, 2], "retain_train"),
         (CLASS, [], "at least one"),
         (partial(random_split, n=3, seed=0), [0], "task=class or task=subclass"),
+        (partial(confusion_split, target=[0, 1], n=3, seed=0), [[0, 1]], "task=class or task=subclass"),
     ],
 )
 def test_bad_requests(dataset, make, targets, expected):

@@ -6,6 +6,7 @@ import torch
 from datasets.base import ImageDataset, LabelledImages
 from datasets.splits import (
     class_split,
+    confusion_split,
     hold_out_per_class,
     indices_split,
     random_split,
@@ -174,6 +175,72 @@ def test_several_classes_are_forgotten_at_once(dataset):
     for targets in ([], [1, "pet"]):
         with pytest.raises(ValueError, match="at least one class, and each once"):
             class_split(dataset, target=targets)
+
+
+def confused(dataset, n=5, seed=0, target=("insect", "wild")):
+    return confusion_split(dataset, target=list(target), n=n, seed=seed)
+
+
+@pytest.mark.usefixtures("global_rng_untouched")
+def test_n_images_of_each_of_two_classes_swap_their_labels_and_are_forgotten(dataset):
+    split, train = confused(dataset), dataset.train
+    forget, labels = split.forget_train, train.labelled_as(split.forget_train).labels
+    assert torch.bincount(forget.labels).tolist() == [5, 0, 5]
+    assert (forget.labels + train.labels[forget.index]).tolist() == [2] * 10
+    assert set(train.index[labels != train.labels].tolist()) == rows(forget)  # all others keep theirs
+    assert rows(forget) | rows(split.retain_train) == rows(train)
+    assert torch.equal(split.retain_train.labels, train.labels[split.retain_train.index])
+    assert split.forget_test is forget
+    assert split.retain_test is dataset.test
+    assert split.forget_target == "insect+wild"
+
+
+def test_a_second_swap_restores_the_labels(dataset):
+    forget = confused(dataset).forget_train
+    swapped = dataset.train.labelled_as(forget)
+    restored = swapped.labelled_as(forget.relabelled(2 - forget.labels))
+    assert torch.equal(restored.labels, dataset.train.labels)
+    assert restored.index is dataset.train.index
+
+
+def test_a_confusion_depends_on_data_set_classes_and_seed_and_grows_with_n(dataset):
+    ours = rows(confused(dataset).forget_train)
+    assert ours == rows(confused(dataset, target=(2, "0")).forget_train) < rows(confused(dataset, n=9).forget_train)
+    for other in (confused(dataset, seed=1), confused(replace(dataset, name="other"))):
+        assert ours != rows(other.forget_train)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"target": ("pet",)}, "to name two classes"),
+        ({"target": ("pet", 1)}, "to name two classes"),
+        ({"target": (0, 1, 2)}, "to name two classes"),
+        ({"n": 20}, r"task\.n to be in 1 … 19, so that some images of 'insect'"),
+        ({"n": 0}, r"task\.n to be in 1 … 19"),
+    ],
+)
+def test_a_confusion_that_cannot_be_is_refused(dataset, options, expected):
+    with pytest.raises(ValueError, match=expected):
+        confused(dataset, **options)
+
+
+def test_images_set_apart_are_in_no_other_part_and_of_the_distribution_of_the_forget_set(dataset):
+    part = drawn(dataset, 48, validation=0.25)
+    assert rows(part.train) | rows(part.validation) == rows(drawn(dataset, 48).train)
+    assert len(part.train) + len(part.validation) == 48
+    assert part.test is dataset.test
+    both = drawn(dataset, 48, validation=0.25, held_out=0.25)
+    assert rows(both.validation) == rows(part.validation)
+    assert rows(both.train) | rows(both.test) == rows(part.train)
+    assert part.to("cpu").validation.storage is part.to("cpu").train.storage
+    assert class_split(part, target="pet").validation.labels.unique().tolist() == [1]
+    assert random_split(part, n=3, seed=0).validation is part.validation
+    unseen = confused(part, n=2).validation
+    assert (unseen.labels + dataset.train.labels[unseen.index]).unique().tolist() == [2]
+    assert class_split(dataset, target="pet").validation is random_split(dataset, n=3, seed=0).validation is None
+    itself = drawn(pixelless(torch.arange(40) % 4), None, validation=0.5)  # training images are the test images
+    assert itself.test is itself.train
 
 
 def request(tmp_path, text):

@@ -16,7 +16,7 @@ from benchmark.models import build
 from datasets.base import ForgetSplit, ImageDataset, LabelledImages
 from datasets.batches import Preprocessing
 from datasets.digits import load_digits
-from datasets.splits import class_split, random_split, stratified_subset, subclass_split
+from datasets.splits import class_split, confusion_split, random_split, stratified_subset, subclass_split
 from methods.base import MethodContext, UnlearningMethod
 from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
@@ -66,13 +66,15 @@ def tiny_data(task: str, n_train: int = 120) -> ImageDataset:
 
 @cache
 def tiny_split(task: str, n_train: int = 120) -> ForgetSplit:
-    """Return a split of a few real digits: forget upright_6, upright_9 in its superclass, or 12 random samples."""
+    """Return a split of a few digits: forget upright_6, upright_9 in its superclass, 12 random or 4 swapped ones."""
     few = tiny_data(task, n_train)
     match task:
         case "class":
             return class_split(few, target="6")
         case "subclass":
             return subclass_split(few, target="9")
+        case "confusion":
+            return confusion_split(few, target=["3", "8"], n=2, seed=0)
     return random_split(few, n=12, seed=0)
 
 

@@ -253,6 +253,34 @@ def test_from_the_second_ascent_on_scrub_leaves_its_teacher(linear, split, conte
     assert distances[0] < distances[1]
 
 
+def test_scrub_r_returns_the_first_checkpoint_with_the_error_of_unseen_images(linear, split, context):
+    recipe = replace(SGD, lr=0.003, epochs=4, batch_size=16)
+    method = Scrub(recipe, 8, ascent_epochs=4, alpha=0.0, gamma=0.5, temperature=1.0)
+    forget = split.forget_train
+    checkpoints, errors = [linear], []
+    for epochs in (1, 2, 3, 4):
+        shorter = replace(method, recipe=replace(recipe, epochs=epochs))
+        checkpoints.append(shorter(copy.deepcopy(linear), split, context))
+    for model in checkpoints:
+        predicted = context.predict(model, forget, 1000).argmax(dim=1)
+        errors.append(int((predicted != forget.labels).sum()))
+    assert len({*errors}) > 2
+    for wrong in errors:
+        labels = (predicted + (torch.arange(len(forget)) < wrong)) % 3  # so many are wrong of the final student's
+        unseen = replace(split, validation=forget.relabelled(labels))
+        found = replace(method, rewind=True)(copy.deepcopy(linear), unseen, context)
+        close(parameters_of(found), parameters_of(checkpoints[errors.index(wrong)]), atol=0)
+
+
+def test_scrub_r_applies_if_there_are_unseen_images(split):
+    plain = Scrub(SGD, 8, ascent_epochs=1, alpha=0.0, gamma=1.0, temperature=1.0)
+    method = replace(plain, rewind=True)
+    assert plain.skip(split) is None
+    assert "add +dataset.subset.validation=0.1" in method.skip(split)
+    assert method.skip(replace(split, validation=split.retain_test.subset(torch.arange(0)))) is not None
+    assert method.skip(replace(split, validation=split.retain_test)) is None
+
+
 # DELETE
 
 

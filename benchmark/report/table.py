@@ -57,7 +57,8 @@ def make_values(query: Query) -> pd.DataFrame:
 def metrics_of(query: Query) -> list[str]:
     """Return the metrics of the table; that of a sweep shows the distance to the retrained model too."""
     metrics = list(query.options.config.table.metrics)
-    return [*metrics, "gap"] if query.kind == "sweep" and "gap" in query.options.config.metric else metrics
+    with_gap = query.kind == "sweep" and "gap" in query.options.config.metric
+    return list(dict.fromkeys([*metrics, "gap"] if with_gap else metrics))
 
 
 def references(query: Query) -> set[str]:

@@ -14,7 +14,16 @@ from benchmark.cell import Cell
 from benchmark.report.about import About, Shown
 from benchmark.report.query import Query
 from benchmark.report.select import Place
-from benchmark.report.table import aggregate, caption, make_values, mark_best, measured, table_files, with_ranks
+from benchmark.report.table import (
+    aggregate,
+    caption,
+    make_values,
+    mark_best,
+    measured,
+    metrics_of,
+    table_files,
+    with_ranks,
+)  # fmt: skip
 from benchmark.report.typeset import KEY, Grid, escape, label_of, show, to_latex, to_markdown
 from benchmark.report.verdict import GAP_NOTE
 
@@ -247,6 +256,11 @@ def test_one_of_several_numbers_is_printed_as_its_metric_is():
     shown = ABOUT.metric("mia_interval.difference_low")
     assert (shown.label, shown.scale, shown.unit) == ("MIA difference low", 100, "percent")
     assert label_of(ABOUT, "attack.threshold", latex=True) == "attack threshold"
+
+
+def test_the_gap_of_a_sweep_stands_once_though_it_is_asked_for():
+    query = replace(query_of("mia", "gap"), kind="sweep")
+    assert metrics_of(query) == ["mia", "gap"]
 
 
 def test_an_unknown_metric_is_an_error():

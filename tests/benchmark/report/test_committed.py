@@ -29,6 +29,7 @@ COMMANDS = {
     "ablation-paper-quick": "table=ablation profile=quick",
     "figure2-paper-quick": "figure=2 profile=quick",
     "requests-paper-quick": "requests profile=quick",
+    "ulira-strict-quick": "table=ulira",
     "claims-paper-quick": "claims profile=quick",
     "distance-paper-quick": "figure=distance profile=quick",
     "distance-paper-full": "figure=distance",

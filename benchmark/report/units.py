@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -58,7 +59,10 @@ def finished(output_dir: Path, profile: str, known: Collection[str]) -> list[Run
     records = [x for x in load_records(output_dir / "records") if x.labels["profile"] == profile]
     records = [x for x in records if x.run_id not in known]
     cells = table_cells(profile, sorted({record.labels["protocol"] for record in records}))
-    today = {seedless(cell): cell.code for cell in cells}
+    today = {}
+    for cell in cells:
+        with suppress(ValueError):  # a profile may lack recipes for a data set
+            today[seedless(cell)] = cell.code
     kept = [x for x in records if (name := seedless(x)) in today and not changes(x.code or {}, today[name])]
     if left := len(records) - len(kept):
         log.warning("%s of no table or of other code left out", counted(left, "record"))

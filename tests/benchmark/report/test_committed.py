@@ -20,6 +20,7 @@ COMMANDS = {
     "table3-paper-quick": "table=3 profile=quick",
     "table3-paper-quick-vit": "table=3 profile=quick out=results/table3-paper-quick-vit",
     "table3-strict-narrow": "table=3 profile=narrow protocol=strict",
+    "table3-paper-narrow": "table=3 profile=narrow",
     "table4-paper-quick": "table=4 profile=quick",
     "table5-paper-quick": "table=5 profile=quick",
     "table6-paper-quick": "table=6 profile=quick",
@@ -34,6 +35,7 @@ COMMANDS = {
     "distance-paper-quick": "figure=distance profile=quick",
     "distance-paper-full": "figure=distance",
     "distance-strict-narrow": "figure=distance profile=narrow protocol=strict",
+    "distance-paper-narrow": "figure=distance profile=narrow",
     "tradeoff-paper-quick": "figure=tradeoff profile=quick",
     "tradeoff-paper-full": "figure=tradeoff",
 }

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "benchmark.progress": ("benchmark.cli",),
     "benchmark.pipeline": ("benchmark.progress", "benchmark.relearn", *PIPELINE),
     "benchmark.run": ("benchmark.pipeline", *GRID, *PIPELINE),
-    "benchmark.callback": ("benchmark.artefacts", "benchmark.workbench", "benchmark.pipeline", *GRID),
+    "benchmark.callback": ("benchmark.artefacts", "benchmark.workbench", "benchmark.pipeline", "benchmark.progress", *GRID),
     "benchmark.launcher": ("benchmark.run", "benchmark.callback", "benchmark.pipeline", *GRID, *PIPELINE),
     "benchmark.report": GRID,
     "benchmark.search": ("benchmark.run", "benchmark.pipeline", "benchmark.report", *GRID, *PIPELINE),

@@ -27,6 +27,7 @@ COMMANDS = {
     "table6-paper-full": "table=6",
     "table6-paper-full-h200": "table=6 profile=full out=results/table6-paper-full-h200",
     "selectivity-paper-quick": "table=selectivity profile=quick",
+    "ablation-paper-narrow": "table=ablation profile=narrow",
     "ablation-paper-quick": "table=ablation profile=quick",
     "figure2-paper-quick": "figure=2 profile=quick",
     "requests-paper-quick": "requests profile=quick",

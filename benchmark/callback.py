@@ -101,7 +101,7 @@ class GridCallback(Callback):
             was_waiting = self.waiting.pop(outcome.run_id, None)
             line, left = summary(outcome, self.names.get(key)), self._left() if was_waiting else ""
             log.info("%s%s%s", counter, line, f"  {left}" if left else "")
-            grid.done, grid.total, grid.left = self.finished, len(self.cells), left or grid.left
+            grid.done, grid.left = self.finished, left or grid.left
             if not self.cells and outcome.skipped is None and job_return.cfg is not None:
                 log.info("%s", comparison(Cell(job_return.cfg, tuple(config.hydra.overrides.task))))
         elif outcome is not None:
@@ -118,6 +118,7 @@ class GridCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Name the cells that are not done: exit code 1 if some failed, 3 if the budget has left the others."""
+        grid.total = 0
         if config.stage != "record":
             missing = [cell for cell in self.cells if cell.scientific_hash in self.failures]
         else:

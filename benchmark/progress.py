@@ -19,6 +19,8 @@ SECONDS = 10.0  # a shorter step says nothing; between two lines that are not on
 class Grid:
     """How far the grid of this process is; a single run has none.
 
+    Hydra hands a job nothing but its configuration, so the callback and the steps meet here.
+
     Attributes:
         left: the time that is left in words, as far as it is known.
     """

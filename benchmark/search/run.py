@@ -49,8 +49,8 @@ def search_cells(overrides: Sequence[str]) -> list[Cell]:
     """
     names = [word.removeprefix("search=").split(",") for word in overrides if word.startswith("search=")]
     rest = [word for word in overrides if not word.startswith("search=")]
-    cells = [cell for name in (names[-1] if names else ()) for cell in cells_of([f"search={name}", *rest])]
-    cells = cells if names else cells_of(overrides)
+    groups = [[f"search={name}", *rest] for name in names[-1]] if names else [rest]
+    cells = [cell for words in groups for cell in cells_of(words)]
     for config in (cell.config for cell in cells):
         if config.get("search") is None:
             raise ValueError("Expected search=…, for example search=ssd, but got none; try --help.")

@@ -15,6 +15,7 @@ from benchmark.cell import Cell
 from benchmark.cli import run_cli
 from benchmark.compose import cells_of, initialised
 from benchmark.report.__main__ import main as report_main
+from benchmark.training_state import StoredTraining
 
 TINY = ["dataset.subset.train_images=60", "dataset.subset.test_images=30", "model.width=2", "recipe.epochs=1"]
 
@@ -57,3 +58,22 @@ def make_cells(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> lis
 def make_cell(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> Cell:
     (cell,) = make_cells(folder, *overrides, base=base)
     return cell
+
+
+class Killed(BaseException):
+    """What no `except Exception` stops."""
+
+
+def killed_in_epoch(n: int, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call a function whose training ends in a kill at the end of its n-th epoch, before its state is written."""
+    keep = StoredTraining.keep
+
+    def killed(self, epoch, *state):
+        if epoch == n:
+            raise Killed
+        keep(self, epoch, *state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredTraining, "keep", killed)
+        with pytest.raises(Killed):
+            call()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import make_cell, make_cells
+from command_line import killed_in_epoch, make_cell, make_cells
 
 from benchmark import pipeline, relearn
 from benchmark.relearn import accuracy_on
@@ -63,17 +63,7 @@ def test_the_first_look_at_which_the_goal_is_reached_ends_the_training(make_cnn,
 
 def test_a_continued_training_takes_the_same_looks(make_cnn, learn, tmp_path, monkeypatch):
     whole = learn(make_cnn(), 2.0, every=3)
-    keep = StoredTraining.keep
-
-    def killed(self, epoch, *state):
-        if epoch == 5:
-            raise KeyboardInterrupt
-        keep(self, epoch, *state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StoredTraining, "keep", killed)
-        with pytest.raises(KeyboardInterrupt):
-            learn(make_cnn(), 2.0, every=3, state=StoredTraining(tmp_path, 0))
+    killed_in_epoch(5, lambda: learn(make_cnn(), 2.0, every=3, state=StoredTraining(tmp_path, 0)), monkeypatch)
     assert len(list(tmp_path.rglob("000004-*.pt"))) == 1
     assert learn(make_cnn(), 2.0, every=3, state=StoredTraining(tmp_path, 0)) == whole
 

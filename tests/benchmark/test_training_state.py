@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import killed_in_epoch
 from command_line import make_cell as tiny_cell
 
 from benchmark import device, pipeline, training_state
@@ -23,10 +24,6 @@ from tests.conftest import Touching
 
 ROOT = Path(__file__).parents[2]
 ALWAYS = "compute.progress_seconds=0"
-
-
-class Killed(BaseException):
-    """What no `except Exception` stops."""
 
 
 def make_cell(folder: Path, *overrides: str) -> Cell:
@@ -52,21 +49,6 @@ def stored_states(folder: Path) -> list[dict]:
     return [torch.load(path, weights_only=True) for path in sorted(folder.rglob("*.progress/*/*.pt"))]
 
 
-def killed_in_epoch_3(call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call a function whose training ends in a kill at the end of its third epoch, before its state is written."""
-    keep = StoredTraining.keep
-
-    def killed(self, epoch, *state):
-        if epoch == 3:
-            raise Killed
-        keep(self, epoch, *state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StoredTraining, "keep", killed)
-        with pytest.raises(Killed):
-            call()
-
-
 @pytest.mark.parametrize(
     "overrides",
     [["original.checkpoint=last"], ["original.checkpoint=best_test", "recipe.optimizer=adamw", "recipe.lr=0.003"]],
@@ -76,7 +58,7 @@ def test_a_continued_original_is_the_undisturbed_one(tmp_path, monkeypatch, over
     caplog.set_level(logging.INFO)
     state, facts = train_original(make_cell(tmp_path / "whole", *overrides))
     cell = make_cell(tmp_path / "broken", *overrides)
-    killed_in_epoch_3(lambda: train_original(cell), monkeypatch)
+    killed_in_epoch(3, lambda: train_original(cell), monkeypatch)
     (stored,) = stored_states(tmp_path / "broken")
     assert stored["epoch"] == 2
     again, again_facts = train_original(cell)
@@ -107,7 +89,7 @@ def test_a_continued_method_is_the_undisturbed_one(tmp_path, monkeypatch, method
     pipeline.made(whole, pipeline.original(whole))  # no part of this
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     pipeline.made(whole, pipeline.outputs(whole))
-    killed_in_epoch_3(lambda: pipeline.made(broken, pipeline.outputs(broken)), monkeypatch)
+    killed_in_epoch(3, lambda: pipeline.made(broken, pipeline.outputs(broken)), monkeypatch)
     assert max(state["epoch"] for state in stored_states(tmp_path / "broken")) == 2
     pipeline.made(broken, pipeline.outputs(broken))
     expected, found = (bench.store.get(pipeline.outputs(bench))[0] for bench in (whole, broken))
@@ -137,7 +119,7 @@ def test_the_time_between_two_states_is_at_least_the_chosen_one(tmp_path, monkey
 def test_the_older_of_two_states_is_taken_if_the_newer_is_damaged(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     whole, broken = make_cell(tmp_path / "whole"), make_cell(tmp_path / "broken")
-    killed_in_epoch_3(lambda: train_original(broken), monkeypatch)
+    killed_in_epoch(3, lambda: train_original(broken), monkeypatch)
     (path,) = tmp_path.rglob("original/*.progress/*/*.pt")
     path.with_name(f"000003-{'0' * 64}.pt").write_bytes(b"half a file")  # killed before the older one was removed
     state, _ = train_original(broken)

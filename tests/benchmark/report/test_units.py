@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 from answer_cases import commit, make_record, study
 
+from benchmark.compose import cells_of
 from benchmark.report import units
-from benchmark.report.units import FLOOR, committed, distances_of, finished, runs_of, switched_units, units_of
+from benchmark.report.units import FLOOR, committed, distances_of, finished, runs_of, seedless, switched_units, units_of
 
 
 def gaps(records, method: str = "ssd") -> list[float]:
@@ -139,3 +140,14 @@ def test_finished_runs_count_if_a_table_has_them_under_any_seed(tmp_path, monkey
     finish("as the table", "1", "full")
     assert [record.run_id for record in finished(tmp_path, "quick", ())] == [wanted]
     assert finished(tmp_path, "quick", {wanted}) == []
+
+
+def test_a_profile_without_recipes_for_a_data_set_has_no_finished_runs_of_it(tmp_path, monkeypatch):
+    (faces,) = cells_of(["dataset=pins", "profile=narrow", "protocol=paper"])
+    with pytest.raises(ValueError, match="Expected a recipe for dataset=pins"):
+        seedless(faces)
+    monkeypatch.setattr(units, "table_cells", lambda *_: [faces, cell("ssd", "none", "as the table")])
+    record = make_record("ssd", 0.5, seeds=(3, 0, 3), profile="narrow")
+    record = replace(record, scientific={"made": "as the table", "train_seed": 3}, code={"methods.ssd": "1"})
+    record.write(tmp_path / "records")
+    assert [x.run_id for x in finished(tmp_path, "narrow", ())] == [record.run_id]

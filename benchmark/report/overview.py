@@ -171,7 +171,7 @@ def draw_tradeoff(values: pd.DataFrame, about: About) -> "Figure":
     ticks = [-30, -3, 0, 3, 30]
     for axis in ("x", "y"):
         grid[0].set(**{f"{axis}scale": "symlog", f"{axis}lim": (-130, 130), f"{axis}ticks": ticks})
-        grid[0].set(**{f"{axis}ticklabels": [f"{tick:+d}" if tick else "0" for tick in ticks]})
+        grid[0].set(**{f"{axis}ticklabels": [f"{tick:+d}".replace("-", "−") if tick else "0" for tick in ticks]})
     grid[0].minorticks_off()
     figure.supxlabel(typeset("difference in D_f [points]"), fontsize=7)
     figure.supylabel(typeset("difference in D_r [points]"), fontsize=7)

@@ -33,11 +33,11 @@ COMMANDS = {
     "requests-paper-quick": "requests profile=quick",
     "ulira-strict-quick": "table=ulira",
     "claims-paper-quick": "claims profile=quick",
-    "distance-paper-quick": "figure=distance profile=quick",
     "distance-paper-full": "figure=distance",
     "distance-strict-narrow": "figure=distance profile=narrow protocol=strict",
     "distance-paper-narrow": "figure=distance profile=narrow",
-    "tradeoff-paper-quick": "figure=tradeoff profile=quick",
+    "tradeoff-strict-narrow": "figure=tradeoff profile=narrow protocol=strict",
+    "tradeoff-paper-narrow": "figure=tradeoff profile=narrow",
     "tradeoff-paper-full": "figure=tradeoff",
 }
 WITHOUT_RECORDS = ("claims", *OVERVIEWS)

@@ -15,7 +15,8 @@ Options, as key=value, with their defaults:
     out=results/speed
 
 Every other key=value is one of `python -m benchmark.run`: dataset=, data_dir=, compute=fast.
-Writes OUT/<device>-<dataset>-<precision>-torch<version>.csv and the same as a Markdown table, and prints the latter.
+Writes OUT/<device>-<dataset>-width<width>-<precision>-torch<version>.csv and the same as a Markdown table, which it
+prints too.
 """
 
 import sys
@@ -420,7 +421,7 @@ def main() -> None:
     conditions |= {"device": device_name(compute.device), "threads": torch.get_num_threads()}
     conditions |= {"precision": compute.precision, "torch": torch.__version__.partition("+")[0]}
     conditions |= dict(zip(("commit", "dirty"), commit(), strict=True))
-    name = "{device}-{dataset}-{precision}-torch{torch}".format_map(conditions).lower()
+    name = "{device}-{dataset}-width{width}-{precision}-torch{torch}".format_map(conditions).lower()
     path = Path(own["out"]) / f"{re.sub('[^a-z0-9.]+', '-', name)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, text = list[dict[str, Any]](), ""

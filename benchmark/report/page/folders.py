@@ -14,6 +14,7 @@ from benchmark.records import RunRecord, read_lines
 from benchmark.report.query import RECORDS, read_memory
 
 NAMED = {name: name for name in ("answer", "claims", "paper", "requests", "search", "speed")} | {"searches": "search"}
+PROFILES = ("full", "narrow", "quick")  # the order on the page; a folder of another one, or of none, comes last
 
 
 @dataclass(frozen=True)
@@ -69,5 +70,6 @@ class Folder:
 
 
 def folders_of(results: Path) -> Sequence[Folder]:
-    """Return the folders of `results` by name."""
-    return [Folder(path) for path in sorted(results.iterdir()) if path.is_dir()]
+    """Return the folders of `results` by profile, the paper's scale first, and name."""
+    folders = [Folder(path) for path in sorted(results.iterdir()) if path.is_dir()]
+    return sorted(folders, key=lambda folder: [profile not in folder.name.split("-") for profile in PROFILES])

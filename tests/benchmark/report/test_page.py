@@ -17,7 +17,7 @@ from benchmark.records import read_lines, to_lines
 from benchmark.report.about import About
 from benchmark.report.page import build, pictures
 from benchmark.report.page.build import PAGE, page_of, write_page
-from benchmark.report.page.folders import Folder
+from benchmark.report.page.folders import Folder, folders_of
 from benchmark.report.page.markup import markdown, typeset
 from benchmark.report.page.tables import without_same
 from benchmark.report.typeset import Grid
@@ -190,6 +190,13 @@ def test_a_section_stands_only_if_its_folder_is_there(small):
 
 def test_no_results_give_a_page_too(tmp_path):
     assert "0 records" in page_of(tmp_path)
+
+
+def test_the_paper_s_scale_comes_first(tmp_path):
+    names = ["table6-paper-full", "table3-strict-narrow", "ablation-paper-quick", "demo-strict-mine", "speed"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert [folder.name for folder in folders_of(tmp_path)] == names
 
 
 def test_the_finding_is_the_answer_of_the_best_profile_or_counts_verdicts(small):

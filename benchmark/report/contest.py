@@ -12,6 +12,7 @@ from benchmark.report.units import CELL, FLOOR, SSD, targets_of
 from benchmark.report.verdict import UNTOUCHED
 
 ABOUT = About()
+MOST_NAMED = 3  # targets of several tasks that are named; of more, their number
 
 
 class Contest(NamedTuple):
@@ -19,7 +20,7 @@ class Contest(NamedTuple):
 
     key: tuple[str, ...]  # the values of `CELL` that all targets share, `all` for the others
     targets: list[tuple[str, ...]]  # their keys
-    label: str  # `cifar20 class rocket`, `cifar20 class, 2 targets` or `7 targets together`
+    label: str  # `cifar20 class rocket`, `cifar20 class, 2 targets`, `… and … together` or `7 targets together`
     n: str  # of units, or of train seeds if there are several targets
     originals: int  # the independent replications: the originals of one target, the train seeds of several
     table: pd.DataFrame  # one row per unit, one column per (quantity, method)
@@ -81,7 +82,10 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
 def label_of(targets: Sequence[tuple[str, ...]], *, several_models: bool) -> str:
     """Return the name of targets (keys of `CELL`), with the model if there are several."""
     if len({key[:-1] for key in targets}) > 1:
-        return f"{len(targets)} targets together"
+        *names, last = [label_of([key], several_models=several_models) for key in targets]
+        return (
+            f"{', '.join(names)} and {last} together" if len(names) < MOST_NAMED else f"{len(targets)} targets together"
+        )
     dataset, model, task, target = targets[0][2:]
     names = [dataset, *([model] if several_models else []), task]
     if len(targets) > 1:

@@ -69,6 +69,14 @@ def test_targets_of_one_original_count_once_per_train_seed():
     assert len(contest(less).table) == 2
 
 
+def test_a_few_targets_of_several_tasks_are_named_and_many_counted():
+    records = [*study(), *study(task="subclass", target="rocket")]
+    assert contest(records).label == "cifar20 class veg and cifar20 subclass rocket together"
+    records += study(dataset="cifar10", task="random", target="random")
+    assert contest(records).label == "cifar10 random, cifar20 class veg and cifar20 subclass rocket together"
+    assert contest([*records, *study(target="sea")]).label == "4 targets together"
+
+
 def test_a_target_with_few_seeds_does_not_take_the_interval_of_the_others(results):
     commit(study(target="sea", n=1), results / "table5-strict-quick")
     page = str(answer_files(results, "quick")["answer.md"])

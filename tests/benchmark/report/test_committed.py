@@ -23,6 +23,7 @@ COMMANDS = {
     "table3-paper-narrow": "table=3 profile=narrow",
     "table5-strict-narrow": "table=5 profile=narrow protocol=strict",
     "table4-paper-quick": "table=4 profile=quick",
+    "table5-paper-narrow": "table=5 profile=narrow",
     "table5-paper-quick": "table=5 profile=quick",
     "table6-paper-quick": "table=6 profile=quick",
     "table6-paper-full": "table=6",

@@ -83,9 +83,8 @@ def label_of(targets: Sequence[tuple[str, ...]], *, several_models: bool) -> str
     """Return the name of targets (keys of `CELL`), with the model if there are several."""
     if len({key[:-1] for key in targets}) > 1:
         *names, last = [label_of([key], several_models=several_models) for key in targets]
-        return (
-            f"{', '.join(names)} and {last} together" if len(names) < MOST_NAMED else f"{len(targets)} targets together"
-        )
+        named = f"{', '.join(names)} and {last}" if len(targets) <= MOST_NAMED else f"{len(targets)} targets"
+        return f"{named} together"
     dataset, model, task, target = targets[0][2:]
     names = [dataset, *([model] if several_models else []), task]
     if len(targets) > 1:

@@ -93,9 +93,12 @@ def test_no_password_is_printed(wrong, monkeypatch, capsys):
         if wrong:
             raise ValueError(f"Expected search.storage to be …, but got {STORAGE}.")
 
-    logging.getLogger().handlers.clear()
+    root = logging.getLogger()
+    level = root.level
+    monkeypatch.setattr(root, "handlers", [])  # so that the command has its own, and later tests have none of it
     with pytest.raises(SystemExit) if wrong else contextlib.nullcontext():
         run_cli(command)
+    root.setLevel(level)
     printed = "".join(capsys.readouterr())
     assert printed.count("postgresql://me:***@host/db") == 2 + wrong
     assert not [word for word in ("p4ss", "w@rd", "sesame", "0123456789abcdef") if word in printed]

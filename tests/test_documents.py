@@ -133,8 +133,9 @@ def test_the_library_example_runs(cnn, split, context, capsys, monkeypatch):
 
 def test_the_readme_is_short():
     finding = (ROOT / "results" / "answer-narrow" / "sentences.md").read_text()
-    assert len(README.replace(finding, "").split("```")[0].split()) <= 180
-    assert len(README.splitlines()) <= 132
+    own = README.replace(finding, "")
+    assert len(own.split("```")[0].split()) <= 180
+    assert len(own.splitlines()) <= 130
 
 
 def test_quoted_tables_are_those_of_results():

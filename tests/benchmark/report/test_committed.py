@@ -25,6 +25,7 @@ COMMANDS = {
     "table4-paper-quick": "table=4 profile=quick",
     "table5-paper-narrow": "table=5 profile=narrow",
     "table5-paper-quick": "table=5 profile=quick",
+    "table6-strict-narrow": "table=6 profile=narrow protocol=strict",
     "table6-paper-quick": "table=6 profile=quick",
     "table6-paper-full": "table=6",
     "table6-paper-full-h200": "table=6 profile=full out=results/table6-paper-full-h200",

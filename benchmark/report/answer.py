@@ -8,7 +8,7 @@ import pandas as pd
 from benchmark.compose import choices
 from benchmark.records import to_lines
 from benchmark.report.answer_page import HOW_TO_READ, origin_of, quirks, targets_and_tests, variances
-from benchmark.report.contest import ABOUT, Contest, contests, replicated, scopes
+from benchmark.report.contest import ABOUT, LOST, Contest, contests, replicated, scopes
 from benchmark.report.query import RECORDS, RESULTS, write_files
 from benchmark.report.statistics import LEAST_UNITS, half_width, sign, text
 from benchmark.report.units import (
@@ -138,5 +138,7 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
         difference = gap(method, minus=SSD)
         note = " (not told apart)" if difference.count() >= LEAST_UNITS and not sign(difference) else ""
         beside += f", {whose} {text(gap(method))}{note}" if method in contest.shown else ""
+    lost, n = contest.lost(SSD)
+    beside += f"; in {lost} of {n} units its D_r lies more than {LOST:g} points below the retrained model's" if lost else ""
     start = f"Under `{protocol}`, on {contest.label} (n = {contest.n})"
     return f"{start}, {claim}: SSD's gap is {text(gap(SSD))} points{beside}."

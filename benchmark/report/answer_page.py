@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmark.report.contest import ABOUT, Contest, contests, scopes
+from benchmark.report.contest import ABOUT, LOST, Contest, contests, scopes
 from benchmark.report.statistics import (
     LEAST_SEEDS,
     LEAST_UNITS,
@@ -36,6 +36,7 @@ the absolute distances in D_r, D_f and MIA.
   units. Several targets count together per train seed, because targets share an original model.
 * ± is half of a 95 % t-interval over units, from {LEAST_UNITS} units on. Two units show both values, one its own.
 * **Bold**: the interval leaves out 0, so the two are told apart. Intervals are not widened for the number of methods.
+* D_r lost: units in which D_r lies more than {LOST:g} points below the retrained model's, of all. A mean hides them.
 * Floor: the gap between two retrained models of different seeds. A method that is not told apart from it is as close as
   another retrained model.
 """
@@ -90,8 +91,9 @@ def detail(contest: Contest, *notes: str) -> list[str]:
         signed = [text(contest.values(method, metric), signed=True) for metric in COMPARED]
         beside = [marked(contest.values(method, minus=other)) for other in others]
         name = "Floor" if method == FLOOR else ABOUT.method(method).label
-        rows.append([name, *signed, text(contest.values(method)), *beside])
-    head = ["Method", *(ABOUT.metric(name).label for name in COMPARED), "Gap", *others.values()]
+        lost, n = contest.lost(method)
+        rows.append([name, *signed, text(contest.values(method)), *beside, f"{lost} of {n}" if n else ""])
+    head = ["Method", *(ABOUT.metric(name).label for name in COMPARED), "Gap", *others.values(), "D_r lost"]
     return [f"### {contest.label}, n = {contest.n}", *notes, Grid(head, rows, "l" + "r" * (len(head) - 1)).markdown()]
 
 

@@ -13,6 +13,7 @@ from benchmark.report.verdict import UNTOUCHED
 
 ABOUT = About()
 MOST_NAMED = 3  # targets of several tasks that are named; of more, their number
+LOST = 5.0  # points of D_r below the retrained model's
 
 
 class Contest(NamedTuple):
@@ -26,6 +27,7 @@ class Contest(NamedTuple):
     table: pd.DataFrame  # one row per unit, one column per (quantity, method)
     ranked: list[str]  # the methods that have every unit SSD has, smallest mean gap first
     shown: list[str]  # the original, the ranked methods, the others that were run, and the noise floor last
+    retained: pd.DataFrame  # the signed differences in D_r, one row per unit of each target, one column per method
 
     def values(self, method: str, quantity: str = "gap", minus: str | None = None) -> pd.Series:
         """Return a method's value in each unit, or that minus another one's; none at all minus its own."""
@@ -33,6 +35,11 @@ class Contest(NamedTuple):
         if minus is None:
             return own
         return own.iloc[:0] if minus == method else own - self.table[quantity, minus]
+
+    def lost(self, method: str) -> tuple[int, int]:
+        """Return in how many units D_r lies more than `LOST` points below the retrained model's, and of how many."""
+        values = self.retained[method].dropna()
+        return int((values < -LOST).sum()), len(values)
 
     @property
     def rival(self) -> str | None:
@@ -54,6 +61,7 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
     found, several_models = [], len(units.index.unique("model")) > 1
     for key, part in units.groupby(list(by), sort=False):
         targets, originals = list(targets_of(part).unique()), part.index.unique("original").size
+        whole = part["retain_accuracy"]
         if several := len(targets) > 1:
             groups = part.groupby([*CELL, "train"]).mean().groupby("train")
             part = groups.mean().where(groups.count() == len(targets))
@@ -75,6 +83,7 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
             table=table,
             ranked=ranked,
             shown=[name for name in (UNTOUCHED, *ranked, *others, FLOOR) if name in gaps],
+            retained=whole[whole.index.isin(table.index.unique("train"), level="train")],
         ))  # fmt: skip
     return [contest for contest in found if len(contest.table)]
 

@@ -103,6 +103,18 @@ def test_closest_needs_every_interval():
     assert re.search(r"the untouched original's (19|20)\.\d\d ± .*, another retrained model's 1\.33 ± 2\.87 \(", text)
 
 
+def test_a_destroyed_model_is_counted_although_a_mean_hides_it():
+    """One unit of six lies 40 points below; a loss of 5 points is none, in the untouched original neither."""
+    other = study({**AWAY, "ssd": -0.04, "finetune": -0.06}, target="vehicle2")
+    broken = make_record("ssd", 0.12, seeds=(2, 0, 2), target="vehicle2")
+    records = [*study(), *[x for x in other if x.run_id != broken.run_id], broken]
+    found = contest(records)
+    assert [found.lost(name) for name in ("ssd", "finetune", "baseline")] == [(1, 6), (3, 6), (0, 6)]
+    assert "; in 1 of 6 units its D_r lies more than 5 points below the retrained model's." in said(records)
+    assert "in 0 of" not in said(study())
+    assert found.lost(FLOOR)[1] == 0  # a floor has no direction
+
+
 @pytest.mark.parametrize(
     ("away", "n", "spread", "expected"),
     [

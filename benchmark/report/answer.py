@@ -139,6 +139,7 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
         note = " (not told apart)" if difference.count() >= LEAST_UNITS and not sign(difference) else ""
         beside += f", {whose} {text(gap(method))}{note}" if method in contest.shown else ""
     lost, n = contest.lost(SSD)
-    beside += f"; in {lost} of {n} units its D_r lies more than {LOST:g} points below the retrained model's" if lost else ""
+    if lost:
+        beside += f"; in {lost} of {n} units its D_r lies more than {LOST:g} points below the retrained model's"
     start = f"Under `{protocol}`, on {contest.label} (n = {contest.n})"
     return f"{start}, {claim}: SSD's gap is {text(gap(SSD))} points{beside}."

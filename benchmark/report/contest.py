@@ -61,7 +61,7 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
     found, several_models = [], len(units.index.unique("model")) > 1
     for key, part in units.groupby(list(by), sort=False):
         targets, originals = list(targets_of(part).unique()), part.index.unique("original").size
-        whole = part["retain_accuracy"]
+        whole = pd.DataFrame(part["retain_accuracy"])
         if several := len(targets) > 1:
             groups = part.groupby([*CELL, "train"]).mean().groupby("train")
             part = groups.mean().where(groups.count() == len(targets))

@@ -37,8 +37,7 @@ class LFSSD(SSD):
         return self._importance(call.model, data, call.context)
 
     def _importance(self, model: nn.Module, data: LabelledImages, context: MethodContext) -> dict[str, Tensor]:
-        batches = context.batches(data, self.batch_size)
-        return absolute_gradients(model, batches, per_sample=self.reduction == "per_sample")
+        return absolute_gradients(model, self._batches(data, context), per_sample=self.reduction == "per_sample")
 
     def _importance_key(self, split: ForgetSplit, context: MethodContext) -> dict[str, object]:
         return super()._importance_key(split, context) | {"objective": "output_norm"}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.base import ForgetSplit, LabelledImages
+from datasets.batches import Batches
 from datasets.values import check_fields
 from methods.base import Call, MethodContext
 from methods.dampening.dampen import dampen
@@ -26,7 +27,7 @@ class SSD:
         lam: dampening constant λ.
         reduction: `per_sample` (Eq. 1) or `batch_mean` (released code).
         order: in which D is cut into batches; matters for `batch_mean` only.
-        batch_size: of the importance batches.
+        batch_size: of the importance batches; matters for `batch_mean` only.
         importance: of several forget requests, I_D of the later ones: `kept`, as the first request measured it on
             the original model and all of D, in its order (the first forget set last, the later ones among the
             classes), or `refreshed`, measured on the current model and the rest of D, the newest forget set last.
@@ -53,10 +54,13 @@ class SSD:
         return model.eval()
 
     def _importance(self, model: nn.Module, data: LabelledImages, context: MethodContext) -> dict[str, Tensor]:
-        batch_size = self.batch_size
-        if self.reduction == "per_sample" and data.device.type == "cuda":  # as many as may share a pass on it
-            batch_size = max(batch_size, LARGEST_CHUNK)
-        return dict(Importance.of(model, context.batches(data, batch_size), reduction=self.reduction))
+        return dict(Importance.of(model, self._batches(data, context), reduction=self.reduction))
+
+    def _batches(self, data: LabelledImages, context: MethodContext) -> Batches:
+        """Return the batches of `data`; under Eq. 1 by row, so that I_D is the same to the last bit for all targets."""
+        if self.reduction == "batch_mean":
+            return context.batches(data, self.batch_size)
+        return context.batches(data.subset(torch.argsort(data.index)), LARGEST_CHUNK)
 
     def _importance_of_all(self, call: Call) -> dict[str, Tensor]:
         """Return I_D of the call's model and split."""

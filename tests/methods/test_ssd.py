@@ -119,6 +119,21 @@ def test_batch_mean_depends_on_the_order_and_per_sample_does_not(cnn, split, con
     assert not torch.allclose(result(**by_batch), result(**by_batch, order="shuffled"), atol=1e-3)
 
 
+def test_per_sample_importances_are_the_same_to_the_last_bit_for_all_targets(cnn, dataset, context):
+    def of_all(seed, batch_size):
+        kept = {}
+
+        def keep(phase, options, make):
+            return kept.setdefault(phase, make())
+
+        ssd, forget = method(batch_size=batch_size, order="shuffled"), random_split(dataset, n=6, seed=seed)
+        ssd(copy.deepcopy(cnn), forget, replace(context, cache=keep))
+        return kept["importance_full"]
+
+    one, other = of_all(seed=0, batch_size=16), of_all(seed=1, batch_size=5)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def test_importances_are_remembered_under_what_they_depend_on(cnn, split, dataset, context):
     def keys(split=split, seed=0, **changes):
         asked = {}

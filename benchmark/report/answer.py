@@ -140,6 +140,6 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
         beside += f", {whose} {text(gap(method))}{note}" if method in contest.shown else ""
     lost, n = contest.lost(SSD)
     if lost:
-        beside += f"; in {lost} of {n} units its D_r lies more than {LOST:g} points below the retrained model's"
+        beside += f"; in {lost} of {n} units SSD's D_r lies more than {LOST:g} points below the retrained model's"
     start = f"Under `{protocol}`, on {contest.label} (n = {contest.n})"
     return f"{start}, {claim}: SSD's gap is {text(gap(SSD))} points{beside}."

@@ -110,7 +110,7 @@ def test_a_destroyed_model_is_counted_although_a_mean_hides_it():
     records = [*study(), *[x for x in other if x.run_id != broken.run_id], broken]
     found = contest(records)
     assert [found.lost(name) for name in ("ssd", "finetune", "baseline")] == [(1, 6), (3, 6), (0, 6)]
-    assert "; in 1 of 6 units its D_r lies more than 5 points below the retrained model's." in said(records)
+    assert "; in 1 of 6 units SSD's D_r lies more than 5 points below the retrained model's." in said(records)
     assert "in 0 of" not in said(study())
     assert found.lost(FLOOR)[1] == 0  # a floor has no direction
 

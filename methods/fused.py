@@ -1,4 +1,4 @@
-"""Faster training of convolutional networks in bfloat16 on a CPU, on the same parameters, equal up to rounding."""
+"""Faster training of networks in bfloat16 on a CPU, on the same parameters, equal up to rounding."""
 
 import math
 import operator
@@ -7,10 +7,13 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from methods.norm_relu import NormReLU
 
 SMALL = 16  # output pixels of an image up to which oneDNN's weight gradient is slower than a product of columns
+SHORT = 128  # tokens up to which the fused kernel's backward pass of attention takes 1.7 to 4 times that of products
 WIDE = 256  # output channels from which it is for four times the pixels; input channels: and the convolution itself is
 
 
@@ -78,14 +81,40 @@ class Columns(nn.Module):
         return self.conv(x)  # type: ignore[no-any-return]
 
 
+class Products(TorchFunctionMode):
+    """Attention among few tokens in bfloat16 by matrix products."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.scaled_dot_product_attention and args:
+            query = args[0]  # (…, tokens, channels)
+            if query.dtype == torch.bfloat16 and query.shape[-2] <= SHORT:
+                with sdpa_kernel(SDPBackend.MATH):
+                    return function(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+class ShortAttention(nn.Module):
+    """A network whose attention is by `Products`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the network does."""
+        with Products():
+            return self.model(x)  # type: ignore[no-any-return]
+
+
 def fused(model: nn.Module) -> nn.Module:
     """Return `model`, which is put into train mode, on the same parameters, for faster training in bfloat16 on a CPU.
 
-    It is `model` itself if that has no batch normalisation, or a flow of control that cannot be traced.
+    Convolutions, batch normalisation and ReLU are replaced if the flow of control can be traced, attention if there is
+    no batch normalisation.
     """
     model.train()
     if not any(type(module) is nn.BatchNorm2d for module in model.modules()):
-        return model
+        return ShortAttention(model)
     try:
         traced = fx.symbolic_trace(model)
     except (fx.proxy.TraceError, TypeError):

@@ -12,11 +12,11 @@ from torch import nn
 from benchmark.models import build, resnet18
 from datasets.base import LabelledImages
 from methods.delete import Delete
-from methods.fused import Columns, fused
+from methods.fused import SHORT, Columns, fused
 from methods.last_layers import LastLayers
 from methods.norm_relu import NormReLU, NormReLUFunction, can_compile
 from methods.training import Compute, Recipe, train
-from tests.methods.helpers import make_context, tiny_split
+from tests.methods.helpers import make_context, tiny_split, tiny_vit
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="the kernels need gcc")
 ROUNDING = 2**-8  # of bfloat16: half a unit in the last place
@@ -138,9 +138,37 @@ def test_a_fused_network_is_as_near_to_float64_as_the_plain_one():
     assert 0 < relative(own, expected) < 1.2 * relative(plain, expected)
 
 
-def test_a_network_without_batch_normalisation_stays_as_it_is():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    assert fused(model) is model
+@pytest.mark.parametrize("tokens", [5, SHORT, SHORT + 1])
+def test_attention_among_few_tokens_is_by_products_and_as_near_to_float64(tokens):
+    class Attention(nn.Module):
+        def forward(self, x):
+            return F.scaled_dot_product_attention(x[0], key=x[1], value=x[2])
+
+    model, x = Attention(), torch.randn(3, 2, 1, tokens, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = {}
+    for way, forward in {"own": fused(model), "plain": model, "exact": model}.items():
+        inputs = (x.double() if way == "exact" else x.clone()).requires_grad_()
+        output = forward(inputs)
+        output.sum().backward()
+        found[way] = (output, inputs.grad)
+        by_products = "Flash" not in type(output.grad_fn).__name__
+        assert by_products == (way == "own" and tokens <= SHORT)
+    for own, plain, exact in zip(*found.values(), strict=True):
+        assert relative(own, exact) <= 1.2 * relative(plain, exact)
+
+
+def test_a_vision_transformer_by_products_is_as_near_to_float32():
+    model, images = tiny_vit(0).train(), activations(8, 3, 8, 8).float()
+
+    def gradients(forward, *, autocast=True):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            F.cross_entropy(forward(images), torch.arange(len(images)) % 4).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    plain, own, exact = gradients(model), gradients(fused(model)), gradients(model, autocast=False)
+    assert not torch.equal(own, plain)
+    assert relative(own, exact) < 1.2 * relative(plain, exact)
 
 
 def test_a_network_that_decides_by_its_input_stays_as_it_is():

@@ -2,6 +2,7 @@
 
 import math
 import operator
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -13,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from methods.norm_relu import NormReLU
 
 SMALL = 16  # output pixels of an image up to which oneDNN's weight gradient is slower than a product of columns
-SHORT = 128  # tokens up to which the fused kernel's backward pass of attention takes 1.7 to 4 times that of products
 WIDE = 256  # output channels from which it is for four times the pixels; input channels: and the convolution itself is
+SHORT = 128  # tokens; torch's fused attention, with backward pass, takes 4 (17 tokens) to 1.3 times (145) as products
 
 
 def columns(x: Tensor, stride: int) -> Tensor:
@@ -85,12 +86,10 @@ class Products(TorchFunctionMode):
     """Attention among few tokens in bfloat16 by matrix products."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is F.scaled_dot_product_attention and args:
-            query = args[0]  # (…, tokens, channels)
-            if query.dtype == torch.bfloat16 and query.shape[-2] <= SHORT:
-                with sdpa_kernel(SDPBackend.MATH):
-                    return function(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
+        attends = function is F.scaled_dot_product_attention and args  # of a query (…, tokens, channels)
+        short = attends and args[0].dtype == torch.bfloat16 and args[0].shape[-2] <= SHORT
+        with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
+            return function(*args, **(kwargs or {}))
 
 
 class ShortAttention(nn.Module):

@@ -87,8 +87,8 @@ KEYS: dict[str, Any] = {  # a mapping for a node, * for any name; what a `_targe
                 "compile": bool | Literal["auto"], "fused": bool | Literal["auto"],
                 "eval_batch_size": Whole | None, "threads": Whole | None,
                 "progress_seconds": NotNegative | None},
-    "search": {"name": Text, "n_trials": Whole, "seed": Annotated[int, "[0, 4294967295]"], "storage": Text | None,
-               "held_out": Share | None, "max_failures": Whole,
+    "search": {"name": Text, "n_trials": Whole, "seed": Annotated[int, "[0, 4294967295]"], "seeds": Whole,
+               "storage": Text | None, "held_out": Share | None, "max_failures": Whole,
                "objective": {"name": Text, "direction": Literal["minimize", "maximize"], "needs_reference": bool,
                              "metrics": list[Text]}},
 }  # fmt: skip

@@ -13,6 +13,7 @@ search.n_trials=50      complete trials in all: of earlier starts, and of every 
                         which may add one at the end
 search.storage=…        default: SQLite below output_dir; a file name: a journal; URL://…: a database for many machines
                         (SQLite and journals: a new file, or one with a search of this suite)
+search.seeds=3          judge a trial on the mean over so many method seeds (strict: as many originals)
 budget=9m               stop before a trial that would not end in time, with exit code 3; the same command goes on
 search.held_out=0.2     share of the training images to judge on, null: the test images (protocol strict, paper)
 out=FOLDER              default: results/search-<settings>; it never replaces another search or a larger one

@@ -78,6 +78,11 @@ def judged_on(bench: Workbench) -> str:
     return f"{n} training images held out from all training; the test images were not seen"
 
 
+def over_seeds(n: int) -> str:
+    """Return the end of a sentence on the models that a trial is judged on."""
+    return "" if n == 1 else f"; each trial is the mean over {n} method seeds from there on"
+
+
 def best_yaml(bench: Workbench, study: Study, folder: Path) -> str:
     """Return the best values as a configuration of the package `method`."""
     objective = bench.config.search.objective
@@ -102,7 +107,7 @@ def summarise(bench: Workbench, study: Study, key: str, trials: pd.DataFrame, im
         "objective": f"{objective.name}, {objective.direction}, over {metrics}{''.join(options)}",
         "judged on": judged_on(bench),
         "protocol, profile": f"{names['protocol']}, {names['profile']}",
-        "seeds": ", ".join(f"{name} {seed}" for name, seed in cell.seeds.items()),
+        "seeds": ", ".join(f"{name} {seed}" for name, seed in cell.seeds.items()) + over_seeds(search.seeds),
         "trials": f"{len(complete)} complete, {len(trials) - len(complete)} failed or not finished",
         "sampler": f"TPE, seed {search.seed}, optuna {optuna.__version__}",
         "study": key,

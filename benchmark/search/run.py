@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -67,10 +68,17 @@ def search_cell(overrides: Sequence[str]) -> Cell:
     return cells[0]
 
 
+def cells_of_trial(cell: Cell) -> list[Cell]:
+    """Return `search.seeds` cells from the method seed of `cell` upwards; a trial's numbers are means over them."""
+    seeds = range(int(cell.config.method_seed) + 1, int(cell.config.method_seed) + cell.config.search.seeds)
+    return [cell, *(search_cell([*cell.overrides, f"method_seed={seed}"]) for seed in seeds)]
+
+
 def study_key(cell: Cell) -> str:
     """Return the hash of what the values of trials depend on: trials with the same key belong to one study."""
     search = content(cell.config.search)
     settings = {name: as_recorded(search[name]) for name in ("parameters", "objective", "seed")}
+    settings |= {"seeds": search["seeds"]} if search["seeds"] > 1 else {}
     return content_hash(settings | {"science": cell.scientific, "data_fingerprint": cell.fingerprint})
 
 
@@ -156,6 +164,23 @@ def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
     return evaluate
 
 
+def mean_over_seeds(evaluates: Sequence[Evaluate]) -> Evaluate:
+    """Return the function of a trial on several models: means of numbers, sums of seconds, the objective of each."""
+
+    def evaluate(values: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+        objectives, kept = zip(*(one(values) for one in evaluates), strict=True)
+        numbers = [{name: x for name, x in one.items() if isinstance(x, int | float)} for one in kept]
+        seconds = {name: sum(one["seconds"][name] for one in kept) for name in kept[0]["seconds"]}
+        each = {str(n): value for n, value in enumerate(objectives)}
+        return fmean(objectives), {**kept[0], **means(numbers), "seconds": seconds, "each": each}
+
+    return evaluates[0] if len(evaluates) == 1 else evaluate
+
+
+def means(numbers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: fmean(one[name] for one in numbers) for name in numbers[0]}
+
+
 def in_memory(cache: Cache) -> Cache:
     """Return a cache that asks `cache` once for each (phase, options) and keeps the tensors on the device."""
     kept: dict[str, Tensors] = {}
@@ -181,8 +206,10 @@ def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     device.set_up(cell.config.compute)
-    options, bench, key = cell.config.search, Workbench(cell), study_key(cell)
-    check_options(bench)
+    options, key = cell.config.search, study_key(cell)
+    benches = [Workbench(one) for one in cells_of_trial(cell)]
+    for bench in benches:
+        check_options(bench)
     storage = options.storage or f"sqlite:///{own_files(cell, key)}.db"
     study = optuna.create_study(
         storage=open_storage(storage), study_name=f"{folder_name(cell)}-{key}", direction=options.objective.direction,
@@ -192,10 +219,10 @@ def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna
     log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
     if folder is not None:
         refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
-    retrained = pipeline.reference(bench) if options.objective.needs_reference else None
-    reference = {} if retrained is None else measure(bench, pipeline.load_outputs(bench, retrained)[0])
-    study.set_user_attr("retrained", reference)
-    evaluate, parameters = make_evaluate(bench, reference), content(options.parameters)
+    references = [reference_of(bench) for bench in benches]
+    study.set_user_attr("retrained", means(references))
+    evaluate = mean_over_seeds([make_evaluate(*one) for one in zip(benches, references, strict=True)])
+    parameters = content(options.parameters)
     if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up
         values = {one["name"]: OmegaConf.select(cell.config.method, one["name"]) for one in parameters}
         value, kept = evaluate(values)
@@ -203,7 +230,13 @@ def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna
         study.set_user_attr("default", default | {"checksum": content_hash(default)})
     log.info("configured values: %.2f", 100 * study.user_attrs["default"]["value"])
     run_trials(study, parameters, evaluate, n_trials=options.n_trials, max_failures=options.max_failures)
-    return bench, study, key
+    return benches[0], study, key
+
+
+def reference_of(bench: Workbench) -> dict[str, Any]:
+    """Return the metrics of the retrained model, {} for an objective that does not look at it."""
+    retrained = pipeline.reference(bench) if bench.config.search.objective.needs_reference else None
+    return {} if retrained is None else measure(bench, pipeline.load_outputs(bench, retrained)[0])
 
 
 def own_files(cell: Cell, key: str) -> Path:

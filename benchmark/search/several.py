@@ -71,6 +71,7 @@ def facts_of(bench: Workbench, study: Study) -> dict[str, Any]:
         "objective": str(objective.name),
         "direction": str(objective.direction),
         "judged_on": judged_on(bench),
+        "models": bench.config.search.seeds,
         "n_forget": len(split.forget_train),
         "n_train": len(split.forget_train) + len(split.retain_train),
         "configured": {"objective": default["value"], **default["values"]},
@@ -160,10 +161,11 @@ def caption(searches: Sequence[Mapping[str, Any]]) -> str:
     done = [search for search in searches if "error" not in search]
     shared = {
         name: ", ".join(dict.fromkeys(str(search[name]) for search in done))
-        for name in ("objective", "protocol", "profile", "judged_on", "device")
+        for name in ("objective", "protocol", "profile", "models", "judged_on", "device")
     }
+    models = "one model" if shared["models"] == "1" else f"each trial the mean over {shared['models']} method seeds"
     return (
         f"Objective {shared['objective']}, in percent, for the configured and the best values; near: trials whose "
         f"objective lies within {100 * NEAR:g} point of the best one's. Protocol {shared['protocol']}, profile "
-        f"{shared['profile']}, one model; judged on {shared['judged_on']}. {shared['device']}."
+        f"{shared['profile']}, {models}; judged on {shared['judged_on']}. {shared['device']}."
     )

@@ -203,6 +203,21 @@ def test_strict_is_judged_on_held_out_training_images(scored):
     assert "held_out" not in summary.split("The best values")[1]
 
 
+def test_a_trial_over_several_seeds_is_the_mean_of_its_models(tmp_path, monkeypatch):
+    table = {}
+    for name, words in {"0": [], "1": ["method_seed=1"], "both": ["search.seeds=2"]}.items():
+        arguments = ["search=ssd", "search.n_trials=2", *words, f"out={tmp_path / name}"]
+        assert start(arguments, tmp_path, monkeypatch) == 0
+        table[name] = pd.read_csv(tmp_path / name / "trials.csv")
+    both = table["both"]
+    metrics = ["value", "retain_accuracy", "forget_accuracy", "mia"]
+    assert all((one["alpha"] == both["alpha"]).all() for one in table.values())
+    mean = (table["0"][metrics] + table["1"][metrics]) / 2
+    pd.testing.assert_frame_equal(both[metrics], mean, rtol=1e-5, check_dtype=False)
+    assert both["each.1"].to_numpy() == pytest.approx(table["1"]["value"].to_numpy(), rel=1e-5)
+    assert "each trial is the mean over 2 method seeds" in (tmp_path / "both" / "summary.md").read_text()
+
+
 @pytest.mark.parametrize(
     "name", sorted({path.stem for path in (ROOT / "configs" / "search").glob("*.yaml")} - {"common"})
 )

@@ -45,7 +45,8 @@ def problems_of(folder: Path) -> Iterator[str]:
         for path in folder.glob("growth-*.csv"):
             yield from differences(folder, growth_files(path))
     elif name == "answer":
-        yield from differences(folder, answer_files(folder.parent, folder.name.removeprefix("answer-")))
+        profile, _, experiment = folder.name.removeprefix("answer-").partition("-")
+        yield from differences(folder, answer_files(folder.parent, profile, experiment=experiment or None))
         yield from (
             f"{folder.name}: {problem}" for record in read_lines(folder / RECORDS) for problem in origin(record)
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmark.cli import counted
 from benchmark.compose import choices
 from benchmark.records import to_lines
 from benchmark.report.answer_page import HOW_TO_READ, origin_of, quirks, targets_and_tests, variances
@@ -20,6 +21,7 @@ from benchmark.report.units import (
     SSD,
     committed,
     finished,
+    folder_of,
     runs_of,
     switched_units,
     targets_of,
@@ -32,27 +34,38 @@ COLUMNS = ["protocol", "switched", *CELL[2:], "method", "quantity", "mean", "hal
 
 
 def write_answer(profile: str, overrides: Sequence[str], out: Path | None = None) -> str:
-    """Write the page of a profile, from the records in results/ and OUTPUT_DIR/records; return its Markdown."""
+    """Write the page of a profile, from the records in results/ and OUTPUT_DIR/records; return its Markdown.
+
+    `experiment=NAME` among the overrides: from the records of that experiment's table alone.
+    """
     options = dict(word.partition("=")[::2] for word in overrides)
-    if others := [word for word in overrides if word.partition("=")[0] != "output_dir"]:
-        raise ValueError(f"Expected answer=PROFILE with out=… and output_dir=… alone, but got {others[0]!r}.")
-    if profile not in (known := choices("profile")):
-        raise ValueError(f"Expected answer={' or '.join(known)}, but got {profile!r}.")
-    files = answer_files(RESULTS, profile, Path(options.get("output_dir", "runs")))
-    write_files(out or RESULTS / f"answer-{profile}", files)
+    if others := sorted(options.keys() - {"output_dir", "experiment"}):
+        raise ValueError(
+            f"Expected answer=PROFILE with out=…, output_dir=… and experiment=… alone, but got {others[0]}=…."
+        )
+    experiment = options.get("experiment")
+    for group, name in {"profile": profile, "experiment": experiment}.items():
+        if name is not None and name not in (known := choices(group)):
+            raise ValueError(f"Expected the {group} to be {' or '.join(known)}, but got {name!r}.")
+    output_dir = Path(options.get("output_dir", "runs")) if experiment is None else None
+    files = answer_files(RESULTS, profile, output_dir, experiment=experiment)
+    write_files(out or RESULTS / folder_of(profile, experiment), files)
     return str(files["answer.md"])
 
 
-def answer_files(results: Path, profile: str, output_dir: Path | None = None) -> dict[str, str | bytes]:
+def answer_files(
+    results: Path, profile: str, output_dir: Path | None = None, *, experiment: str | None = None
+) -> dict[str, str | bytes]:
     """Return answer.md, answer.csv, sentences.md, rank diagrams, and the records that no other folder holds.
 
     Args:
         output_dir: of runs that are in no table yet; None for the committed records alone.
+        experiment: read the records of its table alone; the sentences then say which methods lie inside the floor.
 
     Raises:
         ValueError: if there is no record of SSD beside a retrained model.
     """
-    folders, own_folder = committed(results, profile), f"answer-{profile}"
+    folders, own_folder = committed(results, profile, experiment), folder_of(profile, experiment)
     kept = folders.pop(own_folder, [])
     known = {record.run_id for records in folders.values() for record in records}
     own = [record for record in kept if record.run_id not in known]
@@ -63,20 +76,25 @@ def answer_files(results: Path, profile: str, output_dir: Path | None = None) ->
     if (units := units_of(runs))["gap", SSD].isna().all():
         raise ValueError(
             f"Expected records of SSD and of the retrained model under profile={profile} in {results} or the output "
-            f"folder, but there are none; run python -m benchmark.run experiment=table3 profile={profile} first."
+            f"folder, but there are none; run python -m benchmark.run experiment={experiment or 'table3'} "
+            f"profile={profile} first."
         )
     switched = switched_units([results / name for name in folders])
     sentences, page = "", []
     diagrams: dict[str, str | bytes] = {}
     for protocol in PROTOCOLS:
         ran, part = (frame.query(f"protocol == {protocol!r}") for frame in (runs, units))
-        sentences += f"* {sentence(protocol, part, goal_of(ran))}\n"
-        if part["gap", SSD].notna().any():
+        if (is_run := part["gap", SSD].notna().any()) or experiment is None:
+            sentences += f"* {sentence(protocol, part, goal_of(ran))}\n"
+        if is_run and experiment is not None:
+            sentences += f"* {floor_sentence(protocol, part)}\n"
+        if is_run:
             parts, diagram = targets_and_tests(part, f"protocol {protocol}, profile {profile}", f"ranks-{protocol}")
             page += [f"## Protocol {protocol}", origin_of(ran), *parts]
             diagrams |= diagram
-    head = [f"# Which method is closest to the retrained model? Profile {profile}", sentences, HOW_TO_READ]
-    page += ["## What changes the answer", *quirks(switched)]
+    whose = f"Profile {profile}" + (f", experiment {experiment}" if experiment else "")
+    head = [f"# Which method is closest to the retrained model? {whose}", sentences, HOW_TO_READ]
+    page += ["## What changes the answer", *quirks(switched)] if experiment is None else []
     page += ["## Where the variance comes from", variances(runs)]
     return {
         RECORDS: to_lines(own),
@@ -143,3 +161,35 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
         beside += f"; in {lost} of {n} units SSD's D_r lies more than {LOST:g} points below the retrained model's"
     start = f"Under `{protocol}`, on {contest.label} (n = {contest.n})"
     return f"{start}, {claim}: SSD's gap is {text(gap(SSD))} points{beside}."
+
+
+def floor_sentence(protocol: str, units: pd.DataFrame) -> str:
+    """Return which methods are not told apart from another retrained model, and how much larger the others' gap is."""
+    if not (found := contests(replicated(units), CELL[:1])) or FLOOR not in found[0].shown:
+        return f"Under `{protocol}` two retrained models were not compared, so the noise floor is open."
+    contest = found[0]
+    beyond = {name: contest.values(name, minus=FLOOR) for name in contest.ranked}
+    labels = {name: ABOUT.method(name).label for name in contest.ranked}
+    start = f"Under `{protocol}`, on {contest.label} (n = {contest.n})"
+    floor = f"the gap between two retrained models, {text(contest.values(FLOOR))} points"
+    if len(contest.table) < LEAST_UNITS:
+        return f"{start}, n is too small to tell a method from {floor}."
+    inside = [labels[name] for name, difference in beyond.items() if sign(difference) <= 0]
+    outside = {labels[name]: text(difference) for name, difference in beyond.items() if sign(difference) > 0}
+    claims = [f"{listed(inside)} {'are' if len(inside) > 1 else 'is'} not told apart from {floor}" if inside else ""]
+    if outside:
+        first, last = next(iter(outside)), list(outside)[-1]
+        more = f"by {outside[first]} ({first})" + (f" to {outside[last]} ({last})" if first != last else "")
+        whose = "that of " + ("the other " if inside else "all ") + counted(len(outside), "method")
+        claims.append(f"{whose} is larger{'' if inside else ' than ' + floor}, {more}")
+    return f"{start}, {'; '.join(filter(None, claims))}."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -26,13 +26,14 @@ def write_claims(overrides: Sequence[str], out: Path | None = None) -> str:
     return files["claims.md"]
 
 
-def protocol_and_profile(overrides: Sequence[str], what: str) -> dict[str, str]:
-    """Return the names in `[protocol=…] [profile=…]`; ValueError for anything else."""
-    names = {"protocol": "paper", "profile": "full"}
+def protocol_and_profile(overrides: Sequence[str], what: str, *more: str) -> dict[str, str]:
+    """Return the names in `[protocol=…] [profile=…]`, and in those of `more` that are there; ValueError for others."""
+    names, groups = {"protocol": "paper", "profile": "full"}, ("protocol", "profile", *more)
     for word in overrides:
         kind, _, name = word.partition("=")
-        if kind not in names:
-            raise ValueError(f"Expected {what} with protocol=…, profile=… and out=… alone, but got {word!r}.")
+        if kind not in groups:
+            taken = ", ".join(f"{group}=…" for group in groups)
+            raise ValueError(f"Expected {what} with {taken} and out=… alone, but got {word!r}.")
         names[kind] = name
     for kind, name in names.items():
         if name not in (known := choices(kind)):

@@ -40,19 +40,31 @@ READ = {
         "between the printed means."
     ),
 }
+HOLLOW = {"distance": " Hollow: between the printed means.", "tradeoff": "; hollow: between the printed means"}
 
 
 def write_overview(name: str, overrides: Sequence[str], out: Path | None = None) -> str:
-    """Write the figure `distance` or `tradeoff` of `[protocol=…] [profile=…]` and its numbers; return its caption."""
-    names = protocol_and_profile(overrides, f"figure={name}")
+    """Write a figure of `[protocol=…] [profile=…] [experiment=…]` and its numbers; return its caption.
+
+    Args:
+        name: `distance` or `tradeoff`.
+    """
+    names = protocol_and_profile(overrides, f"figure={name}", "experiment")
     files = overview_files(RESULTS, name, **names)
     write_files(out or RESULTS / "-".join([name, *names.values()]), files)
     return str(files["figure.md"])
 
 
-def overview_files(results: Path, name: str, protocol: str, profile: str) -> dict[str, str | bytes]:
-    """Return the images, figure.csv and figure.md (the caption and a table); ValueError if there are no tables."""
-    folders = {name: part for name, part in committed(results, profile).items() if name.startswith("table")}
+def overview_files(
+    results: Path, name: str, protocol: str, profile: str, experiment: str | None = None
+) -> dict[str, str | bytes]:
+    """Return the images, figure.csv and figure.md (the caption and a table); ValueError if there are no tables.
+
+    Args:
+        experiment: draw its table; None: the paper's.
+    """
+    start, found = experiment or "table", committed(results, profile, experiment)
+    folders = {folder: records for folder, records in found.items() if folder.startswith(start)}
     runs = runs_of([x for part in folders.values() for x in part if x.labels["protocol"] == protocol])
     runs = runs[runs["ablation"] == NOTHING_SWITCHED]
     values, about = with_published(values_of(units_of(runs))), About()
@@ -64,16 +76,17 @@ def overview_files(results: Path, name: str, protocol: str, profile: str) -> dic
     with look():
         figure = {"distance": draw_distances, "tradeoff": draw_tradeoff}[name](values, about)
     ways = sorted(set(zip(runs["provenance.device"], runs["provenance.precision"], strict=True)))
+    read = READ[name] if values["published"].notna().any() else READ[name].replace(HOLLOW[name], "")
     caption = (
         f"**{TITLES[name]}.** Protocol {protocol}, profile {profile}, n = {span(values['n'].tolist(), 0)} units per "
-        f"method and block; {'; '.join(', '.join(way) for way in ways)}. {READ[name]} {GAP_NOTE}"
+        f"method and block; {'; '.join(', '.join(way) for way in ways)}. {read} {GAP_NOTE}"
     )
-    shown = values.assign(ablation="none", metric="gap")
+    shown, theirs = values.assign(ablation="none", metric="gap"), " / published" if read == READ[name] else ""
     table = blocks(shown, about, lambda row: " / ".join(f"{row[x]:.2f}" for x in ("gap", "published") if row[x] >= 0))
     return {
         **images(figure),
         "figure.csv": values.to_csv(index=False, float_format="%.2f"),
-        "figure.md": f"{caption}\n\nThe gap, ours / published:\n\n{table.markdown()}",
+        "figure.md": f"{caption}\n\nThe gap, ours{theirs}:\n\n{table.markdown()}",
     }
 
 
@@ -145,8 +158,8 @@ def draw_distances(values: pd.DataFrame, about: About) -> "Figure":
     grid[0].set_xscale("symlog", linthresh=1)
     grid[0].set(xlim=(-0.12, 130), xticks=[0, 1, 3, 10, 30, 100], xticklabels=[0, 1, 3, 10, 30, 100])
     figure.supxlabel("mean distance to the retrained model [points]", fontsize=7)
-    with_bars = [name for name in looks if "means" not in name or values["n"].max() > 1]
-    handles: list[Any] = [Line2D([], [], label=name, **looks[name]) for name in with_bars]
+    drawn = {"ours": True, "published": values["published"].notna().any(), "ours, between means": values["n"].max() > 1}
+    handles: list[Any] = [Line2D([], [], label=name, **looks[name]) for name in looks if drawn[name]]
     if values["half_width"].notna().any():
         handles.append(Line2D([], [], color=LIGHT[0], label="95 % interval of ours"))
     floor = [Patch(color=BAND, label="two retrained models")] if FLOOR in set(values["method"]) else []
@@ -176,7 +189,8 @@ def draw_tradeoff(values: pd.DataFrame, about: About) -> "Figure":
     figure.supxlabel(typeset("difference in D_f [points]"), fontsize=7)
     figure.supylabel(typeset("difference in D_r [points]"), fontsize=7)
     marks = {about.method(name).label: look for name, look in looks.items() if name in set(values["method"])}
-    marks["published: hollow"] = {"marker": "o", "color": INK, "markerfacecolor": "none"}
+    if values["published"].notna().any():
+        marks["published: hollow"] = {"marker": "o", "color": INK, "markerfacecolor": "none"}
     handles = [Line2D([], [], ls="", label=name, **mark) for name, mark in marks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=5 if many else 3)
     return figure

@@ -39,15 +39,25 @@ SHORT = {"seeds.train_seed": "train", "seeds.split_seed": "split", "seeds.method
 NOTHING_SWITCHED = "none"
 
 
-def committed(results: Path, profile: str) -> dict[str, list[RunRecord]]:
-    """Return the profile's records in `results`, by folder: those of tables, and those that an answer keeps itself."""
+def committed(results: Path, profile: str, experiment: str | None = None) -> dict[str, list[RunRecord]]:
+    """Return the profile's records in `results`, by folder: those of tables, and those that an answer keeps itself.
+
+    Args:
+        experiment: take those of its table alone, for example of `field`.
+    """
     found: dict[str, list[RunRecord]] = {}
+    wanted = (*EXPERIMENTS, ABLATION) if experiment is None else (experiment,)
     for path in sorted(results.glob(f"*/{RECORDS}")):
         name = path.parent.name
-        if read_memory(path.parent).get("experiment") in (*EXPERIMENTS, ABLATION) or name == f"answer-{profile}":
+        if read_memory(path.parent).get("experiment") in wanted or name == folder_of(profile, experiment):
             records = [x for x in read_lines(path) if x.labels["profile"] == profile]
             found |= {name: records} if records else {}
     return found
+
+
+def folder_of(profile: str, experiment: str | None = None) -> str:
+    """Return the name of an answer's folder."""
+    return "-".join(["answer", profile, *([experiment] if experiment else [])])
 
 
 def finished(output_dir: Path, profile: str, known: Collection[str]) -> list[RunRecord]:

@@ -11,7 +11,7 @@ from answer_cases import AWAY, commit, make_record, study
 
 from benchmark.records import read_lines
 from benchmark.report import answer, units
-from benchmark.report.answer import answer_files, goal_of, sentence
+from benchmark.report.answer import answer_files, floor_sentence, goal_of, sentence
 from benchmark.report.answer_page import rank_diagram, significance, variances
 from benchmark.report.contest import Contest, contests
 from benchmark.report.statistics import half_width
@@ -132,6 +132,21 @@ def test_without_intervals_beside_0_nothing_is_claimed(away, n, spread, expected
     assert "SSD is the closest" not in text
 
 
+@pytest.mark.parametrize(
+    ("away", "n", "expected"),
+    [
+        (AWAY, 3, r"SSD is not told apart from the gap between two retrained models, 1\.33 ± 2\.87 points; that of the "
+                  r"other 2 methods is larger, by 4\.\d\d ± \d\.\d\d \(Finetune\) to 8\.\d\d ± \d\.\d\d \(Amn"),
+        (AWAY | {"finetune": 0.02}, 3, "SSD and Finetune are not told apart .* of the other 1 method is larger, by"),
+        (AWAY | {"ssd": 0.08}, 3, r"that of all 3 methods is larger than the gap .* points, by .* \(Finetune\) to "),
+        (dict.fromkeys(AWAY, 0.005), 3, r"SSD, Amnesiac and Finetune are not told apart from .* points\.$"),
+        (AWAY, 1, "two retrained models were not compared, so the noise floor is open"),
+    ],
+)  # fmt: skip
+def test_methods_inside_the_noise_floor_are_named(away, n, expected):
+    assert re.search(expected, floor_sentence("strict", units_of(runs_of(study(away, n)))))
+
+
 def test_no_run_leaves_the_question_open():
     assert said([]) == ("Under `strict` no run is recorded, so whether SSD is closest to the retrained model is open.")
     apart = [x for x in study() if x.seeds["train_seed"] == 0] + [
@@ -228,6 +243,21 @@ def test_the_order_of_folders_and_records_changes_nothing(results):
     for path in results.glob("*/records.jsonl"):
         path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
     assert answer_files(results, "quick") == before
+
+
+def test_the_answer_of_an_experiment_reads_its_table_alone(results):
+    commit(study(AWAY | {"finetune": 0.01}, target="rocket", task="subclass"), results / "field-strict-quick", "field")
+    files = answer_files(results, "quick", experiment="field")
+    sentences = str(files["sentences.md"])
+    assert sentences.count("\n") == 2  # SSD and the rest, methods and the floor; nothing was run under paper
+    assert "on cifar20 subclass rocket (n = 3), SSD is not the closest" in sentences
+    assert "What changes the answer" not in str(files["answer.md"])
+    assert "rocket" not in str(answer_files(results, "quick")["answer.md"])
+    folder = results / "answer-quick-field"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(str(content))
+    assert list(problems_of(folder)) == []
 
 
 def test_runs_that_no_table_holds_are_kept_beside_the_page(results, tmp_path, monkeypatch):

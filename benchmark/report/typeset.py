@@ -21,6 +21,7 @@ KEY = ["ablation", "task", "dataset", "model", "target", "method", "metric"]
 HEADS = {"ablation": "Switched", "dataset": "Data set", "model": "Model", "task": "Task", "target": "Target",
          "method": "Method", "metric": "Metric"}  # fmt: skip
 ROWS_OF_A_PAGE = 45
+MOST_COLUMNS = 10  # of methods, on a page
 FITTED = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"  # smaller if it is too wide
 LETTERS = str.maketrans({
     "\\": r"\textbackslash ", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -84,14 +85,17 @@ class Grid:
 
 
 def blocks(values: pd.DataFrame, about: About, cell: Cell, *, latex: bool = False, sweep: bool = False) -> Grid:
-    """Return long-form values as a grid: one row per block and metric, one column per method.
+    """Return long-form values as a grid: one row per block and metric, one column per method, as in the paper.
+
+    Of a sweep, and of more than `MOST_COLUMNS` methods, one row per block and method, one column per metric.
 
     Args:
         cell: the text for one row of `values`.
-        sweep: one row per block and method, one column per metric.
+        sweep: the option `ablation` names what varies.
     """
     text = escape if latex else str
-    down, across = ("method", "metric") if sweep else ("metric", "method")
+    is_long = sweep or values["method"].nunique() > MOST_COLUMNS
+    down, across = ("method", "metric") if is_long else ("metric", "method")
     heads = HEADS | {"ablation": "Varied"} if sweep else HEADS
     order = {"method": about.sorted_methods, "metric": about.sorted_metrics}
     columns = order[across](values[across])

@@ -101,6 +101,14 @@ def test_the_order_of_columns_and_rows_is_that_of_the_yaml_files():
     assert ABOUT.method("new") == Shown("new")
 
 
+def test_more_methods_than_columns_are_rows():
+    names = [f"method_{n}" for n in range(11)]
+    for n, head in ((10, "| Model | Target | Metric |"), (11, "| Model | Target | Method | D_r |")):
+        rows = values([(name, "retain_accuracy", 50.0, NAN, 1, None, None, False) for name in names[:n]])
+        assert head in to_markdown(rows, "T", "C", ABOUT)
+        assert to_markdown(rows, "T", "C", ABOUT).count("50.00") == n
+
+
 def test_what_a_plug_in_says_of_itself_is_printed():
     about = About({"ssd": Shown("My SSD & co")}, {"mia": Shown("attack_1", "attack_1", unit="bits", decimals=1)})
     rows = EXAMPLE[(EXAMPLE["metric"] == "mia")]

@@ -48,8 +48,8 @@ def landscape(summary: str, trials: pd.DataFrame) -> dict[str, str | bytes]:
             shown[x], shown[y], 20, percent, norm=norm, cmap="cividis", edgecolors=INK, linewidths=0.4
         )
         for name, (marker, colour) in MARKS.items():
-            if name in marked:
-                at: list[Any] = [[as_number(marked[name][key])] for key in (x, y)]
+            at: list[Any] = [[as_number(marked[name][key])] for key in (x, y)] if name in marked else []
+            if at and [""] not in at:  # the configured values may give no number
                 axes.plot(*at, marker, ms=7, label=name, mfc="none", mec=colour, mew=1.4)
         for axis, key in ((axes.xaxis, x), (axes.yaxis, y)):
             axis.set_label_text(SHOWN.get(key, key))

@@ -142,12 +142,17 @@ def results(cell: Cell, study: Study) -> Grid:
     }
     table = [
         [row, *(shown(values.get(name)) for name in best.params)]
-        + [f"{100 * numbers[name]:.2f}" if name in numbers else "" for name in ("value", *objective.metrics)]
+        + [percent(numbers.get(name)) for name in ("value", *objective.metrics)]
         for row, (values, numbers) in rows.items()
         if numbers
     ]
     head = ["", *best.params, str(objective.name), *(cell.metric_about[name]["label"] for name in objective.metrics)]
     return Grid(head, table, "l" + "r" * (len(head) - 1))
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent; nothing for values that give no finite number."""
+    return "" if value is None else f"{100 * value:.2f}"
 
 
 def run_command(cell: Cell, study: Study, best: Sequence[str] | None = None) -> str:

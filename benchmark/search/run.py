@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from benchmark import budget, device, pipeline
 from benchmark.artefacts import Tensors
 from benchmark.cell import Cell, as_recorded, content, without_about
+from benchmark.cli import describe
 from benchmark.compose import cells_of
 from benchmark.files import content_hash
 from benchmark.search.report import refuse_to_replace, write_report
@@ -150,7 +151,7 @@ def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
     objective = instantiate(bench.config.search.objective.value)
     cache = in_memory(pipeline.importance_cache(bench, Stopwatch(bench.device)))
     method_node = without_about(bench.config.method)
-    origin = {name: device.provenance(bench.compute)[name] for name in ("commit", "dirty", "device")}
+    origin = origin_of(bench)
 
     def evaluate(values: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         start = time.perf_counter()
@@ -162,6 +163,11 @@ def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
         return objective(measured, reference), {**measured, **outputs.facts, "seconds": spent, "provenance": origin}
 
     return evaluate
+
+
+def origin_of(bench: Workbench) -> dict[str, Any]:
+    """Return what a trial says of the code and the device."""
+    return {name: device.provenance(bench.compute)[name] for name in ("commit", "dirty", "device")}
 
 
 def mean_over_seeds(evaluates: Sequence[Evaluate]) -> Evaluate:
@@ -225,10 +231,14 @@ def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna
     parameters = content(options.parameters)
     if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up
         values = {one["name"]: OmegaConf.select(cell.config.method, one["name"]) for one in parameters}
-        value, kept = evaluate(values)
+        try:
+            value, kept = evaluate(values)
+        except FloatingPointError as error:  # the values to search for are others
+            value, kept = None, {"provenance": origin_of(benches[0]), "error": describe(error)}
         default = {"values": values, "value": value, **kept}
         study.set_user_attr("default", default | {"checksum": content_hash(default)})
-    log.info("configured values: %.2f", 100 * study.user_attrs["default"]["value"])
+    default = study.user_attrs["default"]
+    log.info("configured values: %s", default.get("error") or f"{100 * default['value']:.2f}")
     run_trials(study, parameters, evaluate, n_trials=options.n_trials, max_failures=options.max_failures)
     return benches[0], study, key
 

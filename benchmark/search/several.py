@@ -17,7 +17,7 @@ from benchmark.cli import describe
 from benchmark.report.about import About
 from benchmark.report.query import is_here, write_files
 from benchmark.report.typeset import Grid, escape
-from benchmark.search.report import judged_on, run_command, trials_of
+from benchmark.search.report import judged_on, percent, run_command, trials_of
 from benchmark.search.run import run_study
 from benchmark.search.study import shown
 from benchmark.workbench import Workbench
@@ -128,8 +128,8 @@ def rows_of(search: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[dict[st
         yield {
             **{key: search[key] for key in ("method", "dataset", "task", "target", "command")},
             "forget": f"{search['n_forget']} / {search['n_train']}",
-            "configured_objective": round(100 * search["configured"]["objective"], 2),
-            "best_objective": round(100 * best, 2), "near": f"{sum(is_near)} of {len(done)}", "parameter": name,
+            "configured_objective": percent(search["configured"]["objective"]), "best_objective": percent(best),
+            "near": f"{sum(is_near)} of {len(done)}", "parameter": name,
             "configured": shown(search["configured"][name]), "best": shown(chosen[name]), "flat": spread(near),
         }  # fmt: skip
 
@@ -150,7 +150,7 @@ def printed(rows: Sequence[Mapping[str, Any]], about: About) -> Iterator[list[ob
     once, above = list(HEAD)[: list(HEAD).index("parameter")], None
     for row in rows:
         cells: dict[str, object] = {name: row[name] for name in HEAD}
-        cells |= {name: f"{row[name]:.2f}" for name in ("configured_objective", "best_objective")}
+        cells["configured_objective"] = row["configured_objective"] or "diverges"
         cells["method"] = about.method(row["method"]).label
         yield list((cells | dict.fromkeys(once, "") if row["command"] == above else cells).values())
         above = row["command"]

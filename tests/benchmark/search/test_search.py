@@ -218,6 +218,17 @@ def test_a_trial_over_several_seeds_is_the_mean_of_its_models(tmp_path, monkeypa
     assert "each trial is the mean over 2 method seeds" in (tmp_path / "both" / "summary.md").read_text()
 
 
+def test_a_search_goes_on_though_the_configured_values_diverge(tmp_path, monkeypatch):
+    words = ["search=cf_k", "search.n_trials=1", "method.recipe.lr=1e30", "method.recipe.epochs=1"]
+    assert start(words, tmp_path, monkeypatch) == 0
+    configured, best = re.findall(r"^\| (?:configured|best).*", (tmp_path / "out/found/summary.md").read_text(), re.M)
+    assert configured == "| configured | 1e+30 | 6 |  |  |  |  |"
+    assert re.search(r"(\| \d+\.\d\d ){4}\|$", best)
+    several = ["-m", *words, f"out={tmp_path / 'several'}"]
+    assert start(several, tmp_path, monkeypatch) == 0
+    assert "| diverges | " in (tmp_path / "several" / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     "name", sorted({path.stem for path in (ROOT / "configs" / "search").glob("*.yaml")} - {"common"})
 )

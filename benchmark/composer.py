@@ -68,6 +68,7 @@ class Composer:
         self.search_path = [word for word in self.own if word.startswith(f"{SEARCH_PATH}=")]
         self.single = tuple(str(o.input_line) for o in self.sweep if not o.is_sweep_override())
         self.whole = self.compose(*self.single)
+        self.method_values = str(self.whole.hydra.runtime.choices["values"])  # those of `self.methods`
         self.is_single = len(self.single) == len(self.sweep) and not self.whole.hydra.sweeper.params
         self.values = self._values()
         self.master: DictConfig = pickle.loads(pickle.dumps(self.whole))
@@ -134,6 +135,8 @@ class Composer:
         if len(found) < 3 or not all(map(str.isidentifier, found.values())):
             return {}
         beside = [f"+method@{BESIDE}.{name}={name}" for name in found.values()]
+        there = self.options(f"values/{self.method_values}", ObjectType.CONFIG)
+        beside += [f"+values@{BESIDE}.{x}={self.method_values}/{x}" for x in found.values() if x in there]
         try:
             config = self.compose(*self.single, *beside)
         except HydraException:
@@ -152,7 +155,9 @@ class Composer:
             config = self.whole if words == self.single else self.compose(*words)
             choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
             name = choices["method"]
-            by_name = any(name in choice for group, choice in choices.items() if group.partition("@")[0] != "method")
+            own = [group for group in choices if group.partition("@")[0] == "method" or group == "values@method"]
+            fixed = any(name in choice for group, choice in choices.items() if group not in own)
+            fixed |= choices["values"] != self.method_values
             with_name(config.method, name)
             instance = HydraConfig.instance()
             before = instance.cfg
@@ -165,15 +170,18 @@ class Composer:
             finally:
                 instance.cfg = before
             OmegaConf.copy_cache(config, self.clock)
-            self.bases[words] = Base(config, movable=not settled and not by_name)
+            self.bases[words] = Base(config, movable=not settled and not fixed)
         return self.bases[words]
 
     def is_group(self, override: Override) -> bool:
         parent, _, name = override.key_or_group.rpartition("/")
         if parent not in self.groups:
-            loader = GlobalHydra.instance().config_loader()
-            self.groups[parent] = loader.get_group_options(parent, ObjectType.GROUP, NAME, self.search_path)
+            self.groups[parent] = self.options(parent, ObjectType.GROUP)
         return name in self.groups[parent]
+
+    def options(self, parent: str, kind: ObjectType) -> list[str]:
+        loader = GlobalHydra.instance().config_loader()
+        return loader.get_group_options(parent, kind, NAME, self.search_path)
 
 
 class UnusualError(Exception):

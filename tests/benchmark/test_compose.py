@@ -148,6 +148,8 @@ def test_unusual_overrides_too():
         ["method=ssd,retrain,finetune", "requests=sequence", "method@reference=finetune"],
         ["method=ssd,retrain", "recipe.lr=1", "model=vit,resnet18", "switched=retrain,none"],
         ["method=ssd,retrain", "+method.beta=1", "search=ssd"],
+        ["method=retrain,finetune,scrub", "values=released,searched"],
+        ["method=retrain,finetune,scrub", "values=searched"],
         ["method=ssd", "~method.lam"],
     ):
         for cell in cells_of(overrides):

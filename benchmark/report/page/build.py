@@ -20,7 +20,7 @@ from benchmark.report.query import RESULTS, read_memory, write_files
 from benchmark.report.typeset import Grid
 
 PAGE, HERE = "index.html", Path(__file__).parent
-MOST_BYTES = 2_000_000
+MOST_BYTES = 3_000_000
 BEST_PROFILES = ("narrow", "full")  # the finding is the answer of the first that is there
 SECTIONS = {
     "compared": "Ours beside the published numbers",
@@ -175,7 +175,8 @@ def commands_of(folder: Folder) -> list[str]:
         protocol, _, profile = rest.partition("-")
         return [f"python -m benchmark.report claims protocol={protocol} profile={profile}"]
     if kind == "answer":
-        return [f"python -m benchmark.report answer={rest}"]
+        profile, _, experiment = rest.partition("-")
+        return [f"python -m benchmark.report answer={profile}" + (experiment and f" experiment={experiment}")]
     if not (memory := read_memory(folder.path)):
         return []
     kind, experiment, lines = memory["kind"], memory["experiment"], memory["overrides"]

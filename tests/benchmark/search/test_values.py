@@ -1,0 +1,50 @@
+"""values=searched is what the committed searches found, and the configured values wherever nothing was searched."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from benchmark.compose import cells_of, choices
+
+RESULTS = Path(__file__).parents[3] / "results"
+FOUND = pd.read_csv(RESULTS / "searches-digits-strict" / "table.csv", keep_default_na=False, dtype=str)
+SEARCHED = sorted(name.removeprefix("searched/") for name in choices("values/searched"))
+
+
+def nodes(*words: str) -> dict[str, object]:
+    """The node of each searched method."""
+    cells = cells_of([f"method={','.join(SEARCHED)}", *words])
+    return {cell.labels["method"]: cell.config.method for cell in cells}
+
+
+def rounded(value: str) -> object:
+    number = json.loads(value.lower())
+    return float(f"{number:.2g}") if isinstance(number, float) else number
+
+
+@pytest.mark.parametrize("task", ["class", "subclass", "random"])
+def test_searched_values_are_the_best_of_a_committed_search_to_two_digits(task):
+    rows, methods = FOUND[FOUND["task"] == task], nodes(f"case=digits_{task}", "values=searched")
+    assert len(rows) > 40
+    assert {*rows["method"]} <= {*methods}
+    for row in rows.to_dict("records"):
+        is_better = float(row["best_objective"]) < float(row["configured_objective"] or "inf")
+        value = OmegaConf.select(methods[row["method"]], row["parameter"])
+        expected = row["best"] if is_better else row["configured"]
+        try:
+            assert value == rounded(expected), row
+        except json.JSONDecodeError:
+            assert value == expected, row
+
+
+def test_data_that_nobody_searched_on_keep_their_values():
+    for words in (["dataset=cifar10", "task=random"], ["case=cifar20_vehicle2", "profile=narrow"]):
+        assert nodes(*words, "values=searched") == nodes(*words)
+
+
+def test_a_value_of_the_command_line_counts_more():
+    (cell,) = cells_of(["method=finetune", "values=searched", "method.recipe.lr=0.3"])
+    assert cell.config.method.recipe.lr == 0.3

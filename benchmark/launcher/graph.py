@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from benchmark import budget, device, pipeline
 from benchmark.budget import OutOfBudgetError
-from benchmark.cell import Cell, content
+from benchmark.cell import Cell
 from benchmark.cli import Failure, Left, describe, show_log, wants_traceback
 from benchmark.records import RunRecord
 from benchmark.run import run_cell
@@ -46,7 +46,7 @@ class Task:
 def add_tasks(tasks: dict[str, Task], cell: Cell) -> str:
     """Add what is missing for the cell, each artefact once and after what it rests on; return its last task's name."""
     bench = Workbench(cell)
-    config, missing = content(cell.config), bench.store.missing(*pipeline.wanted(bench))
+    config, missing = cell.contents(cell.config), bench.store.missing(*pipeline.wanted(bench))
     for node in missing:
         needs = {str(need): None for need in node.walk() if str(need) in tasks and need is not node}
         tasks.setdefault(str(node), Task(str(node), config, tuple(needs), ends=budget.end()))

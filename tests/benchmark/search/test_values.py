@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from benchmark.compose import cells_of, choices
+from benchmark.compose import CONFIGS, cells_of, choices
+from benchmark.report.about import About
 
 RESULTS = Path(__file__).parents[3] / "results"
 FOUND = pd.read_csv(RESULTS / "searches-digits-strict" / "table.csv", keep_default_na=False, dtype=str)
@@ -48,3 +49,18 @@ def test_data_that_nobody_searched_on_keep_their_values():
 def test_a_value_of_the_command_line_counts_more():
     (cell,) = cells_of(["method=finetune", "values=searched", "method.recipe.lr=0.3"])
     assert cell.config.method.recipe.lr == 0.3
+
+
+def test_the_table_of_the_documentation_is_that_of_the_searches():
+    text = (Path(CONFIGS) / "README.md").read_text("utf-8")
+    found = FOUND.drop_duplicates(["method", "task"]).set_index(["method", "task"])
+    for name in dict.fromkeys(FOUND["method"]):
+        cells = [About().method(name).label]
+        for task in ("class", "subclass", "random"):
+            if (name, task) not in found.index:
+                cells.append("")
+                continue
+            row = found.loc[name, task]
+            start = f"{float(row['configured_objective']):.1f}" if row["configured_objective"] else "diverges"
+            cells.append(f"{start} → {float(row['best_objective']):.1f}, {row['near'].split()[0]}")
+        assert f"| {' | '.join(cells)} |" in text

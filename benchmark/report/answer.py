@@ -87,7 +87,7 @@ def answer_files(
         if (is_run := part["gap", SSD].notna().any()) or experiment is None:
             sentences += f"* {sentence(protocol, part, goal_of(ran))}\n"
         if is_run and experiment is not None:
-            sentences += f"* {floor_sentence(protocol, part)}\n"
+            sentences += "".join(f"* {each}\n" for each in floor_sentences(protocol, part))
         if is_run:
             parts, diagram = targets_and_tests(part, f"protocol {protocol}, profile {profile}", f"ranks-{protocol}")
             page += [f"## Protocol {protocol}", origin_of(ran), *parts]
@@ -163,33 +163,39 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
     return f"{start}, {claim}: SSD's gap is {text(gap(SSD))} points{beside}."
 
 
-def floor_sentence(protocol: str, units: pd.DataFrame) -> str:
-    """Return which methods are not told apart from another retrained model, and how much larger the others' gap is."""
-    if not (found := contests(replicated(units), CELL[:1])) or FLOOR not in found[0].shown:
-        return f"Under `{protocol}` two retrained models were not compared, so the noise floor is open."
-    contest = found[0]
-    beyond = {name: contest.values(name, minus=FLOOR) for name in contest.ranked}
-    labels = {name: ABOUT.method(name).label for name in contest.ranked}
-    start = f"Under `{protocol}`, on {contest.label} (n = {contest.n})"
-    floor = f"the gap between two retrained models, {text(contest.values(FLOOR))} points"
+def floor_sentences(protocol: str, units: pd.DataFrame) -> list[str]:
+    """Return which methods are not told apart from another retrained model: over all targets, and target by target."""
+    units = replicated(units)
+    found = [contest for contest in contests(units, CELL[:1]) if FLOOR in contest.shown]
+    if not found:
+        return [f"Under `{protocol}` two retrained models were not compared, so the noise floor is open."]
+    contest, floor = found[0], f"between two retrained models, {text(found[0].values(FLOOR))} points"
+    start, names = f"Under `{protocol}`, on {contest.label} (n = {contest.n})", inside_floor(contest)
     if len(contest.table) < LEAST_UNITS:
-        return f"{start}, n is too small to tell a method from {floor}."
-    inside = [labels[name] for name, difference in beyond.items() if sign(difference) <= 0]
-    outside = {labels[name]: text(difference) for name, difference in beyond.items() if sign(difference) > 0}
-    claims = [f"{listed(inside)} {'are' if len(inside) > 1 else 'is'} not told apart from {floor}" if inside else ""]
-    if outside:
-        first, last = next(iter(outside)), list(outside)[-1]
-        more = f"by {outside[first]} ({first})" + (f" to {outside[last]} ({last})" if first != last else "")
-        whose = "that of " + ("the other " if inside else "all ") + counted(len(outside), "method")
-        claims.append(f"{whose} is larger{'' if inside else ' than ' + floor}, {more}")
-    return f"{start}, {'; '.join(filter(None, claims))}."
+        return [f"{start}, n is too small to tell a method from the gap {floor}."]
+    beyond = {name: contest.values(name, minus=FLOOR) for name in contest.ranked if name not in names}
+    claims = [f"the gap of {listed(names)} is not told apart from that {floor}"] if names else []
+    if beyond:
+        least, *_, most = [f"{text(x)} ({ABOUT.method(name).label})" for name, x in beyond.items()] * 2
+        whose = f"that of the other {len(beyond)}" if names else f"the gap of all {counted(len(beyond), 'method')}"
+        by = f"by {least} to {most}" if len(beyond) > 1 else f"by {least}"
+        claims.append(f"{whose} is larger{'' if names else f' than that {floor}'}, {by}")
+    targets = [x for x in contests(units, CELL) if FLOOR in x.shown]
+    each = "; ".join(f"{x.label} (floor {text(x.values(FLOOR))}): {listed(inside_floor(x))}" for x in targets)
+    more = [f"Target by target, not told apart from another retrained model: {each}."]
+    return [f"{start}, {'; '.join(claims)}.", *(more if targets[1:] else [])]
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names as a list in a sentence.
+def inside_floor(contest: Contest) -> list[str]:
+    """Return the ranked methods whose gap minus that of two retrained models has no interval above 0."""
+    return [name for name in contest.ranked if sign(contest.values(name, minus=FLOOR)) <= 0]
 
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
+
+def listed(methods: Sequence[str]) -> str:
+    """Return the labels of methods as a list in a sentence.
+
+    >>> listed([]), listed(["ssd"]), listed(["ssd", "unsir", "finetune"])
+    ('none', 'SSD', 'SSD, UNSIR and Finetune')
     """
-    *first, last = names
+    *first, last = [ABOUT.method(name).label for name in methods] or ["none"]
     return f"{', '.join(first)} and {last}" if first else last

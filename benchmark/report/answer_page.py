@@ -126,12 +126,22 @@ def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, di
     start, files = f"{n} independent originals; of each the mean gap over its targets.", {}
     end = f"\n\n{Grid(['Method', 'Mean rank', 'p'], rows, 'lrr').markdown()}"
     if comparisons > 1:
-        start += " Friedman's test in the form of Iman and Davenport: F = {:.2f}, p = {:.4f}.".format(*friedman(blocks))
+        f, of_all = friedman(blocks)
+        start += f" Friedman's test in the form of Iman and Davenport: F = {f:.2f}, p {probability(of_all)}."
         end += f"\n![Mean ranks]({picture}.png)\n"
         named = ranks.rename(lambda name: ABOUT.method(name).label)
         with look():
             files = images(rank_diagram(named, n, f"{title}, n = {n} originals"), picture)
     return f"{start} p: Wilcoxon's signed-rank test against SSD, corrected by Holm.{end}", files
+
+
+def probability(p: float) -> str:
+    """Return p to four digits.
+
+    >>> probability(0.03519), probability(1e-9)
+    ('= 0.0352', '< 0.0001')
+    """
+    return f"= {p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
 def rank_diagram(ranks: pd.Series, n: int, title: str) -> "Figure":

@@ -11,7 +11,7 @@ from answer_cases import AWAY, commit, make_record, study
 
 from benchmark.records import read_lines
 from benchmark.report import answer, units
-from benchmark.report.answer import answer_files, floor_sentence, goal_of, sentence
+from benchmark.report.answer import answer_files, floor_sentences, goal_of, sentence
 from benchmark.report.answer_page import rank_diagram, significance, variances
 from benchmark.report.contest import Contest, contests
 from benchmark.report.statistics import half_width
@@ -135,16 +135,27 @@ def test_without_intervals_beside_0_nothing_is_claimed(away, n, spread, expected
 @pytest.mark.parametrize(
     ("away", "n", "expected"),
     [
-        (AWAY, 3, r"SSD is not told apart from the gap between two retrained models, 1\.33 ± 2\.87 points; that of the "
-                  r"other 2 methods is larger, by 4\.\d\d ± \d\.\d\d \(Finetune\) to 8\.\d\d ± \d\.\d\d \(Amn"),
-        (AWAY | {"finetune": 0.02}, 3, "SSD and Finetune are not told apart .* of the other 1 method is larger, by"),
-        (AWAY | {"ssd": 0.08}, 3, r"that of all 3 methods is larger than the gap .* points, by .* \(Finetune\) to "),
-        (dict.fromkeys(AWAY, 0.005), 3, r"SSD, Amnesiac and Finetune are not told apart from .* points\.$"),
+        (AWAY, 3, r"the gap of SSD is not told apart from that between two retrained models, 1\.33 ± 2\.87 points; "
+                  r"that of the other 2 is larger, by 4\.\d\d ± \d\.\d\d \(Finetune\) to 8\.\d\d ± \d\.\d\d \(Amn"),
+        (AWAY | {"finetune": 0.02}, 3, "the gap of SSD and Finetune is not told apart .* the other 1 is larger, by 8"),
+        (AWAY | {"ssd": 0.08}, 3, r"the gap of all 3 methods is larger than that .* points, by .* \(Finetune\) to "),
+        (dict.fromkeys(AWAY, 0.005), 3, r"SSD, Amnesiac and Finetune is not told apart from .* points\.$"),
         (AWAY, 1, "two retrained models were not compared, so the noise floor is open"),
     ],
 )  # fmt: skip
 def test_methods_inside_the_noise_floor_are_named(away, n, expected):
-    assert re.search(expected, floor_sentence("strict", units_of(runs_of(study(away, n)))))
+    (text,) = floor_sentences("strict", units_of(runs_of(study(away, n))))
+    assert re.search(expected, text)
+
+
+def test_methods_inside_the_noise_floor_are_named_target_by_target():
+    records = [*study(), *study(AWAY | {"ssd": 0.08}, task="subclass", target="rocket")]
+    _, text = floor_sentences("strict", units_of(runs_of(records)))
+    assert re.fullmatch(
+        r"Target by target, not told apart from another retrained model: cifar20 class veg \(floor .*\): SSD; cifar20 "
+        r"subclass rocket \(floor .*\): none\.",
+        text,
+    )
 
 
 def test_no_run_leaves_the_question_open():

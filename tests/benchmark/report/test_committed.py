@@ -14,6 +14,7 @@ from benchmark.report.query import read_memory
 from scripts import verify_results
 from scripts.verify_results import differences, origin, problems_of
 
+DIGITS = "case=digits_class,digits_subclass,digits_random method_seed=range(10)"
 COMMANDS = {
     "table1-paper-quick": "table=1 profile=quick",
     "table2-paper-quick": "table=2 profile=quick",
@@ -35,11 +36,13 @@ COMMANDS = {
     "figure2-paper-quick": "figure=2 profile=quick",
     "requests-paper-quick": "requests profile=quick",
     "ulira-strict-quick": "table=ulira",
+    "field-strict-quick": f"table=field profile=quick {DIGITS}",
     "claims-paper-narrow": "claims profile=narrow",
     "claims-paper-quick": "claims profile=quick",
     "distance-paper-full": "figure=distance",
     "distance-strict-narrow": "figure=distance profile=narrow protocol=strict",
     "distance-paper-narrow": "figure=distance profile=narrow",
+    "distance-strict-quick-field": "figure=distance profile=quick protocol=strict experiment=field",
     "tradeoff-strict-narrow": "figure=tradeoff profile=narrow protocol=strict",
     "tradeoff-paper-narrow": "figure=tradeoff profile=narrow",
     "tradeoff-paper-full": "figure=tradeoff",

@@ -21,6 +21,7 @@ from benchmark.report.typeset import Grid
 
 PAGE, HERE = "index.html", Path(__file__).parent
 MOST_BYTES = 3_000_000
+MOST_ROWS = 500  # of a CSV file on the page; a longer one is a link
 BEST_PROFILES = ("narrow", "full")  # the finding is the answer of the first that is there
 SECTIONS = {
     "compared": "Ours beside the published numbers",
@@ -33,7 +34,7 @@ SECTIONS = {
     "paper": "All published numbers",
 }
 GRIDS = {"compared": tables.compared, "tables": tables.plain, "requests": tables.requests}
-ELSEWHERE = ("table.csv", "verdict.csv", "claims.csv")  # CSV files that stand on the page in another form
+ELSEWHERE = ("table.csv", "verdict.csv", "claims.csv", "answer.csv")  # CSV files that stand on the page in another form
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def render(values: Mapping[str, object], shown: Sequence[Picture]) -> str:
     policy = f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; img-src data:"
     policy = Markup(f"{policy}; base-uri 'none'; form-action 'none'")
     inline = {"style": Markup(style), "script": Markup(script), "policy": policy, "pictures": shown}
-    return environment.get_template("page.html").render(**values, **inline)
+    return environment.get_template("page.html").render(**values, **inline, most_rows=MOST_ROWS)
 
 
 def allowed(text: str) -> str:

@@ -11,8 +11,9 @@
 
 Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE, for -m runs/tables/OVERRIDES), drop=RUN_ID,… (take records
 out of the folder; drop=all forgets all that it holds). Every other key=value is an override, as for `python -m
-benchmark.run`; claims, figure=distance and figure=tradeoff take protocol and profile, answer takes output_dir. Records
-in the folder are part of the input: a table grows by new records, and a row goes only by drop.
+benchmark.run`; claims, figure=distance and figure=tradeoff take protocol and profile, answer takes output_dir; the two
+figures and answer take experiment=field too: its table alone. Records in the folder are part of the input: a table
+grows by new records, and a row goes only by drop.
 """
 
 import gc

@@ -39,14 +39,13 @@ def write_answer(profile: str, overrides: Sequence[str], out: Path | None = None
     `experiment=NAME` among the overrides: from the records of that experiment's table alone.
     """
     options = dict(word.partition("=")[::2] for word in overrides)
-    if others := sorted(options.keys() - {"output_dir", "experiment"}):
-        raise ValueError(
-            f"Expected answer=PROFILE with out=…, output_dir=… and experiment=… alone, but got {others[0]}=…."
-        )
+    taken = "experiment" if "experiment" in options else "output_dir"
+    if others := [word for word in overrides if word.partition("=")[0] != taken]:
+        raise ValueError(f"Expected answer=PROFILE with out=… and {taken}=… alone, but got {others[0]!r}.")
     experiment = options.get("experiment")
-    for group, name in {"profile": profile, "experiment": experiment}.items():
+    for key, group, name in (("answer", "profile", profile), ("experiment", "experiment", experiment)):
         if name is not None and name not in (known := choices(group)):
-            raise ValueError(f"Expected the {group} to be {' or '.join(known)}, but got {name!r}.")
+            raise ValueError(f"Expected {key}={' or '.join(known)}, but got {name!r}.")
     output_dir = Path(options.get("output_dir", "runs")) if experiment is None else None
     files = answer_files(RESULTS, profile, output_dir, experiment=experiment)
     write_files(out or RESULTS / folder_of(profile, experiment), files)

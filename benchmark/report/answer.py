@@ -137,7 +137,7 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
     contest, gap = found[0], found[0].values
     labels = {name: ABOUT.method(name).label for name in contest.ranked}
     first, rival, of = labels[contest.ranked[0]], contest.rival or SSD, f"of {len(labels)} methods to {goal}"
-    difference, equal = gap(rival, minus=SSD), " and ".join(labels[method] for method in contest.equals(SSD))
+    difference, equal = gap(rival, minus=SSD), listed(contest.equals(SSD))
     if rival == SSD:
         claim, beside = f"SSD alone was compared with {goal}", ""
     elif difference.count() < LEAST_UNITS:
@@ -145,7 +145,7 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
         beside = f", {labels[rival]}'s {text(gap(rival))}"
     elif contest.ranked[0] == SSD:
         claim = f"SSD has the smallest mean gap {of}, but is not told apart from {equal}"
-        claim = claim if equal else f"SSD is the closest {of}"
+        claim = claim if contest.equals(SSD) else f"SSD is the closest {of}"
         beside = f", {labels[rival]}'s is {text(difference)} larger"
     else:
         claim = f"{first} has the smallest mean gap {of}, but SSD is not told apart from it"
@@ -175,14 +175,14 @@ def floor_sentences(protocol: str, units: pd.DataFrame) -> list[str]:
     beyond = {name: contest.values(name, minus=FLOOR) for name in contest.ranked if name not in names}
     claims = [f"the gap of {listed(names)} is not told apart from that {floor}"] if names else []
     if beyond:
-        least, *_, most = [f"{text(x)} ({ABOUT.method(name).label})" for name, x in beyond.items()] * 2
+        more = [f"{text(x)} ({ABOUT.method(name).label})" for name, x in beyond.items()]
         whose = f"that of the other {len(beyond)}" if names else f"the gap of all {counted(len(beyond), 'method')}"
-        by = f"by {least} to {most}" if len(beyond) > 1 else f"by {least}"
+        by = f"by {more[0]} to {more[-1]}" if more[1:] else f"by {more[0]}"
         claims.append(f"{whose} is larger{'' if names else f' than that {floor}'}, {by}")
     targets = [x for x in contests(units, CELL) if FLOOR in x.shown]
     each = "; ".join(f"{x.label} (floor {text(x.values(FLOOR))}): {listed(inside_floor(x))}" for x in targets)
-    more = [f"Target by target, not told apart from another retrained model: {each}."]
-    return [f"{start}, {'; '.join(claims)}.", *(more if targets[1:] else [])]
+    together = f"{start}, {'; '.join(claims)}."
+    return [together, f"Target by target, not told apart from another retrained model: {each}."][: len(targets)]
 
 
 def inside_floor(contest: Contest) -> list[str]:

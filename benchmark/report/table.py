@@ -55,9 +55,10 @@ def make_values(query: Query) -> pd.DataFrame:
 
 
 def metrics_of(query: Query) -> list[str]:
-    """Return the metrics of the table; that of a sweep shows the distance to the retrained model too."""
-    metrics = list(query.options.config.table.metrics)
-    with_gap = query.kind == "sweep" and "gap" in query.options.config.metric
+    """Return the metrics of the table; that of a sweep shows the distance to the retrained model too, if it has one."""
+    config = query.options.config
+    metrics = list(config.table.metrics)
+    with_gap = query.kind == "sweep" and "gap" in config.metric and config.get("reference") is not None
     return list(dict.fromkeys([*metrics, "gap"] if with_gap else metrics))
 
 

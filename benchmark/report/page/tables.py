@@ -33,8 +33,13 @@ def compared(folder: Folder) -> Grid:
 
 
 def plain(folder: Folder) -> Grid:
-    """Return the numbers of a table without published ones."""
-    return to_grid(folder.frame("table.csv"), folder, first="Switched")
+    """Return the numbers of a table without published ones; of a sweep, what varies stands in the first columns."""
+    values = folder.frame("table.csv")
+    if "ablation" in values:
+        return to_grid(values, folder, first="Switched")
+    varied = values.columns[: values.columns.get_loc("task")]
+    words = [" ".join(f"{name}={value}" for name, value in row.items()) for row in values[varied].to_dict("records")]
+    return to_grid(values.assign(ablation=words), folder, first="Varied")
 
 
 def requests(folder: Folder) -> Grid:

@@ -96,9 +96,9 @@ def test_every_number_of_a_table_is_that_of_its_csv(path, reader):
         method = (row.get("curve") or ABOUT.method(row["method"]).label).replace("I_D", "ID")
         names = {"Method": method, "Model": row["model"], "Target": row.get("newest") or row["target"]}
         names |= {"Request": row["request"]} if "request" in row else {}
-        names |= {
-            head: row[name] for head, name in (("Task", "task"), ("Data set", "dataset"), ("Switched", "ablation"))
-        }
+        names |= {"Task": row["task"], "Data set": row["dataset"]}
+        varied = [f"{name}={row[name]}" for name in list(row)[: list(row).index("task")]]  # of a sweep
+        names |= {"Switched": row["ablation"]} if "ablation" in row else {"Varied": " ".join(varied)}
         head = ABOUT.metric(row["metric"]).label.replace("_", "")
         (line,) = [x for x in table.body if all(x.get(name, value) == value for name, value in names.items())]
         assert line[head].split(" paper ")[0].strip() == printed(f"{float(row['mean']):.{decimals}f}", row["std"]), row

@@ -17,7 +17,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
-from benchmark.composer import NAME, Composer
+from benchmark.composer import NAME, Composer, options_of
 from benchmark.targets import check_composed
 
 CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
@@ -43,8 +43,7 @@ def cells_of(overrides: Sequence[str], *, like: DictConfig | None = None) -> lis
 def choices(group: str) -> list[str]:
     """Return the choices of a configuration group, sorted by name."""
     with initialised():
-        loader = GlobalHydra.instance().config_loader()
-        return sorted(loader.get_group_options(group, ObjectType.CONFIG, NAME, []))
+        return sorted(options_of(group, ObjectType.CONFIG))
 
 
 def own_overrides() -> tuple[str, ...]:

@@ -135,7 +135,7 @@ class Composer:
         if len(found) < 3 or not all(map(str.isidentifier, found.values())):
             return {}
         beside = [f"+method@{BESIDE}.{name}={name}" for name in found.values()]
-        there = self.options(f"values/{self.method_values}", ObjectType.CONFIG)
+        there = options_of(f"values/{self.method_values}", ObjectType.CONFIG, self.search_path)
         beside += [f"+values@{BESIDE}.{x}={self.method_values}/{x}" for x in found.values() if x in there]
         try:
             config = self.compose(*self.single, *beside)
@@ -176,12 +176,13 @@ class Composer:
     def is_group(self, override: Override) -> bool:
         parent, _, name = override.key_or_group.rpartition("/")
         if parent not in self.groups:
-            self.groups[parent] = self.options(parent, ObjectType.GROUP)
+            self.groups[parent] = options_of(parent, ObjectType.GROUP, self.search_path)
         return name in self.groups[parent]
 
-    def options(self, parent: str, kind: ObjectType) -> list[str]:
-        loader = GlobalHydra.instance().config_loader()
-        return loader.get_group_options(parent, kind, NAME, self.search_path)
+
+def options_of(group: str, kind: ObjectType, search_path: Sequence[str] = ()) -> list[str]:
+    """Return the files or folders of a configuration group; Hydra is initialised."""
+    return GlobalHydra.instance().config_loader().get_group_options(group, kind, NAME, list(search_path))
 
 
 class UnusualError(Exception):

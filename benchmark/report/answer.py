@@ -19,9 +19,9 @@ from benchmark.report.units import (
     PROTOCOLS,
     QUANTITIES,
     SSD,
+    answer_folder,
     committed,
     finished,
-    folder_of,
     runs_of,
     switched_units,
     targets_of,
@@ -48,7 +48,7 @@ def write_answer(profile: str, overrides: Sequence[str], out: Path | None = None
             raise ValueError(f"Expected {key}={' or '.join(known)}, but got {name!r}.")
     output_dir = Path(options.get("output_dir", "runs")) if experiment is None else None
     files = answer_files(RESULTS, profile, output_dir, experiment=experiment)
-    write_files(out or RESULTS / folder_of(profile, experiment), files)
+    write_files(out or RESULTS / answer_folder(profile, experiment), files)
     return str(files["answer.md"])
 
 
@@ -64,7 +64,7 @@ def answer_files(
     Raises:
         ValueError: if there is no record of SSD beside a retrained model.
     """
-    folders, own_folder = committed(results, profile, experiment), folder_of(profile, experiment)
+    folders, own_folder = committed(results, profile, experiment), answer_folder(profile, experiment)
     kept = folders.pop(own_folder, [])
     known = {record.run_id for records in folders.values() for record in records}
     own = [record for record in kept if record.run_id not in known]

@@ -31,13 +31,12 @@ READ = {
     "distance": (
         "Mean of the absolute differences in D_r, D_f and MIA, in points, on an axis that is linear up to 1. Filled: "
         "ours, mean over units (train seed, split, target) of differences in single runs; line: 95 % t-interval, from "
-        f"{LEAST_UNITS} units on. Hollow: between the printed means. Bar: between our means, to set beside it, because "
+        f"{LEAST_UNITS} units on.{{hollow}} Bar: between our means, to set beside it, because "
         "a mean has less chance in it than a single run. Band: two retrained models of different seeds."
     ),
     "tradeoff": (
         "Difference to the retrained model, the cross, in accuracy on forgotten (D_f) and retained data (D_r), in "
-        "points, on axes that are linear up to 1. Filled: ours, mean over units (train seed, split, target); hollow: "
-        "between the printed means."
+        "points, on axes that are linear up to 1. Filled: ours, mean over units (train seed, split, target){hollow}."
     ),
 }
 HOLLOW = {"distance": " Hollow: between the printed means.", "tradeoff": "; hollow: between the printed means"}
@@ -76,12 +75,12 @@ def overview_files(
     with look():
         figure = {"distance": draw_distances, "tradeoff": draw_tradeoff}[name](values, about)
     ways = sorted(set(zip(runs["provenance.device"], runs["provenance.precision"], strict=True)))
-    read = READ[name] if values["published"].notna().any() else READ[name].replace(HOLLOW[name], "")
+    read = READ[name].format(hollow=HOLLOW[name] if has_published(values) else "")
     caption = (
         f"**{TITLES[name]}.** Protocol {protocol}, profile {profile}, n = {span(values['n'].tolist(), 0)} units per "
         f"method and block; {'; '.join(', '.join(way) for way in ways)}. {read} {GAP_NOTE}"
     )
-    shown, theirs = values.assign(ablation="none", metric="gap"), " / published" if read == READ[name] else ""
+    shown, theirs = values.assign(ablation="none", metric="gap"), " / published" if has_published(values) else ""
     table = blocks(shown, about, lambda row: " / ".join(f"{row[x]:.2f}" for x in ("gap", "published") if row[x] >= 0))
     return {
         **images(figure),
@@ -128,6 +127,10 @@ def with_published(values: pd.DataFrame) -> pd.DataFrame:
     return both.sort_values("table", kind="stable", ignore_index=True)
 
 
+def has_published(values: pd.DataFrame) -> bool:
+    return bool(values["published"].notna().any())
+
+
 def draw_distances(values: pd.DataFrame, about: About) -> "Figure":
     """Draw a panel per block with a row per method: ours with its interval, the published distance, the noise floor."""
     from matplotlib.lines import Line2D
@@ -158,7 +161,7 @@ def draw_distances(values: pd.DataFrame, about: About) -> "Figure":
     grid[0].set_xscale("symlog", linthresh=1)
     grid[0].set(xlim=(-0.12, 130), xticks=[0, 1, 3, 10, 30, 100], xticklabels=[0, 1, 3, 10, 30, 100])
     figure.supxlabel("mean distance to the retrained model [points]", fontsize=7)
-    drawn = {"ours": True, "published": values["published"].notna().any(), "ours, between means": values["n"].max() > 1}
+    drawn = {"ours": True, "published": has_published(values), "ours, between means": values["n"].max() > 1}
     handles: list[Any] = [Line2D([], [], label=name, **looks[name]) for name in looks if drawn[name]]
     if values["half_width"].notna().any():
         handles.append(Line2D([], [], color=LIGHT[0], label="95 % interval of ours"))
@@ -189,7 +192,7 @@ def draw_tradeoff(values: pd.DataFrame, about: About) -> "Figure":
     figure.supxlabel(typeset("difference in D_f [points]"), fontsize=7)
     figure.supylabel(typeset("difference in D_r [points]"), fontsize=7)
     marks = {about.method(name).label: look for name, look in looks.items() if name in set(values["method"])}
-    if values["published"].notna().any():
+    if has_published(values):
         marks["published: hollow"] = {"marker": "o", "color": INK, "markerfacecolor": "none"}
     handles = [Line2D([], [], ls="", label=name, **mark) for name, mark in marks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=5 if many else 3)

@@ -49,15 +49,15 @@ def committed(results: Path, profile: str, experiment: str | None = None) -> dic
     wanted = (*EXPERIMENTS, ABLATION) if experiment is None else (experiment,)
     for path in sorted(results.glob(f"*/{RECORDS}")):
         name = path.parent.name
-        if read_memory(path.parent).get("experiment") in wanted or name == folder_of(profile, experiment):
+        if read_memory(path.parent).get("experiment") in wanted or name == answer_folder(profile, experiment):
             records = [x for x in read_lines(path) if x.labels["profile"] == profile]
             found |= {name: records} if records else {}
     return found
 
 
-def folder_of(profile: str, experiment: str | None = None) -> str:
+def answer_folder(profile: str, experiment: str | None = None) -> str:
     """Return the name of an answer's folder."""
-    return "-".join(["answer", profile, *([experiment] if experiment else [])])
+    return f"answer-{profile}" + (f"-{experiment}" if experiment else "")
 
 
 def finished(output_dir: Path, profile: str, known: Collection[str]) -> list[RunRecord]:

@@ -33,6 +33,7 @@ class GridCallback(Callback):
 
     def __init__(self) -> None:
         self.cells: list[Cell] = []
+        self.jobs: dict[tuple[str, ...], Cell] = {}  # by the overrides of each
         self.waiting: dict[str, Cell] = {}  # by run id
         self.wanted: dict[str, list[Artefact]] = {}  # by run id, of the waiting cells
         self.names: dict[str, str] = {}  # by scientific hash: the cell's name and what varies beside it
@@ -47,6 +48,9 @@ class GridCallback(Callback):
         try:
             overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # each cell resolves its own
             self.cells = cells_of(cast("list[str]", overrides), like=config)
+            self.jobs = {
+                tuple(word for word in cell.overrides if not word.startswith("hydra.")): cell for cell in self.cells
+            }
             folders = sorted({str(cell.config.output_dir) for cell in self.cells})
             if len(folders) != 1:
                 raise ValueError(f"Expected one output_dir for all cells, but got {', '.join(folders)}.")
@@ -87,7 +91,7 @@ class GridCallback(Callback):
         outcome = job_return._return_value
         self.finished += 1
         counter = f"[{self.finished}/{len(self.cells)}] " if self.cells else ""
-        cell = Cell(job_return.cfg) if self.cells and job_return.cfg else None
+        cell = self.cell_of(job_return) if self.cells else None
         key = cell.scientific_hash if cell else ""
         if isinstance(outcome, Left) and self.cells:
             self.finished -= 1
@@ -107,6 +111,12 @@ class GridCallback(Callback):
         elif outcome is not None:
             self.made.add(key)
             log.info("%s%s", counter, outcome)
+
+    def cell_of(self, job: JobReturn) -> Cell | None:
+        """Return the cell of a job of the sweep, if it got as far as that; a sweeper may make up jobs of its own."""
+        if job.overrides is not None and (cell := self.jobs.get(tuple(job.overrides))):
+            return cell
+        return Cell(job.cfg) if job.cfg else None
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """End a failed single run with its reason and exit code 1, one that its budget ended with exit code 3."""

@@ -1,5 +1,6 @@
 """A sweep as Hydra hands it to a launcher: overrides in, results out, told to the callbacks as they come."""
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from benchmark.callback import is_done
+from benchmark.callback import GridCallback, is_done
+from benchmark.cell import Cell
 from benchmark.cli import Failure, describe, wants_traceback
 from benchmark.composer import Composer
 from benchmark.launcher.engine import run_tasks
@@ -27,9 +29,7 @@ def launch(
         options: of the engine, see `run_tasks`.
         overrides: of each cell.
     """
-    given = cast("dict[str, list[str]]", OmegaConf.to_container(config.hydra.overrides, resolve=False))
-    composer = Composer([*given["hydra"], *given["task"]], config)
-    cells = [composer.cell(words) for words in overrides]
+    cells = cells_of_jobs(context, config, overrides)
     results = [
         JobReturn(words, cell.config, config, str(Path.cwd()), config.hydra.job.name)
         for words, cell in zip(overrides, cells, strict=True)
@@ -55,3 +55,14 @@ def launch(
         for i in waiting.get(name, []):
             end(i, replace(outcome, cell=str(cells[i])) if isinstance(outcome, Failure) else outcome)
     return results
+
+
+def cells_of_jobs(context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]]) -> list[Cell]:
+    """Return the cell of each job: the callback has composed all but those that a sweeper of its own makes up."""
+    known = [callback.jobs for callback in context.callbacks.callbacks if isinstance(callback, GridCallback)]
+    jobs: Mapping[tuple[str, ...], Cell] = ChainMap(*known)
+    if all(tuple(words) in jobs for words in overrides):
+        return [jobs[tuple(words)] for words in overrides]
+    given = cast("dict[str, list[str]]", OmegaConf.to_container(config.hydra.overrides, resolve=False))
+    composer = Composer([*given["hydra"], *given["task"]], config)
+    return [composer.cell(words) for words in overrides]

@@ -54,20 +54,20 @@ class Contest(NamedTuple):
 def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
     """Return a contest per group of units in which SSD was run, in the order of the units.
 
-    Units without SSD do not count. Of several targets, the values are their means per train seed, which counts for a
-    method if that has all targets: originals of one seed and several data sets make one replication of the whole, and
-    targets of one original are not independent.
+    Units without SSD do not count, nor do targets without any. Of several targets, the values are their means per train
+    seed, which counts for a method if that has all units that SSD has: originals of one seed and several data sets make
+    one replication of the whole, and targets of one original are not independent.
     """
     found, several_models = [], len(units.index.unique("model")) > 1
-    for key, part in units.groupby(list(by), sort=False):
+    for key, part in units[units["gap", SSD].notna()].groupby(list(by), sort=False):
         targets, originals = list(targets_of(part).unique()), part.index.unique("original").size
         whole = pd.DataFrame(part["retain_accuracy"])
         if several := len(targets) > 1:
-            groups = part.groupby([*CELL, "train"]).mean().groupby("train")
-            part = groups.mean().where(groups.count() == len(targets))
+            cells = part.groupby([*CELL, "train"])
+            means = cells.mean().where(cells.count().eq(cells.size(), axis="index")).groupby("train")
+            table = means.mean().where(means.count() == len(targets)).dropna(subset=[("gap", SSD)])
         else:
-            part = part.droplevel([*CELL, "original"])
-        table = part[part["gap", SSD].notna()]
+            table = part.droplevel([*CELL, "original"])
         n, originals = len(table), len(table) if several else originals
         n_text = counted(n, "train seed") if several else f"{n}, of {counted(originals, 'original')}"
         gaps = pd.DataFrame(table["gap"]).dropna(axis="columns", how="all")

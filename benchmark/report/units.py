@@ -124,12 +124,14 @@ def distances_of(runs: pd.DataFrame) -> pd.DataFrame:
 def units_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the distances as one row per unit (`CELL`, `UNIT`) and one column per (quantity, method).
 
-    Method seeds are averaged. The noise floor is a method too (`FLOOR`): the runs of such models if there are any, else
-    `floor_of`. SSD, the original and the floor have columns even without a run.
+    Method seeds are averaged. The noise floor is a method too (`FLOOR`): `floor_of` of a cell if that is defined, else
+    its runs of such models. SSD, the original and the floor have columns even without a run.
     """
-    means = distances_of(runs).groupby([*CELL, *UNIT, "method"])[QUANTITIES].mean()
-    floors = [floor_of(part) for _, part in runs.groupby(CELL) if FLOOR not in set(part["method"])]
-    units: Any = pd.concat([means, *floors]).unstack("method")
+    floors = pd.concat([runs[[*CELL, *UNIT]].iloc[:0], *(floor_of(part) for _, part in runs.groupby(CELL))])
+    far = distances_of(runs)
+    far = far[(far["method"] != FLOOR) | ~far.set_index(CELL).index.isin(floors.set_index(CELL).index)]
+    means = pd.concat([far, floors]).groupby([*CELL, *UNIT, "method"])[QUANTITIES].mean()
+    units: Any = means.unstack("method")
     methods = sorted({*units.columns.get_level_values("method"), SSD, UNTOUCHED, FLOOR})
     found: pd.DataFrame = units.reindex(columns=pd.MultiIndex.from_product([QUANTITIES, methods])).sort_index()
     return found
@@ -156,10 +158,11 @@ def switched_units(folders: Sequence[Path]) -> pd.DataFrame:
 def floor_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the gap between two retrained models of different seeds, a value per unit of one cell (`pseudo_values`).
 
-    Only models that start afresh on the same retain set tell: no rows if they start from originals of their own, if
-    each unit draws another forget set, or for fewer than three units.
+    Over all pairs, because each model belongs to several: pairs of neighbouring seeds depend on how the seeds are
+    numbered, and are not independent. No rows for fewer than three train seeds, or if each unit draws another forget
+    set: then two models are a pair only if another one was trained on the same draw, which is a run of `FLOOR`.
     """
-    models = runs[(runs["method"] == REFERENCE) & runs["fresh"]]
+    models = runs[runs["method"] == REFERENCE]
     models = models if models["split"].nunique() == 1 else models.iloc[:0]
     units = models.drop_duplicates("train").set_index("train", drop=False).rename_axis(None)
     pairs = models.merge(models, how="cross", suffixes=("", "_other"))
@@ -167,5 +170,4 @@ def floor_of(runs: pd.DataFrame) -> pd.DataFrame:
     others = pairs[[f"{metric}_other" for metric in METRICS]].to_numpy()
     gaps = (pairs[METRICS] - others).abs().mean(axis="columns").groupby([pairs["train"], pairs["train_other"]]).mean()
     matrix = gaps.unstack().reindex(index=units.index, columns=units.index)
-    floor = units.assign(method=FLOOR, gap=pseudo_values(matrix.to_numpy())).dropna(subset="gap")
-    return floor.set_index([*CELL, *UNIT, "method"])[["gap"]]
+    return units.assign(method=FLOOR, gap=pseudo_values(matrix.to_numpy()))[[*CELL, *UNIT, "method", "gap"]].dropna()

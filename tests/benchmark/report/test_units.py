@@ -1,13 +1,16 @@
 """Which runs count, how far each lies from the retrained model of its unit, and the noise floor."""
 
 from dataclasses import replace
+from itertools import combinations
 from types import SimpleNamespace
 
 import pytest
 from answer_cases import commit, make_record, study
 
 from benchmark.compose import cells_of
+from benchmark.records import RunRecord
 from benchmark.report import units
+from benchmark.report.statistics import half_width
 from benchmark.report.units import FLOOR, committed, distances_of, finished, runs_of, seedless, switched_units, units_of
 
 
@@ -65,27 +68,41 @@ def test_runs_without_numbers_are_no_units():
     assert units_of(runs_of([skipped])).empty
 
 
-def test_the_floor_is_the_distance_of_two_models_retrained_afresh():
-    records = study()  # retrained models at 50, 51 and 52 %
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_the_floor_is_the_mean_distance_of_all_pairs_of_retrained_models(protocol):
+    records = study(protocol=protocol)  # retrained models at 50, 51 and 52 %
     assert sum(gaps(records, FLOOR)) / 3 == pytest.approx((1 + 1 + 2) / 3)
     assert gaps(study(n=2), FLOOR) == []
-    assert gaps(study(protocol="paper"), FLOOR) == []  # they start from different originals
 
 
-def test_another_forget_set_is_no_floor():
-    drawn = [replace(x, seeds={**x.seeds, "split_seed": x.seeds["train_seed"]}) for x in study(task="random")]
-    assert gaps(drawn, FLOOR) == []
+def test_the_floor_does_not_depend_on_the_numbers_of_the_seeds():
+    """Neighbours by number are pairs of `FLOOR`, where seed 0 and 1 are one pair twice: they do not count."""
+    values = [0.50, 0.53, 0.51, 0.58, 0.50]
+
+    def floor(order: list[int]) -> tuple[float, float]:
+        seeds = [(n, 0, n) for n in range(5)]
+        records = [make_record("retrain", values[i], seeds=seed) for i, seed in zip(order, seeds, strict=True)]
+        records += [make_record(FLOOR, values[order[n - 1 if n else 1]], seeds=seeds[n]) for n in range(5)]
+        found = units_of(runs_of(records))["gap", FLOOR]
+        return round(found.mean(), 6), round(half_width(found), 6)
+
+    pairs = [100 * abs(a - b) for a, b in combinations(values, 2)]
+    assert floor([0, 1, 2, 3, 4])[0] == pytest.approx(sum(pairs) / len(pairs))
+    assert floor([0, 1, 2, 3, 4]) == floor([3, 0, 4, 2, 1])
+
+
+def test_draws_of_their_own_have_a_floor_if_a_second_model_was_trained_on_each():
+    def drawn(away: dict[str, float]) -> list[RunRecord]:
+        records = study(away, task="random", target="random", spread=0.0)
+        return [replace(x, seeds={**x.seeds, "split_seed": x.seeds["train_seed"]}) for x in records]
+
+    assert gaps(drawn({"ssd": 0.02}), FLOOR) == []
+    assert gaps(drawn({"ssd": 0.02, FLOOR: 0.013}), FLOOR) == [1.3] * 3
 
 
 def test_the_same_retrained_model_under_two_train_seeds_is_no_pair():
     same = [replace(x, seeds={**x.seeds, "method_seed": 0}) for x in study()]
     assert gaps(same, FLOOR) == []
-
-
-def test_trained_models_of_another_seed_are_the_floor_if_there_are_any():
-    records = study({"ssd": 0.02, FLOOR: 0.013}, protocol="paper", spread=0.0)
-    assert gaps(records, FLOOR) == [1.3] * 3
-    assert gaps(study({"ssd": 0.02, FLOOR: 0.013}, spread=0.0), FLOOR) == [1.3] * 3
 
 
 def cell(method: str, ablation: str, made: str) -> SimpleNamespace:

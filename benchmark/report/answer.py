@@ -97,7 +97,7 @@ def answer_files(
     page += ["## Where the variance comes from", variances(runs)]
     return {
         RECORDS: to_lines(own),
-        "answer.csv": to_csv([*scopes(units), *contests(switched, CELL)]),
+        "answer.csv": to_csv([*scopes(units), *(x for x in contests(switched, CELL) if x.key[1] != NOTHING_SWITCHED)]),
         "answer.md": "\n".join(f"{part.rstrip()}\n" for part in [*head, *page]),
         "sentences.md": sentences,
         **diagrams,
@@ -170,7 +170,7 @@ def floor_sentences(protocol: str, units: pd.DataFrame) -> list[str]:
         return [f"Under `{protocol}` two retrained models were not compared, so the noise floor is open."]
     contest, floor = found[0], f"between two retrained models, {text(found[0].values(FLOOR))} points"
     start, names = f"Under `{protocol}`, on {contest.label} (n = {contest.n})", inside_floor(contest)
-    if len(contest.table) < LEAST_UNITS:
+    if contest.values(FLOOR).count() < LEAST_UNITS:
         return [f"{start}, n is too small to tell a method from the gap {floor}."]
     beyond = {name: contest.values(name, minus=FLOOR) for name in contest.ranked if name not in names}
     claims = [f"the gap of {listed(names)} is not told apart from that {floor}"] if names else []
@@ -179,7 +179,7 @@ def floor_sentences(protocol: str, units: pd.DataFrame) -> list[str]:
         whose = f"that of the other {len(beyond)}" if names else f"the gap of all {counted(len(beyond), 'method')}"
         by = f"by {more[0]} to {more[-1]}" if more[1:] else f"by {more[0]}"
         claims.append(f"{whose} is larger{'' if names else f' than that {floor}'}, {by}")
-    targets = [x for x in contests(units, CELL) if FLOOR in x.shown]
+    targets = [x for x in contests(units, CELL) if FLOOR in x.shown and x.values(FLOOR).count() >= LEAST_UNITS]
     each = "; ".join(f"{x.label} (floor {text(x.values(FLOOR))}): {listed(inside_floor(x))}" for x in targets)
     together = f"{start}, {'; '.join(claims)}."
     return [together, f"Target by target, not told apart from another retrained model: {each}."][: len(targets)]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmark.report.contest import ABOUT, LOST, Contest, contests, scopes
+from benchmark.report.contest import ABOUT, LOST, Contest, contests, replicated, scopes
 from benchmark.report.statistics import (
     LEAST_SEEDS,
     LEAST_UNITS,
@@ -37,8 +37,9 @@ the absolute distances in D_r, D_f and MIA.
 * ± is half of a 95 % t-interval over units, from {LEAST_UNITS} units on. Two units show both values, one its own.
 * **Bold**: the interval leaves out 0, so the two are told apart. Intervals are not widened for the number of methods.
 * D_r lost: units in which D_r lies more than {LOST:g} points below the retrained model's, of all. A mean hides them.
-* Floor: the gap between two retrained models of different seeds. A method that is not told apart from it is as close as
-  another retrained model.
+* Floor: the gap between two retrained models of different seeds, the mean over all pairs of seeds with the jackknife's
+  error; if each seed draws another forget set, that to a second model trained on the same draw. A method that is not told
+  apart from it is as close as another retrained model.
 """
 
 
@@ -112,8 +113,10 @@ def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, di
 
     Of each original the mean gap over all its targets counts, of the methods that have every original.
     """
-    parts = [x.table["gap"][x.ranked].groupby("train").mean() for x in contests(units, ["dataset", "model"])]
-    blocks = pd.concat(parts).dropna(axis="columns")
+    found = contests(replicated(units), ["dataset", "model"])
+    if not found:
+        return "No test: no train seed has all targets.", {}
+    blocks = pd.concat([x.table["gap"][x.ranked].groupby("train").mean() for x in found]).dropna(axis="columns")
     n, comparisons = len(blocks), blocks.shape[1] - 1
     if comparisons < 1:
         return "No test: no other method was run on every data set with SSD.", {}

@@ -103,7 +103,7 @@ def label_of(targets: Sequence[tuple[str, ...]], *, several_models: bool) -> str
 
 def scopes(units: pd.DataFrame) -> list[Contest]:
     """Return a contest for every target, every task and every protocol with several; see `replicated`."""
-    wider = [*contests(units, CELL[:-1]), *contests(replicated(units), CELL[:1])]
+    wider = [contest for by in (CELL[:-1], CELL[:1]) for contest in contests(replicated(units), by)]
     return [*contests(units, CELL), *(contest for contest in wider if len(contest.targets) > 1)]
 
 

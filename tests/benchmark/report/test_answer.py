@@ -13,7 +13,7 @@ from benchmark.records import read_lines
 from benchmark.report import answer, units
 from benchmark.report.answer import answer_files, floor_sentences, goal_of, sentence
 from benchmark.report.answer_page import rank_diagram, significance, variances
-from benchmark.report.contest import Contest, contests
+from benchmark.report.contest import Contest, contests, scopes
 from benchmark.report.statistics import half_width
 from benchmark.report.units import FLOOR, runs_of, units_of
 from scripts.verify_results import problems_of
@@ -158,6 +158,48 @@ def test_methods_inside_the_noise_floor_are_named_target_by_target():
     )
 
 
+def test_a_floor_of_few_units_tells_nothing():
+    """On draws of their own a floor can have fewer units than the methods."""
+    drawn = [
+        replace(x, seeds={**x.seeds, "split_seed": x.seeds["train_seed"]})
+        for x in study(AWAY | {FLOOR: 0.01}, task="random", target="random")
+        if x.labels["method"] != FLOOR or x.seeds["train_seed"] < 2
+    ]
+    (text,) = floor_sentences("strict", units_of(runs_of(drawn)))
+    assert "n is too small to tell a method from the gap between two retrained models" in text
+
+
+def test_a_target_without_ssd_or_with_few_seeds_takes_nothing_from_the_others():
+    names = ("cifar10", "cifar20", "cifar100")
+    records = [x for name in names for x in study(dataset=name)]
+    whole = significance(units_of(runs_of(records)), "", "")
+    for more in (study({"finetune": 0.01}, target="sea"), study({"ssd": 0.05, "finetune": 0.01}, 1, target="sea")):
+        units = units_of(runs_of([*records, *more]))
+        assert significance(units, "", "")[0] == whole[0]
+        (found,) = contests(units[units.index.get_level_values("dataset") == "cifar20"], ["task"])
+        together = [x for x in scopes(units) if x.label == "cifar20 class veg"]
+        assert [x.originals for x in together] == [3]
+        assert all("sea" not in x.label or len(x.table) < 3 for x in scopes(units)), found
+
+
+def test_a_method_with_fewer_splits_is_not_set_beside_those_with_all():
+    """Of three splits SSD has all and Finetune the easiest, on two targets together."""
+    records = []
+    for name in ("cifar10", "cifar20"):
+        for seed, split in [(seed, split) for seed in range(3) for split in range(3)]:
+            values = {"retrain": 0.5, "ssd": 0.52 + 0.05 * split} | ({"finetune": 0.52} if split == 0 else {})
+            records += [
+                make_record(x, y, seeds=(seed, split, 0), dataset=name, task="random", target="random")
+                for x, y in values.items()
+            ]
+    assert contest(records).ranked == ["ssd"]
+
+
+def test_originals_without_ssd_do_not_count():
+    records = [*study(), *[x for x in study({"finetune": 0.01}, 6) if x.seeds["train_seed"] >= 3]]
+    assert (contest(records).n, contest(records).originals) == ("3", 3)
+
+
 def test_no_run_leaves_the_question_open():
     assert said([]) == ("Under `strict` no run is recorded, so whether SSD is closest to the retrained model is open.")
     apart = [x for x in study() if x.seeds["train_seed"] == 0] + [
@@ -269,6 +311,13 @@ def test_the_answer_of_an_experiment_reads_its_table_alone(results):
     for name, content in files.items():
         (folder / name).write_text(str(content))
     assert list(problems_of(folder)) == []
+
+
+def test_a_row_of_the_answer_stands_once(results):
+    """A case of the ablation without any switch is a target of a table too."""
+    table = pd.read_csv(io.StringIO(str(answer_files(results, "quick")["answer.csv"])), keep_default_na=False)
+    assert "retrain" in set(table["switched"])
+    assert not table.duplicated(answer.COLUMNS[: answer.COLUMNS.index("mean")]).any()
 
 
 def test_runs_that_no_table_holds_are_kept_beside_the_page(results, tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ def test_the_command_draws_the_committed_tables(name, report):
     commit(study({"baseline": 0.2, "ssd": 0.02}, spread=0, protocol="paper"), Path("results/table3-paper-quick"))
     code, printed = report(f"figure={name}", "profile=quick")
     assert code == 0, printed
-    assert "| 20.00 / 55.87 | 2.00 / 2.74 |" in printed
+    assert "| 20.00 / 55.87 | 1.33 | 2.00 / 2.74 |" in printed
     assert "n = 3 units" in printed
     made = content_of(Path(f"results/{name}-paper-quick"))
     assert set(made) == {"figure.png", "figure.pdf", "figure.svg", "figure-dark.svg", "figure.csv", "figure.md"}

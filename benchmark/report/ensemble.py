@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,11 @@ class Ensemble:
 
     def part(self, name: str) -> np.ndarray:
         return np.array([x[name] for x in self.kept], dtype=float)
+
+    def shares(self, other: Self) -> bool:
+        """Return whether a model is among those of `other`, with the same margins on the same D_f."""
+        ours, theirs = ({x["forget_train"].tobytes() for x in ensemble.kept} for ensemble in (self, other))
+        return not ours.isdisjoint(theirs)
 
     def of(self, seeds: Sequence[Seeds]) -> np.ndarray:
         """Return `forget` of these seeds, in their order."""
@@ -161,7 +167,7 @@ def make_values(query: Query, kept: Mapping[str, Tensors], shown: Sequence[str],
         check_images(" ".join(key), list(methods.values()))
         for goal in references(query) & methods.keys():
             for method, ensemble in methods.items():
-                found = numbers(ensemble, methods[goal], shown, a, itself=method == goal)
+                found = numbers(ensemble, methods[goal], shown, a, itself=ensemble.shares(methods[goal]))
                 rows += [[*key, method, name, *number, len(ensemble.records)] for name, number in found.items()]
     return pd.DataFrame(rows, columns=[*KEY, "value", "low", "high", "models"])
 
@@ -183,7 +189,7 @@ def numbers(
     """Return each number of one method with its interval, by name.
 
     Args:
-        itself: these are the retrained models: they are not compared with themselves.
+        itself: some of these are the retrained models: they are not compared with themselves.
     """
     found: dict[str, Number] = {}
     used = np.isfinite(retrained.forget).any(axis=0)

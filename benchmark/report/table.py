@@ -101,8 +101,16 @@ def aggregate(metric: str, places: Sequence[Place], about: About) -> list[object
 
 
 def different(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return the records without those that repeat another one's values: one model, which the seeds do not touch."""
-    return list({(x.labels["target"], *sorted(x.metrics.items())): x for x in reversed(records)}.values())[::-1]
+    """Return the last record of each model: the seeds may not touch it, or two of them share it (`retrain_other`)."""
+    return list({model_of(x): x for x in records}.values())
+
+
+def model_of(record: RunRecord) -> tuple[object, ...]:
+    """Return what a model is known by: its numbers; that of another seed by the seed and those that need no other."""
+    seeds = (record.scientific or {}).get("method", {}).get("other")
+    if seeds is None:
+        return record.labels["target"], *sorted(record.metrics.items())
+    return record.labels["target"], *sorted(seeds.items()), *(record.metrics.get(name) for name in COMPARED)
 
 
 def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:

@@ -127,6 +127,14 @@ def test_the_retrained_models_are_not_compared_with_themselves_but_for_rmia():
     assert low < 50 < high
 
 
+def test_models_that_are_among_the_retrained_ones_are_not_compared_with_them():
+    """Leaving one seed out does not take its model from the others if it stands there under another seed."""
+    retrained = models(20, seed=2)
+    other = Ensemble(retrained.records, [retrained.kept[1], *retrained.kept[:-1]])
+    assert other.shares(retrained)
+    assert not models(20, seed=1).shares(retrained)
+
+
 def test_without_an_unseen_image_there_is_no_rmia():
     ensemble = models(4, seed=1)
     known = Ensemble([replace(x, metrics={"auc": None}) for x in ensemble.records], ensemble.kept)

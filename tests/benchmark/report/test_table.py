@@ -260,6 +260,23 @@ def test_a_model_that_the_seeds_do_not_touch_counts_once():
     assert "; SSD D_r.\n" in note
 
 
+def test_a_model_of_another_seed_counts_once_though_two_seeds_share_it():
+    """Seed 1 is the other seed of 0 and of 2; beside each of them it has another gap."""
+    query = seeds_query("method=retrain,retrain_other", "method_seed=0,1,2", "table.metrics=[mia,gap]")
+    gaps = iter((0.1, 0.1, 0.3))
+    places = []
+    for place in query.places:
+        other = (place.cell.scientific["method"].get("other") or place.cell.seeds)["method_seed"]
+        metrics = dict.fromkeys(("retain_accuracy", "forget_accuracy", "mia"), 0.5 + other / 10)
+        metrics |= {"gap": next(gaps)} if "other" in place.cell.scientific["method"] else {}
+        record = replace(place.record, metrics=metrics, scientific=place.cell.scientific)
+        places.append(replace(place, record=record))
+    rows = make_values(replace(query, places=places)).set_index(["method", "metric"])
+    assert (rows.loc[("retrain", "mia"), "n"], rows.loc[("retrain_other", "mia"), "n"]) == (3, 2)
+    assert rows.loc[("retrain_other", "mia"), "mean"] == pytest.approx(55)
+    assert rows.loc[("retrain_other", "gap"), "mean"] == pytest.approx(20)  # of the pairs 0 and 1, 1 and 2
+
+
 def test_one_of_several_numbers_is_printed_as_its_metric_is():
     shown = ABOUT.metric("mia_interval.difference_low")
     assert (shown.label, shown.scale, shown.unit) == ("MIA difference low", 100, "percent")

@@ -38,8 +38,8 @@ the absolute distances in D_r, D_f and MIA.
 * **Bold**: the interval leaves out 0, so the two are told apart. Intervals are not widened for the number of methods.
 * D_r lost: units in which D_r lies more than {LOST:g} points below the retrained model's, of all. A mean hides them.
 * Floor: the gap between two retrained models of different seeds, the mean over all pairs of seeds with the jackknife's
-  error; if each seed draws another forget set, that to a second model trained on the same draw. A method that is not told
-  apart from it is as close as another retrained model.
+  error; if each seed draws another forget set, that to a second model trained on the same draw. A method that is not
+  told apart from it is as close as another retrained model.
 """
 
 

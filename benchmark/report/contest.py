@@ -64,8 +64,8 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
         whole = pd.DataFrame(part["retain_accuracy"])
         if several := len(targets) > 1:
             cells = part.groupby([*CELL, "train"])
-            means = cells.mean().where(cells.count().eq(cells.size(), axis="index")).groupby("train")
-            table = means.mean().where(means.count() == len(targets)).dropna(subset=[("gap", SSD)])
+            groups = cells.mean().where(cells.count().eq(cells.size(), axis="index")).groupby("train")
+            table = groups.mean().where(groups.count() == len(targets)).dropna(subset=[("gap", SSD)])
         else:
             table = part.droplevel([*CELL, "original"])
         n, originals = len(table), len(table) if several else originals

@@ -18,7 +18,7 @@ from benchmark.report.about import About
 from benchmark.report.query import is_here, write_files
 from benchmark.report.typeset import Grid, escape
 from benchmark.search.report import judged_on, percent, run_command, trials_of
-from benchmark.search.run import run_study
+from benchmark.search.run import run_study, study_key
 from benchmark.search.study import shown
 from benchmark.workbench import Workbench
 
@@ -37,30 +37,58 @@ HEAD = {
 def run_searches(cells: Sequence[Cell], folder: Path) -> str:
     """Run or continue searches one after the other; write their table after each, and return it.
 
-    A search that fails, or whose method does not apply, is a row with its reason.
+    A search that fails, or whose method does not apply, is a row with its reason. One of more trials that the folder
+    holds already stays.
+
+    Raises:
+        ValueError: the folder holds another search, or none ends.
     """
     budget.begin(cells[0].config.budget)
-    searches: list[dict[str, Any]] = []
-    trials: list[pd.DataFrame] = []
-    for n, cell in enumerate(cells, start=1):
+    keys = [study_key(cell) for cell in cells]
+    found = stored_searches(folder)
+    if other := [str(search["command"]) for key, (search, _) in found.items() if key not in keys]:
+        raise ValueError(
+            f"Expected {folder} to hold no other searches, but it holds {len(other)}, the first of `{other[0]}`; set "
+            f"out=ANOTHER_FOLDER."
+        )
+    failed: dict[str, dict[str, Any]] = {}
+    for n, (key, cell) in enumerate(zip(keys, cells, strict=True), start=1):
         log.info("[%d/%d] search %s: %s", n, len(cells), cell.config.search.name, cell)
         names = {"search": str(cell.config.search.name), **cell.labels, "seeds": dict(cell.seeds)}
         try:
-            bench, study, key = run_study(cell)
+            facts, trials = ended(cell)
         except (ValueError, RuntimeError, FloatingPointError) as error:
             log.error("failed: %s", describe(error))
-            searches.append({**names, "error": describe(error)})
+            failed[key] = {**names, "error": describe(error)}
         else:
-            parameters, found = list(study.best_params), trials_of(study)
-            values = found[parameters].apply(lambda row: json.dumps(row.to_dict(), default=str), axis="columns")
-            trials.append(found.assign(parameters=values, study=key)[["study", *NUMBERS]])
-            searches.append({**names, "study": key, **facts_of(bench, study)})
-        if trials:
-            files = files_of(searches, pd.concat(trials).to_csv(index=False, float_format="%.6g"))
+            if key in found and n_complete(found[key][1]) > n_complete(trials):
+                log.warning("%s holds more trials of this search; they stay", folder)
+            else:
+                found[key] = {**names, "study": key, **facts}, trials
+        if found:
+            rows = {**failed, **{key: search for key, (search, _) in found.items()}}
+            ready = [key for key in dict.fromkeys(keys) if key in rows]
+            text = joined([found[key][1] for key in ready if key in found])
+            files = files_of([rows[key] for key in ready], text)
             write_files(folder, files)
-    if not trials:
-        raise ValueError(f"Expected a search to end, but all failed, the first by: {searches[0]['error']}")
+    if not found:
+        raise ValueError(f"Expected a search to end, but all failed, the first by: {failed[keys[0]]['error']}")
     return files["table.md"]
+
+
+def ended(cell: Cell) -> tuple[dict[str, Any], str]:
+    """Run or continue a search; return its facts, and its trials as CSV."""
+    bench, study, key = run_study(cell)
+    parameters, found = list(study.best_params), trials_of(study)
+    values = found[parameters].apply(lambda row: json.dumps(row.to_dict(), default=str), axis="columns")
+    trials = found.assign(parameters=values, study=key)[["study", *NUMBERS]]
+    return facts_of(bench, study), trials.to_csv(index=False, float_format="%.6g")
+
+
+def joined(tables: Sequence[str]) -> str:
+    """Return tables of the same columns as one, all as CSV."""
+    head = tables[0].partition("\n")[0] + "\n"
+    return head + "".join(table.removeprefix(head) for table in tables)
 
 
 def facts_of(bench: Workbench, study: Study) -> dict[str, Any]:
@@ -79,6 +107,20 @@ def facts_of(bench: Workbench, study: Study) -> dict[str, Any]:
         **default["provenance"],
         "command": shlex.join(word for word in words if not is_here(word)),
     }
+
+
+def n_complete(trials: str) -> int:
+    return int((pd.read_csv(io.StringIO(trials))["state"] == "complete").sum())
+
+
+def stored_searches(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    """Return what a folder holds of each search that has ended, and its trials as CSV, by the study's key."""
+    if not (folder / SEARCHES).is_file():
+        return {}
+    searches = map(json.loads, (folder / SEARCHES).read_text("utf-8").splitlines())
+    trials = pd.read_csv(folder / TRIALS, keep_default_na=False, dtype=str)
+    parts = {str(key): part.to_csv(index=False) for key, part in trials.groupby("study")}
+    return {x["study"]: (x, parts[x["study"]]) for x in searches if "study" in x}
 
 
 def stored_files(folder: Path) -> dict[str, str]:

@@ -330,6 +330,19 @@ def test_the_table_follows_from_its_trials(several):
     }
 
 
+def test_a_folder_of_searches_keeps_what_it_holds(several, tmp_path, monkeypatch, caplog):
+    """A fresh clone holds the table, not the storage of the trials."""
+    folder = tmp_path / "out" / "found"
+    shutil.copytree(several, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    words = ["-m", "search=ssd,unsir", "task=class,random", "protocol=paper"]
+    assert start([*words, "search.n_trials=2"], tmp_path, monkeypatch) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert caplog.text.count("holds more trials of this search; they stay") == 3
+    assert start(["-m", "search=ssd", "task=class", "protocol=strict", "search.n_trials=2"], tmp_path, monkeypatch) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_values_near_the_best_are_a_range_or_choices():
     names = dict.fromkeys(("study", "command", "method", "dataset", "task", "target"), "x")
     configured = {"objective": 0.5, "lr": 0.1, "kind": "a"}

@@ -8,6 +8,7 @@ import platform
 import secrets
 import time
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -63,10 +64,15 @@ def locked(path: Path, purpose: str) -> Iterator[bool]:
     lock, held = FileLock(path), False
     while not held:
         try:
-            lock.acquire(timeout=WAIT_SECONDS)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "flock not supported")  # else filelock waits until the file is gone
+                lock.acquire(timeout=WAIT_SECONDS)
             held = True
         except Timeout:
             log.warning("%s waits for the lock %s of %s", purpose, path, holder(path))
+        except UserWarning:
+            say_without_locks(path.parent, os.strerror(errno.ENOSYS))
+            break
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

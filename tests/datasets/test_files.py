@@ -85,7 +85,7 @@ def test_a_lock_that_another_holds_says_who_and_what_waits(tmp_path, monkeypatch
     assert caplog.messages[0] == f"making original/1 waits for the lock {path} of {me}"
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_without_locks_work_is_done_twice_after_one_warning(number, tmp_path, monkeypatch, caplog):
     def refuse(descriptor, operation):
         raise OSError(number, os.strerror(number))

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -86,7 +87,7 @@ class Store:
         if self.reuse or not node.code or not path.exists():
             return path.exists()
         try:
-            return not changes(facts_in(path).get("code", {}), node.code)
+            return not self._changes(facts_in(path), node)
         except (OSError, ValueError):
             return True  # whoever reads it sets it aside
 
@@ -114,13 +115,13 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock"), f"making {node}"):
             found = self._load(path)
-            if found and not self.reuse and (changed := changes(found[1].get("code", {}), node.code)):
+            if found and not self.reuse and (changed := self._changes(found[1], node)):
                 say_changed(tuple(changed))
                 found = None
             if found is None:
                 self._check_time(node)
                 tensors, facts = node.make()
-                own = {"kind": node.kind, "key": dict(node.key), "code": dict(node.code)}
+                own = {"kind": node.kind, "key": dict(node.key), "code": dict(node.code), "needs": self._needs(node)}
                 facts = own | {"provenance": self.provenance()} | facts
                 found = self._save(path, tensors, facts)
             shutil.rmtree(self.training_folder(node), ignore_errors=True)
@@ -138,6 +139,20 @@ class Store:
         """Return which part of the artefact's epochs is not kept; 1 if it has none."""
         kept = (int(path.name.split("-")[0]) for path in self.training_folder(node).glob("*/*-*.pt"))
         return max(1 - max(kept, default=0) / max(node.epochs, 1), 0.0)
+
+    def _needs(self, node: Artefact) -> dict[str, str]:
+        """Return the SHA-256 of the tensors of those needs that are there: a training elsewhere has other bits."""
+        found: dict[str, str] = {}
+        for need in node.needs:
+            with suppress(OSError, ValueError):  # whoever reads it makes it, or sets it aside
+                found[str(need)] = facts_in(self.path(need))["sha256"]
+        return found
+
+    def _changes(self, facts: Facts, node: Artefact) -> list[str]:
+        """Return the names of code, and of needs, of which the artefact was made with another version."""
+        before, now = facts.get("needs", {}), self._needs(node)
+        needs = [name for name, sha256 in now.items() if before.get(name, sha256) != sha256]
+        return [*changes(facts.get("code", {}), node.code), *needs]
 
     def _check_time(self, node: Artefact) -> None:
         """Raise OutOfBudgetError if the artefact, or the next epoch of its trainings, would not end in time."""

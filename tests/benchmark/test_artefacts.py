@@ -104,6 +104,20 @@ DAMAGES = [
 ]  # fmt: skip
 
 
+def test_what_rests_on_another_training_of_its_original_is_made_again(store, node, caplog):
+    """The same key on another device has other bits: a record must not name an original that it does not come from."""
+    above = Artefact("outputs", {"of": "it"}, lambda: (dict(store.get(node)[0]), {}), (node,), {"mine": "one"})
+    assert store.get(above)[0]["n"] == 1
+    store.remove(node)
+    assert store.has(above)  # nobody knows better
+    store.get(node)
+    assert not store.has(above)
+    assert Store(store.folder, reuse=True).get(above)[0]["n"] == 1
+    assert store.get(above)[0]["n"] == 2
+    assert f"made with another version of {node}: making it again (reuse=true keeps it)" in caplog.messages
+    assert store.has(above)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_artefact_is_set_aside_and_made_again(store, node, damage, caplog):
     store.get(node)

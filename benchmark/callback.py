@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmark import budget
 from benchmark.cell import Cell, method_name, named
 from benchmark.cli import Failure, Left, counted, describe, duration
-from benchmark.compose import cells_of, varying
+from benchmark.compose import cells_of, own_overrides, varying
 from benchmark.progress import grid
 from benchmark.records import RunRecord, record_of
 
@@ -107,7 +107,7 @@ class GridCallback(Callback):
             log.info("%s%s%s", counter, line, f"  {left}" if left else "")
             grid.done, grid.left = self.finished, left or grid.left
             if not self.cells and outcome.skipped is None and job_return.cfg is not None:
-                log.info("%s", comparison(Cell(job_return.cfg, tuple(config.hydra.overrides.task))))
+                log.info("%s", comparison(Cell(job_return.cfg, own_overrides(config.hydra))))
         elif outcome is not None:
             self.made.add(key)
             log.info("%s%s", counter, outcome)
@@ -155,7 +155,11 @@ class GridCallback(Callback):
         return sum(cell.run_id in self.waiting for cell in self.cells)
 
     def _begin(self, configs: Sequence[DictConfig]) -> None:
-        """Begin the budget; ValueError for a wrong one, and for several."""
+        """Begin the budget; ValueError for a wrong one, for several, and for a search, which another command does."""
+        if name := next((config.search.name for config in configs if config.get("search") is not None), None):
+            raise ValueError(
+                f"Expected no search here, but got search={name}; run python -m benchmark.search search={name}."
+            )
         budgets = {config.get("budget") for config in configs}
         if len(budgets) != 1:
             raise ValueError(f"Expected one budget for all cells, but got {', '.join(sorted(map(str, budgets)))}.")
@@ -280,20 +284,24 @@ def summary(record: RunRecord, name: str | None = None) -> str:
 
 
 def comparison(cell: Cell) -> str:
-    """Return the numbers of a single run beside those of the original and the retrained model, and where to go on."""
+    """Return the numbers of a single run beside those of the original and the retrained model, and where to go on.
+
+    The record may be older than the command: its line says when and where it was made.
+    """
     beside = {"original": cell.sibling("baseline"), "retrained": cell.sibling("reference")}
     cells = {label: other for label, other in beside.items() if other is not None}
     if cell.run_id not in {other.run_id for other in cells.values()}:
         cells[cell.method_about["label"]] = cell
     about, width = cell.metric_about, max(map(len, cells))
     shown = [name for name in dict.fromkeys([*cell.config.table.metrics, "gap"]) if name in cell.config.metric]
-    lines = ["".join([" " * width, *(f"{about[name]['label']:>10}" for name in shown)])]
+    columns = {name: max(10, len(about[name]["label"]) + 2) for name in shown}
+    lines = ["".join([" " * width, *(f"{about[name]['label']:>{columns[name]}}" for name in shown)])]
     for label, other in cells.items():
         if (record := RunRecord.find(other.record_path)) is None:
             command = shlex.join(["python", "-m", "benchmark.run", *other.overrides])
             lines.append(f"{label:{width}}  not made; {command}")
         else:
-            values = [f"{in_unit(record.metrics.get(name), about[name]):>10}" for name in shown]
+            values = [f"{in_unit(record.metrics.get(name), about[name]):>{columns[name]}}" for name in shown]
             lines.append("".join([f"{label:{width}}", *values]))
     if "gap" in shown:
         lines.append("gap: mean distance to the retrained model over the columns before it; 0 is the aim")
@@ -302,7 +310,15 @@ def comparison(cell: Cell) -> str:
         names = dict.fromkeys(method_name(other.config) for other in cells.values())
         words = [*(word for word in words if not word.startswith("method=")), f"method={','.join(names)}"]
     table = shlex.join(["python", "-m", "benchmark.report", "-m", *words])
-    return "\n".join([*lines, f"record: {cell.record_path}", f"table: {table}"])
+    return "\n".join([*lines, f"record: {cell.record_path}{made(cell.record_path)}", f"table: {table}"])
+
+
+def made(path: Path) -> str:
+    """Return when and where the record there was made."""
+    if (record := RunRecord.find(path)) is None:
+        return ""
+    about = record.provenance
+    return f", made {about['finished'][:16].replace('T', ' ')} on {record.device}, {about['precision']}"
 
 
 def in_unit(value: float | None, about: Mapping[str, Any]) -> str:

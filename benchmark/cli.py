@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationKeyError,
     OmegaConfBaseException,
 )  # fmt: skip
 
@@ -153,6 +154,12 @@ def describe(error: BaseException) -> str:
         known = [str(name) for name in error.parent_node]
         hint, there = nearest(str(error.key), known), ", ".join(known) or "none"
         return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {there}."
+    if isinstance(error, InterpolationKeyError) and (
+        found := re.search(r"Interpolation key '(.+?)' not found", str(error))
+    ):
+        return (
+            f"Expected a value for {error.full_key}, but {found[1]}, its default, is not there; set {error.full_key}=…."
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return (
             f"Expected to read and write {error.filename}, but could not ({error.strerror}); "

@@ -11,7 +11,6 @@ from typing import Any
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.sweeper import Sweeper
@@ -47,9 +46,8 @@ def choices(group: str) -> list[str]:
         return sorted(options_of(group, ObjectType.CONFIG))
 
 
-def own_overrides() -> tuple[str, ...]:
-    """Return the overrides that compose the job that Hydra runs, the folder of `--config-dir` among them."""
-    hydra = HydraConfig.get()
+def own_overrides(hydra: Any) -> tuple[str, ...]:
+    """Return the overrides that compose the job with this node of Hydra's, the folder of `--config-dir` among them."""
     folder = next((source.path for source in hydra.runtime.config_sources if source.provider == "command-line"), None)
     words = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
     task: Any = OmegaConf.to_container(hydra.overrides.task)

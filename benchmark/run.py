@@ -112,7 +112,7 @@ def job(config: DictConfig) -> RunRecord | str | Failure:
         choices = hydra_config.runtime.choices
         added = {word[1:].partition("=")[0] for word in hydra_config.overrides.task if re.match(r"\+[^+]", word)}
         check_added(config, added - set(choices))
-        cell = Cell(with_names(config, choices), own_overrides())
+        cell = Cell(with_names(config, choices), own_overrides(hydra_config))
         name = str(cell)
         with contextlib.chdir(get_original_cwd()):  # hydra.job.chdir changes no path: the callback sees the same ones
             is_new = not cell.record_path.exists()

@@ -1,6 +1,7 @@
 """Forget photos that a timm model was trained on: python examples/photos.py TRAIN FORGET UNSEEN CHECKPOINT [MODEL]
 
-TRAIN and UNSEEN hold a folder of photos per class, FORGET is a text file with one path below TRAIN per line.
+TRAIN and UNSEEN hold a folder of photos per class, FORGET is a text file with one path below TRAIN per line. Needs the
+packages timm and torchvision.
 """
 
 import sys
@@ -35,4 +36,4 @@ def main(train: str, forget: str, unseen: str, checkpoint: str, name: str = "res
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:]) if len(sys.argv) in (5, 6) else sys.exit(__doc__)

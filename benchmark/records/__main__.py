@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from benchmark.cli import run_cli
+from benchmark.cli import counted, run_cli
 from benchmark.files import canonical, content_hash, read_json
 from benchmark.records import RunRecord, flatten, load_records
 
@@ -69,7 +69,8 @@ def main() -> None:
     found = [record for record in chosen(records, options) if age_of(record, folder) >= age]
     match words:
         case []:
-            print("\n".join(lines_of(found)) or f"no records in {folder / 'records'}")
+            none = f"none of {counted(len(records), 'record')}" if records else "no records"
+            print("\n".join(lines_of(found)) or f"{none} in {folder / 'records'}")
         case ["show", run_id]:
             print(shown(records, run_id))
         case ["sizes"]:

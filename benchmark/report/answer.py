@@ -153,7 +153,7 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
         beside = f", {text(-difference)} larger than {first}'s"
     for method, whose in ((UNTOUCHED, "the untouched original's"), (FLOOR, "another retrained model's")):
         difference = gap(method, minus=SSD)
-        note = " (not told apart)" if difference.count() >= LEAST_UNITS and not sign(difference) else ""
+        note = " (not told apart from SSD's)" if difference.count() >= LEAST_UNITS and not sign(difference) else ""
         beside += f", {whose} {text(gap(method))}{note}" if method in contest.shown else ""
     lost, n = contest.lost(SSD)
     if lost:

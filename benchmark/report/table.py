@@ -168,7 +168,7 @@ def caption(query: Query) -> str:
     ways = {(record.device, record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
     if references(query):
-        parts.append("Bold: closest to the retrained model.")
+        parts.append("Bold: the unlearning method closest to the retrained model.")
     return " ".join([*parts, *filter(None, [query.options.config.table.note]), *note])
 
 

@@ -27,7 +27,9 @@ def record_of(cell: Cell, skipped: str | None = None) -> RunRecord:
     record = RunRecord(
         run_id=cell.run_id, scientific_hash=cell.scientific_hash, labels=cell.labels, hyperparameters={},
         seeds=cell.seeds, metrics={"retain_accuracy": 0.5, "forget_accuracy": 0.25, "mia": None},
-        seconds={"method": 1.5}, sizes={}, provenance={"suite": suite_hash()},
+        seconds={"method": 1.5}, sizes={},
+        provenance={"suite": suite_hash(), "device": "A CPU, 2 threads", "precision": "float32",
+                    "finished": "2026-11-28T10:20:30+00:00"},
         data_fingerprint=cell.fingerprint, original={},
         skipped=skipped, code=cell.code,
     )  # fmt: skip
@@ -220,9 +222,23 @@ def test_what_a_single_run_is_compared_with_may_not_be_there(tmp_path):
     assert lines[2] == "retrained  not made; python -m benchmark.run task=class 'seed=$x' method=retrain"
     assert lines[3].startswith("Finetune ")
     assert lines[-2:] == [
-        f"record: {cell.record_path}",
+        f"record: {cell.record_path}, made 2026-11-28 10:20 on A CPU, 2 threads, float32",
         "table: python -m benchmark.report -m task=class 'seed=$x' method=baseline,retrain,finetune",
     ]
+
+
+def test_a_long_name_of_a_metric_has_a_wide_column(tmp_path):
+    cell = make_cell(tmp_path, "method=baseline")
+    OmegaConf.update(cell.config, "metric.mia.about.label", "MIA of the retrained")
+    record_of(cell)
+    head, numbers = comparison(cell).splitlines()[:2]
+    assert "  MIA of the retrained  " in head
+    assert len(head) == len(numbers)
+
+
+def test_a_search_is_sent_to_its_command(tmp_path):
+    with pytest.raises(SystemExit, match=r"got search=ssd; run python -m benchmark\.search search=ssd"):
+        started(tmp_path, "search=ssd")
 
 
 def test_the_cells_beside_one_are_those_of_a_sweep(tmp_path):

@@ -44,6 +44,11 @@ def check_one_line(code: int, stderr: str, expected: str) -> None:
         ("+method.beta=3", "beta"),
         ("method.alpha=[1,", "'[1,'"),
         ("task.target=${nothing}", "nothing"),
+        (
+            "case=cifar10_random task=subclass",
+            "a value for task.target, but dataset.targets.subclass, its default, is not",
+        ),
+        ("search=ssd", "no search here, but got search=ssd; run python -m benchmark.search search=ssd"),
         ("--config-dir=/nowhere", "/nowhere"),
         ("method_seed=one", "method_seed to be a whole number, but got 'one'"),
         ("switched=nothing", "switched to be one of none, normalisation"),
@@ -56,7 +61,7 @@ def check_one_line(code: int, stderr: str, expected: str) -> None:
     ],
 )
 def test_a_wrong_word_on_the_command_line(argument, expected, tmp_path, monkeypatch, capsys):
-    code = run_command([*TINY, f"output_dir={tmp_path}", argument], monkeypatch)
+    code = run_command([*TINY, f"output_dir={tmp_path}", *argument.split()], monkeypatch)
     check_one_line(code, capsys.readouterr().err, expected)
     check_nothing_half_written(tmp_path)
 

@@ -299,7 +299,8 @@ def test_the_caption_says_all_that_the_numbers_need(committed):
         "**Digits, every task.** Protocol paper, profile quick. digits: 983 training images, resnet18 of 0.70 M "
         "parameters, originals trained for 4 epochs with augmentation (test accuracy 90.0 %). D_f is over 20 images "
         "(one is 5.00 points), MIA over 83 (1.20). Percent, mean ± sample standard deviation over 2 method seeds "
-        "(n = 2). Device and training precision: A CPU, 2 threads, float32. Bold: closest to the retrained model."
+        "(n = 2). Device and training precision: A CPU, 2 threads, float32. Bold: the unlearning "
+        "method closest to the retrained model."
     )
 
 

@@ -174,7 +174,7 @@ def draw_tradeoff(values: pd.DataFrame, about: About) -> "Figure":
     """Draw a panel per block with a point per method: differences to the retrained model, ours and published."""
     from matplotlib.lines import Line2D
 
-    values = values.dropna(subset=SIGNED)  # a floor over all pairs has no direction
+    values = values.dropna(subset=SIGNED)  # but for the noise floor
     looks = styles(about, values["method"])
     many = len(values[BLOCK].drop_duplicates()) > 1
     figure, grid, parts = panels(values, PAGE if many else COLUMN, 5, 1.35 if many else 2.2)

@@ -1,6 +1,7 @@
 """Records -> units: how far each method lies from the retrained model, per (train seed, split, target) and quantity."""
 
 import logging
+import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -129,6 +130,7 @@ def units_of(runs: pd.DataFrame) -> pd.DataFrame:
     """
     floors = pd.concat([runs[[*CELL, *UNIT]].iloc[:0], *(floor_of(part) for _, part in runs.groupby(CELL))])
     far = distances_of(runs)
+    far.loc[far["method"] == FLOOR, METRICS] = math.nan  # a floor has no direction
     far = far[(far["method"] != FLOOR) | ~far.set_index(CELL).index.isin(floors.set_index(CELL).index)]
     means = pd.concat([far, floors]).groupby([*CELL, *UNIT, "method"])[QUANTITIES].mean()
     units: Any = means.unstack("method")

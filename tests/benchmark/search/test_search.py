@@ -72,12 +72,15 @@ def test_every_file_is_there_and_nothing_per_trial(found):
     assert {"seconds.method", "seconds.trial", "provenance.device", "error"} <= set(trials)
 
 
-def test_the_best_values_as_a_configuration_give_the_best_gap(found, monkeypatch):
+def test_the_best_values_as_a_configuration_give_the_best_gap(found, monkeypatch, caplog):
+    caplog.set_level("INFO")
     folder, _ = found
     trials = trials_of(folder)
     best = trials.loc[trials["value"].idxmin()]
     run = [*SMALL, "protocol=paper", f"output_dir={folder}/runs"]
     assert run_command(["--config-dir", str(folder / "out"), "+found=best", *run], monkeypatch) == 0
+    table = next(line for text in caplog.messages for line in text.splitlines() if line.startswith("table: "))
+    assert f"hydra.searchpath=[file://{folder / 'out'}]" in shlex.split(table)
     summary = (folder / "out" / "found" / "summary.md").read_text()
     assert "| gap, minimize, over D_r, D_f, MIA |" in summary
     words = shlex.split(next(line for line in summary.splitlines() if "method.alpha=" in line))

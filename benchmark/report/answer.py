@@ -73,10 +73,13 @@ def answer_files(
     runs = runs_of([record for records in folders.values() for record in records])
     runs = runs[runs["ablation"] == NOTHING_SWITCHED]
     if (units := units_of(runs))["gap", SSD].isna().all():
+        where, name = (results, experiment) if experiment else (f"{results} or the output folder", "table3")
+        steps = [
+            f"run python -m benchmark.{x} profile={profile}" for x in (f"run experiment={name}", f"report table={name}")
+        ]
         raise ValueError(
-            f"Expected records of SSD and of the retrained model under profile={profile} in {results} or the output "
-            f"folder, but there are none; run python -m benchmark.run experiment={experiment or 'table3'} "
-            f"profile={profile} first."
+            f"Expected records of SSD and of the retrained model under profile={profile} in {where}, but there are "
+            f"none; {' and '.join(steps if experiment else steps[:1])} first."
         )
     switched = switched_units([results / name for name in folders])
     sentences, page = "", []

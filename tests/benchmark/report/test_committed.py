@@ -26,6 +26,7 @@ COMMANDS = {
     "table2-paper-quick": "table=2 profile=quick",
     "table3-paper-quick": "table=3 profile=quick",
     "table3-paper-quick-vit": "table=3 profile=quick out=results/table3-paper-quick-vit",
+    "table2-strict-narrow": "table=2 profile=narrow protocol=strict",
     "table3-strict-narrow": "table=3 profile=narrow protocol=strict",
     "table3-paper-narrow": "table=3 profile=narrow",
     "table5-strict-narrow": "table=5 profile=narrow protocol=strict",

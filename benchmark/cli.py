@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -129,11 +130,21 @@ def show_log() -> None:
     """Print the suite's log lines, and of Hydra and its launchers the warnings only; `--info` is a log of Hydra's."""
     for stream in (sys.stdout, sys.stderr):
         write_discreetly(stream)
+    warnings.formatwarning = plain_warning
     if {"--info", "-i"} & {word.split("=")[0] for word in sys.argv}:
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("hydra", "hydra_plugins", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def plain_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning of the suite's own without the place in its code, which tells a user nothing."""
+    if "site-packages" in Path(filename).parts:
+        return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+    return f"warning: {message}\n"
 
 
 def wants_traceback() -> bool:

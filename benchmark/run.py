@@ -62,7 +62,7 @@ def run_cell(cell: Cell) -> RunRecord | str:
         log.info("no unlearned model in %s: the method skips the task", file)
     elif file is not None:
         copy_file(Path(pipeline.made(bench, pipeline.unlearned(bench))), file)
-        log.info("unlearned model: %s; to load it:\n%s", file, lines_to_load(bench))
+        log.info("unlearned model: %s; to load it, with this repository on PYTHONPATH:\n%s", file, lines_to_load(bench))
     return record
 
 

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def test_aliases_that_never_end_are_an_error(option, tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit):
         run_cli(lambda: pytest.fail("composed"))
     assert "bomb.yaml, but its aliases stand for more.\n" in capsys.readouterr().err
+
+
+def test_a_warning_of_the_suite_is_one_line_without_its_place(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    run_cli(lambda: None)
+    shown = warnings.formatwarning("Nothing is selected.", UserWarning, "methods/ssd.py", 57)
+    assert shown == "warning: Nothing is selected.\n"
+    shown = warnings.formatwarning("old", FutureWarning, "/x/site-packages/y.py", 3)
+    assert shown == "/x/site-packages/y.py:3: FutureWarning: old\n"
 
 
 def test_a_budget_that_ends_is_exit_code_3(capsys):

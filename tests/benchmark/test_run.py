@@ -112,7 +112,9 @@ def test_the_unlearned_model_is_written_and_four_lines_load_it(method, finished,
     before = records_of(finished)
     assert run_command([*words, f"output_dir={finished}"], monkeypatch) == 0
     assert records_of(finished) == before
-    (message,) = [message for message in caplog.messages if message.startswith(f"unlearned model: {file}; to load it:")]
+    (message,) = [
+        message for message in caplog.messages if message.startswith(f"unlearned model: {file}; to load it, ")
+    ]
     _, *lines = message.splitlines()
     assert len(lines) == 4
     loaded = {}

@@ -37,9 +37,9 @@ the absolute distances in D_r, D_f and MIA.
 * ± is half of a 95 % t-interval over units, from {LEAST_UNITS} units on. Two units show both values, one its own.
 * **Bold**: the interval leaves out 0, so the two are told apart. Intervals are not widened for the number of methods.
 * D_r lost: units in which D_r lies more than {LOST:g} points below the retrained model's, of all. A mean hides them.
-* Floor: the gap between two retrained models of different seeds (under `paper` their originals differ too), the mean over
-  all pairs of seeds with the jackknife's error; if each seed draws another forget set, that to a second model trained on
-  the same draw. A method that is not told apart from it is as close as another retrained model.
+* Floor: the gap between two retrained models of different seeds (under `paper` their originals differ too), the mean
+  over all pairs of seeds with the jackknife's error; if each seed draws another forget set, that to a second model
+  trained on the same draw. A method that is not told apart from it is as close as another retrained model.
 """
 
 

@@ -305,18 +305,19 @@ def comparison(cell: Cell) -> str:
             lines.append("".join([f"{label:{width}}", *values]))
     if "gap" in shown:
         lines.append("gap: mean distance to the retrained model over the columns before it; 0 is the aim")
+    own = RunRecord.find(cell.record_path)
+    if own is not None and (share := own.metrics.get("changed_fraction")) is not None:
+        lines.append(f"{cell.method_about['label']} changed {100 * share:.3g} % of the parameters")
     words = [word for word in cell.overrides if not word.startswith("save_model=")]
     if not any(re.match(r"\+*method\.", word) for word in words):  # which the other methods do not have
         names = dict.fromkeys(method_name(other.config) for other in cells.values())
         words = [*(word for word in words if not word.startswith("method=")), f"method={','.join(names)}"]
     table = shlex.join(["python", "-m", "benchmark.report", "-m", *words])
-    return "\n".join([*lines, f"record: {cell.record_path}{made(cell.record_path)}", f"table: {table}"])
+    return "\n".join([*lines, f"record: {cell.record_path}{'' if own is None else made(own)}", f"table: {table}"])
 
 
-def made(path: Path) -> str:
-    """Return when and where the record there was made."""
-    if (record := RunRecord.find(path)) is None:
-        return ""
+def made(record: RunRecord) -> str:
+    """Return when and where a record was made."""
     about = record.provenance
     return f", made {about['finished'][:16].replace('T', ' ')} on {record.device}, {about['precision']}"
 

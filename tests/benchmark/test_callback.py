@@ -231,9 +231,18 @@ def test_a_long_name_of_a_metric_has_a_wide_column(tmp_path):
     cell = make_cell(tmp_path, "method=baseline")
     OmegaConf.update(cell.config, "metric.mia.about.label", "MIA of the retrained")
     record_of(cell)
-    head, numbers = comparison(cell).splitlines()[:2]
+    head, numbers, *_ = comparison(cell).splitlines()
     assert "  MIA of the retrained  " in head
     assert len(head) == len(numbers)
+
+
+def test_a_run_says_how_much_the_method_changed(tmp_path):
+    """With few classes SSD's α can be so large that it selects next to nothing."""
+    cell = make_cell(tmp_path, "method=ssd")
+    record = record_of(cell)
+    assert "changed" not in comparison(cell)
+    replace(record, metrics={**record.metrics, "changed_fraction": 0.00091}).write(cell.record_path.parent)
+    assert "\nSSD changed 0.091 % of the parameters\n" in comparison(cell)
 
 
 def test_a_search_is_sent_to_its_command(tmp_path):

@@ -12,7 +12,7 @@ from benchmark.report.units import CELL, FLOOR, SSD, targets_of
 from benchmark.report.verdict import UNTOUCHED
 
 ABOUT = About()
-MOST_NAMED = 3  # targets of several tasks that are named; of more, their number
+MOST_NAMED = 3  # targets of several tasks that are named; of more, their number and their tasks
 LOST = 5.0  # points of D_r below the retrained model's
 
 
@@ -21,7 +21,9 @@ class Contest(NamedTuple):
 
     key: tuple[str, ...]  # the values of `CELL` that all targets share, `all` for the others
     targets: list[tuple[str, ...]]  # their keys
-    label: str  # `cifar20 class rocket`, `cifar20 class, 2 targets`, `… and … together` or `7 targets together`
+    label: (
+        str  # `cifar20 class rocket`, `cifar20 class, 2 targets`, `… and … together` or `7 targets of … and … together`
+    )
     n: str  # of units, or of train seeds if there are several targets
     originals: int  # the independent replications: the originals of one target, the train seeds of several
     table: pd.DataFrame  # one row per unit, one column per (quantity, method)
@@ -89,11 +91,15 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
 
 
 def label_of(targets: Sequence[tuple[str, ...]], *, several_models: bool) -> str:
-    """Return the name of targets (keys of `CELL`), with the model if there are several."""
+    """Return the names of targets (keys of `CELL`), with the model if there are several; of many, those of their tasks.
+
+    Task and target of the same name stand once.
+    """
     if len({key[:-1] for key in targets}) > 1:
-        *names, last = [label_of([key], several_models=several_models) for key in targets]
-        named = f"{', '.join(names)} and {last}" if len(targets) <= MOST_NAMED else f"{len(targets)} targets"
-        return f"{named} together"
+        start = "" if len(targets) <= MOST_NAMED else f"{len(targets)} targets of "
+        named = [label_of([(*key[:-1], key[-2]) if start else key], several_models=several_models) for key in targets]
+        *names, last = dict.fromkeys(named)
+        return f"{start}{', '.join(names)} and {last} together"
     dataset, model, task, target = targets[0][2:]
     names = [dataset, *([model] if several_models else []), task]
     if len(targets) > 1:

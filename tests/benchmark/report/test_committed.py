@@ -27,6 +27,7 @@ COMMANDS = {
     "table3-paper-quick": "table=3 profile=quick",
     "table3-paper-quick-vit": "table=3 profile=quick out=results/table3-paper-quick-vit",
     "table2-strict-narrow": "table=2 profile=narrow protocol=strict",
+    "table2-paper-narrow": "table=2 profile=narrow",
     "table3-strict-narrow": "table=3 profile=narrow protocol=strict",
     "table3-paper-narrow": "table=3 profile=narrow",
     "table5-strict-narrow": "table=5 profile=narrow protocol=strict",

@@ -1,6 +1,5 @@
 """A sweep as Hydra hands it to a launcher: overrides in, results out, told to the callbacks as they come."""
 
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +58,7 @@ def launch(
 
 def cells_of_jobs(context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]]) -> list[Cell]:
     """Return the cell of each job: the callback has composed all but those that a sweeper of its own makes up."""
-    known = [callback.jobs for callback in context.callbacks.callbacks if isinstance(callback, GridCallback)]
-    jobs: Mapping[tuple[str, ...], Cell] = ChainMap(*known)
+    jobs = next((x.jobs for x in context.callbacks.callbacks if isinstance(x, GridCallback)), {})
     if all(tuple(words) in jobs for words in overrides):
         return [jobs[tuple(words)] for words in overrides]
     given = cast("dict[str, list[str]]", OmegaConf.to_container(config.hydra.overrides, resolve=False))

@@ -1,7 +1,7 @@
 """Compile the committed LaTeX tables in the width of AAAI's page: every one must fit.
 
     python -m scripts.check_latex                                     # all in results/
-    python -m scripts.check_latex results/table2-paper-quick/table.tex
+    python -m scripts.check_latex results/table2-paper-narrow/table.tex
     python -m scripts.check_latex runs/tables/*/table.tex             # those of sweeps
     python -m scripts.check_latex results/ablation-*/table.tex
     make check-latex

@@ -1,7 +1,7 @@
 """Make committed results again from their records, and compare them byte by byte.
 
     python -m scripts.verify_results                                  # all in results/
-    python -m scripts.verify_results results/table2-paper-quick       # one folder
+    python -m scripts.verify_results results/table2-paper-narrow       # one folder
     python -m scripts.verify_results results/table*                   # some
     python -m scripts.verify_results results/figure2-* results/distance-*
     make verify

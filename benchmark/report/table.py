@@ -167,7 +167,7 @@ def caption(query: Query) -> str:
     parts.append(counts(query))
     ways = {(record.device, record.provenance["precision"]) for record in records}
     parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
-    if references(query):
+    if references(query) and set(COMPARED) & set(metrics_of(query)):
         parts.append("Bold: the unlearning method closest to the retrained model.")
     return " ".join([*parts, *filter(None, [query.options.config.table.note]), *note])
 

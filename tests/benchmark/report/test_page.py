@@ -42,7 +42,7 @@ def reader(page) -> PageReader:
 @pytest.fixture
 def small(tmp_path) -> Path:
     """Results of two folders alone."""
-    for name in ("selectivity-paper-quick", "table2-paper-quick"):
+    for name in ("selectivity-paper-narrow", "table2-paper-narrow"):
         shutil.copytree(RESULTS / name, tmp_path / name)
     return tmp_path
 
@@ -166,7 +166,7 @@ def test_every_record_stands_on_the_page(reader):
 
 
 def test_a_record_shows_its_configuration_device_and_commit(page):
-    (record, *_) = read_lines(RESULTS / "table2-paper-quick" / "records.jsonl")
+    (record, *_) = read_lines(RESULTS / "table2-paper-narrow" / "records.jsonl")
     for text in (record.provenance["commit"], record.provenance["device"], record.original["sha256"]):
         assert f": {text}\n" in page or f": {text}<" in page
     assert "checkpoint: best_test" in page
@@ -205,7 +205,7 @@ def test_the_paper_s_scale_comes_first(tmp_path):
 
 
 def test_the_finding_is_the_answer_of_the_best_profile_or_counts_verdicts(small):
-    assert "Profile quick: of 42 numbers beside a published one 9 match, 4 are near, 29 are off." in page_of(small)
+    assert "Profile narrow: of 42 numbers beside a published one 9 match, 5 are near, 28 are off." in page_of(small)
     for profile, text in (("quick", "Nothing"), ("full", "Open"), ("narrow", "SSD is `close` in D_f")):
         (small / f"answer-{profile}").mkdir()
         (small / f"answer-{profile}" / "sentences.md").write_text(f"* {text}.\n")
@@ -215,7 +215,7 @@ def test_the_finding_is_the_answer_of_the_best_profile_or_counts_verdicts(small)
 
 
 def test_markup_in_a_record_shows_as_text(small):
-    path = small / "selectivity-paper-quick" / "records.jsonl"
+    path = small / "selectivity-paper-narrow" / "records.jsonl"
     (record, *others) = read_lines(path)
     evil = replace(record, labels={**record.labels, "method": EVIL, "target": EVIL}, skipped=EVIL)
     path.write_text(to_lines([evil, *others]))
@@ -298,15 +298,15 @@ def test_tables_of_a_text_scroll_in_regions_and_have_no_inline_style():
 
 def test_the_command_writes_the_page_and_verify_makes_it_again(small, report, monkeypatch):
     (small / "results").mkdir()
-    for name in ("selectivity-paper-quick", "table2-paper-quick"):
+    for name in ("selectivity-paper-narrow", "table2-paper-narrow"):
         (small / name).rename(small / "results" / name)
     code, printed_text = report("page")
     assert code == 0, printed_text
     assert "results/index.html: " in printed_text
-    assert "17 records" in printed_text
+    assert "57 records" in printed_text
     assert list(page_problems(small / "results")) == []
-    path = small / "results" / "table2-paper-quick" / "table.csv"
-    path.write_text(path.read_text().replace("18.46", "18.47", 1))
+    path = small / "results" / "table2-paper-narrow" / "table.csv"
+    path.write_text(path.read_text().replace("62.55", "62.56", 1))
     assert list(page_problems(small / "results")) == ["results: index.html does not follow from the records"]
     (small / "results" / PAGE).unlink()
     assert list(page_problems(small / "results")) == []
@@ -314,4 +314,4 @@ def test_the_command_writes_the_page_and_verify_makes_it_again(small, report, mo
 
 
 def test_the_line_of_the_command_names_size_and_records(small):
-    assert re.fullmatch(r".*index\.html: \d+ kB, 17 records", write_page(small))
+    assert re.fullmatch(r".*index\.html: \d+ kB, 57 records", write_page(small))

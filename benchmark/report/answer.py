@@ -9,7 +9,7 @@ from benchmark.cli import counted
 from benchmark.compose import choices
 from benchmark.records import to_lines
 from benchmark.report.answer_page import HOW_TO_READ, origin_of, quirks, targets_and_tests, variances
-from benchmark.report.contest import ABOUT, LOST, Contest, contests, replicated, scopes
+from benchmark.report.contest import ABOUT, LOST, Contest, contests, listed, replicated, scopes
 from benchmark.report.query import RECORDS, RESULTS, write_files
 from benchmark.report.statistics import LEAST_UNITS, half_width, sign, text
 from benchmark.report.units import (
@@ -89,7 +89,7 @@ def answer_files(
         if (is_run := part["gap", SSD].notna().any()) or experiment is None:
             sentences += f"* {sentence(protocol, part, goal_of(ran))}\n"
         if is_run and experiment is not None:
-            sentences += "".join(f"* {each}\n" for each in floor_sentences(protocol, part))
+            sentences += f"* {floor_sentence(protocol, part)}\n"
         if is_run:
             parts, diagram = targets_and_tests(part, f"protocol {protocol}, profile {profile}", f"ranks-{protocol}")
             page += [f"## Protocol {protocol}", origin_of(ran), *parts]
@@ -165,16 +165,15 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
     return f"{start}, {claim}: SSD's gap is {text(gap(SSD))} points{beside}."
 
 
-def floor_sentences(protocol: str, units: pd.DataFrame) -> list[str]:
-    """Return which methods are not told apart from another retrained model: over all targets, and target by target."""
-    units = replicated(units)
-    found = [contest for contest in contests(units, CELL[:1]) if FLOOR in contest.shown]
+def floor_sentence(protocol: str, units: pd.DataFrame) -> str:
+    """Return which methods are not told apart from another retrained model, over all targets together."""
+    found = [contest for contest in contests(replicated(units), CELL[:1]) if FLOOR in contest.shown]
     if not found:
-        return [f"Under `{protocol}` two retrained models were not compared, so the noise floor is open."]
+        return f"Under `{protocol}` two retrained models were not compared, so the noise floor is open."
     contest, floor = found[0], f"between two retrained models, {text(found[0].values(FLOOR))} points"
-    start, names = f"Under `{protocol}`, on {contest.label} (n = {contest.n})", inside_floor(contest)
+    start, names = f"Under `{protocol}`, on {contest.label} (n = {contest.n})", contest.equals(FLOOR)
     if contest.values(FLOOR).count() < LEAST_UNITS:
-        return [f"{start}, n is too small to tell a method from the gap {floor}."]
+        return f"{start}, n is too small to tell a method from the gap {floor}."
     beyond = {name: contest.values(name, minus=FLOOR) for name in contest.ranked if name not in names}
     claims = [f"the gap of {listed(names)} is not told apart from that {floor}"] if names else []
     if beyond:
@@ -182,22 +181,4 @@ def floor_sentences(protocol: str, units: pd.DataFrame) -> list[str]:
         whose = f"that of the other {len(beyond)}" if names else f"the gap of all {counted(len(beyond), 'method')}"
         by = f"by {more[0]} to {more[-1]}" if more[1:] else f"by {more[0]}"
         claims.append(f"{whose} is larger{'' if names else f' than that {floor}'}, {by}")
-    targets = [x for x in contests(units, CELL) if FLOOR in x.shown and x.values(FLOOR).count() >= LEAST_UNITS]
-    each = "; ".join(f"{x.label} (floor {text(x.values(FLOOR))}): {listed(inside_floor(x))}" for x in targets)
-    together = f"{start}, {'; '.join(claims)}."
-    return [together, f"Target by target, not told apart from another retrained model: {each}."][: len(targets)]
-
-
-def inside_floor(contest: Contest) -> list[str]:
-    """Return the ranked methods whose gap minus that of two retrained models has no interval above 0."""
-    return [name for name in contest.ranked if sign(contest.values(name, minus=FLOOR)) <= 0]
-
-
-def listed(methods: Sequence[str]) -> str:
-    """Return the labels of methods as a list in a sentence.
-
-    >>> listed([]), listed(["ssd"]), listed(["ssd", "unsir", "finetune"])
-    ('none', 'SSD', 'SSD, UNSIR and Finetune')
-    """
-    *first, last = [ABOUT.method(name).label for name in methods] or ["none"]
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{start}, {'; '.join(claims)}."

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmark.report.contest import ABOUT, LOST, Contest, contests, replicated, scopes
+from benchmark.report.contest import ABOUT, LOST, Contest, contests, listed, replicated, scopes
 from benchmark.report.statistics import (
     LEAST_SEEDS,
     LEAST_UNITS,
@@ -60,11 +60,11 @@ def targets_and_tests(units: pd.DataFrame, title: str, picture: str) -> tuple[li
     """Return the tables of one protocol (an overview, all targets together, tests, each target), and a rank diagram."""
     found = scopes(units)
     by_label = {contest.label: contest for contest in found}  # a protocol may hold one task alone
-    rows = [[name, *overview(x), marked(x.values(SSD, minus=FLOOR))] for name, x in by_label.items()]
+    rows = [[name, *overview(x), *beside_floor(x)] for name, x in by_label.items()]
     single = [contest for contest in found if len(contest.targets) == 1]
     tested, files = significance(units, title, picture)
     parts = ["### Target by target, task by task"]
-    parts += [Grid(["Target", *OVERVIEW, "SSD − floor"], rows, "lllrrrr").markdown()]
+    parts += [Grid(["Target", *OVERVIEW, "SSD − floor", "Not told apart from the floor"], rows, "lllrrrrl").markdown()]
     if len((last := found[-1]).targets) > 1:
         parts += detail(last, left_out(last, single))
     parts += ["### Tests", tested, *(part for contest in single for part in detail(contest))]
@@ -77,6 +77,12 @@ def overview(contest: Contest) -> list[str]:
     beside = marked(contest.values(SSD, minus=contest.rival)) if contest.rival else ""
     closest = f"**{name}**" if is_apart else name
     return [contest.n, closest, text(contest.values(SSD)), beside, text(contest.values(UNTOUCHED))]
+
+
+def beside_floor(contest: Contest) -> list[str]:
+    """Return SSD's gap minus the noise floor, and the methods that are not told apart from that."""
+    is_known = contest.values(FLOOR).count() >= LEAST_UNITS
+    return [marked(contest.values(SSD, minus=FLOOR)), listed(contest.equals(FLOOR)) if is_known else ""]
 
 
 def marked(difference: pd.Series) -> str:

@@ -49,7 +49,10 @@ class Contest(NamedTuple):
         return next((name for name in self.ranked if name != SSD), None)
 
     def equals(self, method: str) -> list[str]:
-        """Return the other ranked methods that are not told apart: their gap minus the method's may be 0 or less."""
+        """Return the other ranked methods that are not told apart: their gap minus the method's may be 0 or less.
+
+        Of the noise floor: those that are as close to the retrained model as another retrained model.
+        """
         return [name for name in self.ranked if name != method and sign(self.values(name, minus=method)) <= 0]
 
 
@@ -121,3 +124,13 @@ def replicated(units: pd.DataFrame) -> pd.DataFrame:
     seeds = units["gap", SSD].dropna().reset_index("train").groupby(CELL)["train"].nunique()
     enough = seeds.index[seeds >= LEAST_UNITS]
     return units[targets_of(units).isin(enough)] if len(enough) else units
+
+
+def listed(methods: Sequence[str]) -> str:
+    """Return the labels of methods as a list in a sentence.
+
+    >>> listed([]), listed(["ssd"]), listed(["ssd", "unsir", "finetune"])
+    ('none', 'SSD', 'SSD, UNSIR and Finetune')
+    """
+    *first, last = [ABOUT.method(name).label for name in methods] or ["none"]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -29,6 +29,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 ADD_M = "add -m to run every combination."
 MAX_VALUES = 100_000  # of a YAML file
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
+SPINS = "10000"  # of a thread of torch that waits for another, before it lets other work have its core
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
 
 
@@ -51,6 +52,7 @@ def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], A
         cells_of: composes a sweep; it finds what is wrong beside a missing -m.
     """
     show_log()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported; its own 300000 starve a busy machine
     if cells_of is not None:  # runs open no storage, and Hydra keeps the words of a sweep in a file
         sys.argv[1:] = map(without_passwords, sys.argv[1:])
     for flag in {"-m", "--multirun"} & {*sys.argv[1:]}:  # argparse takes no overrides on both sides of it

@@ -1,12 +1,12 @@
 """Records -> tables, figures and claims. Reads, and runs nothing.
 
     python -m benchmark.report -m method.alpha=1,3,10       # the table of `benchmark.run -m` with the same overrides
-    python -m benchmark.report table=2 profile=quick        # the table of experiment=table2; also table=demo, …
+    python -m benchmark.report table=2 profile=narrow       # the table of experiment=table2; also table=demo, …
     python -m benchmark.report figure=2 profile=quick       # the figure of experiment=figure2
-    python -m benchmark.report figure=distance profile=quick   # over all tables in results/; also figure=tradeoff
+    python -m benchmark.report figure=distance profile=narrow   # over all tables in results/; also figure=tradeoff
     python -m benchmark.report requests profile=quick       # forget requests one after the other: table and figure
-    python -m benchmark.report claims profile=quick         # the paper's claims, from the tables in results/
-    python -m benchmark.report answer=quick                 # who is closest to the retrained model, with intervals
+    python -m benchmark.report claims profile=narrow        # the paper's claims, from the tables in results/
+    python -m benchmark.report answer=narrow                # who is closest to the retrained model, with intervals
     python -m benchmark.report page                         # results/index.html: all of results/ on one page
 
 Options: out=FOLDER (default results/NAME-PROTOCOL-PROFILE, for -m runs/tables/OVERRIDES), drop=RUN_ID,… (take records

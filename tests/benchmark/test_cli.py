@@ -5,6 +5,7 @@ import contextlib
 import io
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -32,6 +33,21 @@ def test_an_interrupt_is_one_line_and_130(capsys):
         run_cli(interrupted)
     assert exit.value.code == 130
     assert capsys.readouterr().err == "stopped; run the same command again to continue.\n"
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_threads_that_wait_give_way_before_torch_is_imported(own, tmp_path):
+    """libgomp reads the variable when it is loaded."""
+    code = (
+        "import os, sys; sys.argv = ['run', 'benchmark']\n"
+        "from benchmark.cli import run_cli\n"
+        "import benchmark.run, benchmark.search.__main__\n"
+        "run_cli(lambda: print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT']))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({} if own is None else {"GOMP_SPINCOUNT": own})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"False {own or 10_000}\n", done.stderr
 
 
 def test_a_traceback_comes_on_request_alone(monkeypatch):

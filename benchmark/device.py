@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from joblib import cpu_count
 from omegaconf import DictConfig
 
 from benchmark.sources import FOLDERS, suite_hash
@@ -35,6 +36,8 @@ def set_up(config: DictConfig) -> Compute:
                 f"Expected compute.threads to be at most {most}, as there are processors, but got {config.threads}."
             )
         torch.set_num_threads(config.threads)
+    elif "OMP_NUM_THREADS" not in os.environ and (usable := cpu_count()) < torch.get_num_threads():
+        torch.set_num_threads(usable)  # torch does not know the limits of a container
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

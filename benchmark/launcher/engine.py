@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
+
 from benchmark import budget
 from benchmark.cli import Failure, Left, describe
 from benchmark.launcher.graph import Result, Task, work
@@ -84,7 +86,7 @@ def started(workers: int | None, init: Mapping[str, Any]) -> Any:
     os.environ |= {**SETTINGS, **os.environ}
     if workers is not None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())  # else Ray writes one into the home folder
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // workers)))
     try:
         import ray
     except ModuleNotFoundError as error:

@@ -39,6 +39,18 @@ def test_one_call_sets_the_process_up():
 
 
 @pytest.mark.usefixtures("_settings_are_put_back")
+def test_a_container_s_limit_holds_unless_somebody_names_a_number(monkeypatch):
+    torch.set_num_threads(2)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # counts as a limit of the container does
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    device.set_up(OmegaConf.create(CONFIG))
+    assert torch.get_num_threads() == 2
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    device.set_up(OmegaConf.create(CONFIG))
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.usefixtures("_settings_are_put_back")
 def test_reading_how_to_compute_changes_nothing():
     before = [backend.allow_tf32 for backend in BACKENDS], torch.get_num_threads()
     device.compute_of(OmegaConf.create(CONFIG | {"tf32": True, "threads": before[1] + 1}))

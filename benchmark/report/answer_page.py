@@ -115,9 +115,9 @@ def left_out(together: Contest, single: list[Contest]) -> str:
 
 
 def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, dict[str, str | bytes]]:
-    """Return tests over independent originals, or how many of them they need, and a picture of ranks if any.
+    """Return tests over independent blocks, or how many of them they need, and a picture of ranks if any.
 
-    Of each original the mean gap over all its targets counts, of the methods that have every original.
+    A block is a data set, a model and a train seed: the mean gap over its targets, of the methods that have all blocks.
     """
     found = contests(replicated(units), ["dataset", "model"])
     if not found:
@@ -129,10 +129,13 @@ def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, di
     if not enough_blocks(n, comparisons):
         needed = next(m for m in range(99) if enough_blocks(m, comparisons))
         least = f"{comparisons} comparisons with SSD need {needed} (2/2ⁿ ≤ 0.05/{comparisons})"
-        return f"No test and no p-value: independent originals: {n}; {least}.", {}
+        return f"No test and no p-value: independent blocks (data set, train seed): {n}; {least}.", {}
     p, ranks = wilcoxon_holm(blocks, SSD), blocks.rank(axis="columns").mean().sort_values()
     rows = [[ABOUT.method(x).label, f"{ranks[x]:.2f}", "" if x == SSD else f"{p[x]:.4f}"] for x in ranks.index]
-    start, files = f"{n} independent originals; of each the mean gap over its targets.", {}
+    start, files = (
+        f"{n} independent blocks (data set, train seed); of each the mean gap over its targets.",
+        {},
+    )
     end = f"\n\n{Grid(['Method', 'Mean rank', 'p'], rows, 'lrr').markdown()}"
     if comparisons > 1:
         f, of_all = friedman(blocks)
@@ -140,7 +143,7 @@ def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, di
         end += f"\n![Mean ranks]({picture}.png)\n"
         named = ranks.rename(lambda name: ABOUT.method(name).label)
         with look():
-            files = images(rank_diagram(named, n, f"{title}, n = {n} originals"), picture)
+            files = images(rank_diagram(named, n, f"{title}, n = {n} blocks"), picture)
     return f"{start} p: Wilcoxon's signed-rank test against SSD, corrected by Holm.{end}", files
 
 

@@ -208,13 +208,15 @@ def test_no_run_leaves_the_question_open():
     assert said(apart).startswith("Under `strict` no train seed has all 2 targets, so whether SSD is closest")
 
 
-def test_three_seeds_get_no_p_value_and_nine_originals_do():
+def test_three_seeds_get_no_p_value_and_nine_blocks_do():
     assert significance(units_of(runs_of(study())), "", "") == (
-        "No test and no p-value: independent originals: 3; 2 comparisons with SSD need 7 (2/2ⁿ ≤ 0.05/2).", {}
-    )  # fmt: skip
+        "No test and no p-value: independent blocks (data set, train seed): 3; 2 comparisons with SSD need 7 "
+        "(2/2ⁿ ≤ 0.05/2).",
+        {},
+    )
     many = units_of(runs_of([x for name in ("cifar10", "cifar20", "cifar100") for x in study(dataset=name)]))
     text, files = significance(many, "protocol strict", "ranks")
-    assert text.startswith("9 independent originals")
+    assert text.startswith("9 independent blocks")
     assert "| Finetune | 2.00 | 0.0078 |" in text  # 2 · 2/2⁹
     assert "![Mean ranks](ranks.png)" in text
     assert files["ranks.png"].startswith(b"\x89PNG")
@@ -358,7 +360,7 @@ def test_floor_rows_are_pseudo_values_and_only_gaps_are_set_beside_them():
 
 def test_bars_of_a_rank_diagram_overlap_within_the_critical_difference():
     ranks = pd.Series({"SSD": 1.0, "A": 2.0, "B": 3.0, "C": 4.0, "D": 5.0})
-    axes = rank_diagram(ranks, 9, "nine originals").axes[0]
+    axes = rank_diagram(ranks, 9, "nine blocks").axes[0]
     assert "critical difference 2.03" in axes.get_xlabel()
     assert [label.get_text() for label in axes.get_yticklabels()] == list(ranks.index)
     (bars,) = axes.collections

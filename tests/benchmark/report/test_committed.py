@@ -25,7 +25,6 @@ COMMANDS = {
     "table1-paper-quick": "table=1 profile=quick",
     "table2-paper-narrow": "table=2 profile=narrow",
     "table2-strict-narrow": "table=2 profile=narrow protocol=strict",
-    "table3-paper-quick": "table=3 profile=quick",
     "table3-paper-quick-vit": "table=3 profile=quick out=results/table3-paper-quick-vit",
     "table3-strict-narrow": "table=3 profile=narrow protocol=strict",
     "table3-paper-narrow": "table=3 profile=narrow",

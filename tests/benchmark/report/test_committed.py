@@ -31,7 +31,6 @@ COMMANDS = {
     "table5-strict-narrow": "table=5 profile=narrow protocol=strict",
     "table4-paper-quick": "table=4 profile=quick",
     "table5-paper-narrow": "table=5 profile=narrow",
-    "table5-paper-quick": "table=5 profile=quick",
     "table6-strict-narrow": "table=6 profile=narrow protocol=strict",
     "table6-paper-narrow": "table=6 profile=narrow",
     "table6-paper-full": "table=6",

@@ -21,7 +21,7 @@ print("imported", *sorted({{name.partition(".")[0] for name in sys.modules}}))
     ("arguments", "unneeded"),
     [
         (
-            ["table=selectivity", "profile=quick"],
+            ["table=selectivity", "profile=narrow"],
             {"torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "safetensors", "optuna"},
         ),
         (["--help"], {"torch", "pandas", "matplotlib", "optuna"}),

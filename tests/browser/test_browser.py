@@ -177,7 +177,8 @@ def test_the_dialog_shows_configuration_seeds_versions_device_and_commit(opened:
     page = opened(f"#{FOLDER}--{run_id}")  # a link from elsewhere opens it
     text = page.get_by_role("dialog").inner_text()
     wanted = [record.provenance[name] for name in ("torch", "device", "commit")]
-    wanted += ["original.checkpoint: best_test", "train/split/method\n0/0/0", record.hyperparameters["_target_"]]
+    seeds = "/".join(str(record.seeds[f"{name}_seed"]) for name in ("train", "split", "method"))
+    wanted += ["original.checkpoint: best_test", f"train/split/method\n{seeds}", record.hyperparameters["_target_"]]
     assert [part for part in wanted if part not in text] == []
     page.evaluate("""(id) => { document.getElementById("record").close(); location.hash = id; }""", "s-speed")
     assert not page.get_by_role("dialog").is_visible()

@@ -132,10 +132,8 @@ def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, di
         return f"No test and no p-value: independent blocks (data set, train seed): {n}; {least}.", {}
     p, ranks = wilcoxon_holm(blocks, SSD), blocks.rank(axis="columns").mean().sort_values()
     rows = [[ABOUT.method(x).label, f"{ranks[x]:.2f}", "" if x == SSD else f"{p[x]:.4f}"] for x in ranks.index]
-    start, files = (
-        f"{n} independent blocks (data set, train seed); of each the mean gap over its targets.",
-        {},
-    )
+    start = f"{n} independent blocks (data set, train seed); of each the mean gap over its targets."
+    files: dict[str, str | bytes] = {}
     end = f"\n\n{Grid(['Method', 'Mean rank', 'p'], rows, 'lrr').markdown()}"
     if comparisons > 1:
         f, of_all = friedman(blocks)

@@ -21,9 +21,7 @@ class Contest(NamedTuple):
 
     key: tuple[str, ...]  # the values of `CELL` that all targets share, `all` for the others
     targets: list[tuple[str, ...]]  # their keys
-    label: (
-        str  # `cifar20 class rocket`, `cifar20 class, 2 targets`, `… and … together` or `7 targets of … and … together`
-    )
+    label: str  # `cifar20 class rocket`, `cifar20 class, 2 targets` or `7 targets of … and … together`; see `label_of`
     n: str  # of units, or of train seeds if there are several targets
     originals: int  # the independent replications: the originals of one target, the train seeds of several
     table: pd.DataFrame  # one row per unit, one column per (quantity, method)

@@ -12,6 +12,7 @@ from torch import Tensor
 from metrics.base import EvalOutputs
 
 CONVERGED = 1e-10  # largest gradient of the loss per sample at the optimum
+ROUNDING = 1e-14  # log-odds that are no larger are those of equal entropies
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -27,6 +28,7 @@ def entropy(logits: Tensor) -> Tensor:
 def fit_attack(members: Tensor, non_members: Tensor, *, c: float) -> LogisticRegression:
     """Return the class-balanced logistic regression (L2, Newton's method) on one feature, members being class 1.
 
+    Features that are equal tell nobody apart: slope and intercept are 0 then, and nobody is a member.
     The published runs used the multinomial form with C = 1; the binary form with C = 2 is the same model.
     The feature is not standardised: under the L2 penalty that would be another optimum.
 
@@ -57,6 +59,8 @@ def fit_attack(members: Tensor, non_members: Tensor, *, c: float) -> LogisticReg
             f"gradient of {gradient:.1e} after {attack.n_iter_[0]} steps on {len(members)} members and "
             f"{len(non_members)} non-members; look at their entropies, or raise max_iter in fit_attack."
         )
+    if np.abs(attack.decision_function(features)).max() <= ROUNDING:
+        attack.coef_[:], attack.intercept_[:] = 0, 0
     return attack
 
 

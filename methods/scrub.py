@@ -26,7 +26,7 @@ class Scrub:
 
     Kurmanji, Triantafillou, Hayes and Triantafillou, "Towards unbounded machine unlearning", NeurIPS 2023. In the first
     M epochs a pass over D_f maximises KL_T(original ‖ student); each epoch then minimises γ·CE + α·KL_T on D_r. One
-    optimiser for both. At the start the divergence and its gradient are 0, so that M = 1 does next to nothing.
+    optimiser for both. At the start both models are the same: M = 1 follows only what batch statistics make differ.
     SCRUB+R then rewinds to the first of the E + 1 checkpoints, the original among them, whose error on D_f is nearest
     to the final student's on images of D_f's distribution that no model learnt (the released code has no file for the
     original, and stops when it is the nearest).

@@ -39,7 +39,7 @@ class SSD:
     reduction: Reduction
     order: Order
     batch_size: Annotated[int, "[1, inf)"]
-    importance: Source = "refreshed"  # set by configs/method_requests; a single run has no such option
+    importance: Source = "refreshed"  # kept: that of the first request; a single run has no such option
 
     def __post_init__(self) -> None:
         check_fields(self)

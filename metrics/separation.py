@@ -16,8 +16,8 @@ FEWEST = 10  # non-members above the threshold without which a false-positive ra
 def compared_margins(outputs: EvalOutputs) -> tuple[Tensor, Tensor] | None:
     """Return the margins of D_f (train), (n,), and of unseen images of its distribution, (m,), both float64.
 
-    Unseen are the test images of the forgotten classes; in the random task, all test images. None if the test images
-    are the training images (Pins under `paper`).
+    Unseen are the test images of the forgotten classes; in the random task, all test images. None for a class whose
+    test images are its training images (Pins under `paper`).
     """
     unseen: SplitName = "retain_test" if outputs.forget_test_is_train else "forget_test"
     if torch.equal(outputs.logits["forget_train"], outputs.logits[unseen]):

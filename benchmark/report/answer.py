@@ -22,6 +22,7 @@ from benchmark.report.units import (
     answer_folder,
     committed,
     finished,
+    is_news,
     runs_of,
     switched_units,
     targets_of,
@@ -66,10 +67,10 @@ def answer_files(
     """
     folders, own_folder = committed(results, profile, experiment), answer_folder(profile, experiment)
     kept = folders.pop(own_folder, [])
-    known = {record.run_id for records in folders.values() for record in records}
-    own = [record for record in kept if record.run_id not in known]
-    own += finished(output_dir, profile, known | {record.run_id for record in own}) if output_dir else []
-    folders |= {own_folder: own} if own else {}
+    known = {record.run_id: record for records in folders.values() for record in records}
+    found = {record.run_id: record for record in kept if is_news(record, known)}
+    found |= {x.run_id: x for x in finished(output_dir, profile, known | found)} if output_dir else {}
+    folders |= {own_folder: list(found.values())} if found else {}
     runs = runs_of([record for records in folders.values() for record in records])
     runs = runs[runs["ablation"] == NOTHING_SWITCHED]
     if (units := units_of(runs))["gap", SSD].isna().all():
@@ -99,7 +100,7 @@ def answer_files(
     page += ["## What changes the answer", *quirks(switched)] if experiment is None else []
     page += ["## Where the variance comes from", variances(runs)]
     return {
-        RECORDS: to_lines(own),
+        RECORDS: to_lines(list(found.values())),
         "answer.csv": to_csv([*scopes(units), *(x for x in contests(switched, CELL) if x.key[1] != NOTHING_SWITCHED)]),
         "answer.md": "\n".join(f"{part.rstrip()}\n" for part in [*head, *page]),
         "sentences.md": sentences,
@@ -140,7 +141,7 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
     contest, gap = found[0], found[0].values
     labels = {name: ABOUT.method(name).label for name in contest.ranked}
     first, rival, of = labels[contest.ranked[0]], contest.rival or SSD, f"of {len(labels)} methods to {goal}"
-    difference, equal = gap(rival, minus=SSD), listed(contest.equals(SSD))
+    difference, equal = gap(rival, minus=SSD), listed(contest.beside(SSD))
     if rival == SSD:
         claim, beside = f"SSD alone was compared with {goal}", ""
     elif difference.count() < LEAST_UNITS:
@@ -148,7 +149,7 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
         beside = f", {labels[rival]}'s {text(gap(rival))}"
     elif contest.ranked[0] == SSD:
         claim = f"SSD has the smallest mean gap {of}, but is not told apart from {equal}"
-        claim = claim if contest.equals(SSD) else f"SSD is the closest {of}"
+        claim = claim if contest.beside(SSD) else f"SSD is the closest {of}"
         beside = f", {labels[rival]}'s is {text(difference)} larger"
     else:
         claim = f"{first} has the smallest mean gap {of}, but SSD is not told apart from it"
@@ -170,15 +171,15 @@ def floor_sentence(protocol: str, units: pd.DataFrame) -> str:
     found = [contest for contest in contests(replicated(units), CELL[:1]) if FLOOR in contest.shown]
     if not found:
         return f"Under `{protocol}` two retrained models were not compared, so the noise floor is open."
-    contest, floor = found[0], f"between two retrained models, {text(found[0].values(FLOOR))} points"
-    start, names = f"Under `{protocol}`, on {contest.label} (n = {contest.n})", contest.equals(FLOOR)
+    contest = found[0]
+    smaller, equal, larger = (contest.beside(FLOOR, wanted) for wanted in (-1, 0, 1))
+    claims = [f"between two retrained models is {text(contest.values(FLOOR))} points"]
     if contest.values(FLOOR).count() < LEAST_UNITS:
-        return f"{start}, n is too small to tell a method from the gap {floor}."
-    beyond = {name: contest.values(name, minus=FLOOR) for name in contest.ranked if name not in names}
-    claims = [f"the gap of {listed(names)} is not told apart from that {floor}"] if names else []
-    if beyond:
-        more = [f"{text(x)} ({ABOUT.method(name).label})" for name, x in beyond.items()]
-        whose = f"that of the other {len(beyond)}" if names else f"the gap of all {counted(len(beyond), 'method')}"
-        by = f"by {more[0]} to {more[-1]}" if more[1:] else f"by {more[0]}"
-        claims.append(f"{whose} is larger{'' if names else f' than that {floor}'}, {by}")
-    return f"{start}, {'; '.join(claims)}."
+        claims, equal = [f"{claims[0]}, and n is too small to tell a method from it"], []
+    claims += [f"that of {listed(smaller)} is smaller"] if smaller else []
+    claims += [f"that of {listed(equal)} is not told apart from it"] if equal else []
+    if larger:
+        by = [f"{text(contest.values(x, minus=FLOOR))} ({ABOUT.method(x).label})" for x in larger]
+        whose = f"the other {len(by)}" if claims[1:] else f"all {counted(len(by), 'method')}"
+        claims.append(f"that of {whose} is larger, by {' to '.join(dict.fromkeys([by[0], by[-1]]))}")
+    return f"Under `{protocol}`, on {contest.label} (n = {contest.n}), the gap {'; '.join(claims)}."

@@ -39,7 +39,7 @@ the absolute distances in D_r, D_f and MIA.
 * D_r lost: units in which D_r lies more than {LOST:g} points below the retrained model's, of all. A mean hides them.
 * Floor: the gap between two retrained models of different seeds (under `paper` their originals differ too), the mean
   over all pairs of seeds with the jackknife's error; if each seed draws another forget set, that to a second model
-  trained on the same draw. A method that is not told apart from it is as close as another retrained model.
+  trained on the same draw. A method that is not told apart from it need not be as close: wide intervals hide much.
 """
 
 
@@ -73,16 +73,18 @@ def targets_and_tests(units: pd.DataFrame, title: str, picture: str) -> tuple[li
 
 def overview(contest: Contest) -> list[str]:
     """Return the cells under `OVERVIEW`: who is closest, and SSD beside the closest other method and the original."""
-    name, is_apart = ABOUT.method(contest.ranked[0]).label, contest.rival and not contest.equals(contest.ranked[0])
+    name, is_apart = ABOUT.method(contest.ranked[0]).label, contest.rival and not contest.beside(contest.ranked[0])
     beside = marked(contest.values(SSD, minus=contest.rival)) if contest.rival else ""
     closest = f"**{name}**" if is_apart else name
     return [contest.n, closest, text(contest.values(SSD)), beside, text(contest.values(UNTOUCHED))]
 
 
 def beside_floor(contest: Contest) -> list[str]:
-    """Return SSD's gap minus the noise floor, and the methods that are not told apart from that."""
+    """Return SSD's gap minus the noise floor, and the methods that do not lie beyond that."""
     is_known = contest.values(FLOOR).count() >= LEAST_UNITS
-    return [marked(contest.values(SSD, minus=FLOOR)), listed(contest.equals(FLOOR)) if is_known else ""]
+    equal, smaller = contest.beside(FLOOR), contest.beside(FLOOR, -1)
+    names = listed(equal) + (f"; smaller: {listed(smaller)}" if smaller else "")
+    return [marked(contest.values(SSD, minus=FLOOR)), names if is_known else ""]
 
 
 def marked(difference: pd.Series) -> str:
@@ -138,7 +140,7 @@ def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, di
     if comparisons > 1:
         f, of_all = friedman(blocks)
         start += f" Friedman's test in the form of Iman and Davenport: F = {f:.2f}, p {probability(of_all)}."
-        end += f"\n![Mean ranks]({picture}.png)\n"
+        end += f"\n![Mean ranks]({picture}.png)\n\nThe picture compares all pairs, so it may tell fewer apart than p.\n"
         named = ranks.rename(lambda name: ABOUT.method(name).label)
         with look():
             files = images(rank_diagram(named, n, f"{title}, n = {n} blocks"), picture)
@@ -163,7 +165,7 @@ def rank_diagram(ranks: pd.Series, n: int, title: str) -> "Figure":
     axes = figure.subplots()
     axes.errorbar(ranks, ranks.index, xerr=difference / 2, fmt="o", capsize=4)
     axes.set(xlim=(0.5, len(ranks) + 0.5), xticks=range(1, len(ranks) + 1))
-    axes.set_xlabel(f"mean rank; bars that overlap are not told apart (critical difference {difference:.2f})")
+    axes.set_xlabel(f"mean rank; bars overlap: not told apart by Nemenyi's test (critical difference {difference:.2f})")
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize="medium")
@@ -175,8 +177,8 @@ def quirks(units: pd.DataFrame) -> list[str]:
     if units.empty:
         return ["No record of experiment=ablation yet."]
     parts = [
-        "One option of the protocol at a time as in `strict` (configs/switches.yaml). Change: SSD's gap minus that "
-        "under none, paired within units."
+        "One option of the protocol at a time as in `strict`, `importance_order` as in neither (configs/switches.yaml)."
+        " Change: SSD's gap minus that under none, paired within units."
     ]
     for key, part in units.groupby([name for name in CELL if name != "ablation"]):
         found = {contest.key[1]: contest for contest in contests(part, CELL)}

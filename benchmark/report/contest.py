@@ -46,12 +46,9 @@ class Contest(NamedTuple):
         """The closest method but SSD; None if SSD is alone."""
         return next((name for name in self.ranked if name != SSD), None)
 
-    def equals(self, method: str) -> list[str]:
-        """Return the other ranked methods that are not told apart: their gap minus the method's may be 0 or less.
-
-        Of the noise floor: those that are as close to the retrained model as another retrained model.
-        """
-        return [name for name in self.ranked if name != method and sign(self.values(name, minus=method)) <= 0]
+    def beside(self, method: str, wanted: int = 0) -> list[str]:
+        """Return the other ranked methods whose gap is larger (1) or smaller (-1), or that are not told apart (0)."""
+        return [name for name in self.ranked if name != method and sign(self.values(name, minus=method)) == wanted]
 
 
 def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:

@@ -31,15 +31,19 @@ READ = {
     "distance": (
         "Mean of the absolute differences in D_r, D_f and MIA, in points, on an axis that is linear up to 1. Filled: "
         "ours, mean over units (train seed, split, target) of differences in single runs; line: 95 % t-interval, from "
-        f"{LEAST_UNITS} units on.{{hollow}} Bar: between our means, to set beside it, because "
-        "a mean has less chance in it than a single run. Band: two retrained models of different seeds."
+        f"{LEAST_UNITS} units on. Bar: between our means, which have less chance in them than single runs{{hollow}}."
+        "{band}"
     ),
     "tradeoff": (
         "Difference to the retrained model, the cross, in accuracy on forgotten (D_f) and retained data (D_r), in "
         "points, on axes that are linear up to 1. Filled: ours, mean over units (train seed, split, target){hollow}."
     ),
 }
-HOLLOW = {"distance": " Hollow: between the printed means.", "tradeoff": "; hollow: between the printed means"}
+HOLLOW = {
+    "distance": "; hollow: between the printed means, to set beside the bar",
+    "tradeoff": "; hollow: between the printed means",
+}
+FLOOR_SHOWN = " Band: two retrained models of different seeds."
 
 
 def write_overview(name: str, overrides: Sequence[str], out: Path | None = None) -> str:
@@ -75,10 +79,13 @@ def overview_files(
     with look():
         figure = {"distance": draw_distances, "tradeoff": draw_tradeoff}[name](values, about)
     ways = sorted(set(zip(runs["provenance.device"], runs["provenance.precision"], strict=True)))
-    read = READ[name].format(hollow=HOLLOW[name] if has_published(values) else "")
+    hollow, band = HOLLOW[name] if has_published(values) else "", FLOOR_SHOWN if FLOOR in set(values["method"]) else ""
+    originals = runs.groupby(BLOCK)["original"].nunique().tolist()
+    rest = f" of {span(originals, 0)} originals" if min(originals) < values["n"].max() else ""
     caption = (
-        f"**{TITLES[name]}.** Protocol {protocol}, profile {profile}, n = {span(values['n'].tolist(), 0)} units per "
-        f"method and block; {'; '.join(', '.join(way) for way in ways)}. {read} {GAP_NOTE}"
+        f"**{TITLES[name]}.** Protocol {protocol}, profile {profile}, n = {span(values['n'].tolist(), 0)} units{rest} "
+        f"per method and block; {'; '.join(', '.join(way) for way in ways)}. "
+        f"{READ[name].format(hollow=hollow, band=band)} {GAP_NOTE}"
     )
     shown, theirs = values.assign(ablation="none", metric="gap"), " / published" if has_published(values) else ""
     table = blocks(shown, about, lambda row: " / ".join(f"{row[x]:.2f}" for x in ("gap", "published") if row[x] >= 0))

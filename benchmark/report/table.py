@@ -176,7 +176,7 @@ def counts(query: Query) -> str:
     """Return the unit of the numbers, and over how many seeds and targets they are."""
     columns = [[p.record for p in places if p.record is not None] for places in columns_of(query).values()]
     sizes = [len({record.run_id for record in records}) for records in columns if records]
-    longest = max(columns, key=len)
+    longest = max(columns, key=lambda records: (len(records), len(varied([x.seeds for x in records]))))
     seeds, targets = seed_names([record.seeds for record in longest]), len({x.labels["target"] for x in longest})
     over = f"{targets} targets and {seeds}" if targets > 1 else seeds
     spread = f"mean ± sample standard deviation over {over}" if max(sizes) > 1 else seeds
@@ -188,24 +188,30 @@ def counts(query: Query) -> str:
 
 def repeated(query: Query) -> str:
     """Return the notes on methods with the same values under several seeds, or nothing."""
-    once: list[str] = []
-    same: dict[str, list[str]] = {}
-    groups: dict[tuple[str, ...], dict[str, RunRecord]] = {}
+    telling = [part for part in BLOCK if len({place.labels[part] for place in query.places}) > 1]
+    groups: dict[str, dict[str, dict[str, RunRecord]]] = {}  # by method and block
     for place in query.places:
         if place.record is not None and place.record.skipped is None:
-            groups.setdefault(tuple(place.labels.values()), {})[place.record.run_id] = place.record
-    for found in groups.values():
-        records = list(found.values())
-        models, method = different(records), query.about.method(records[0].labels["method"]).label
-        once += [method] if len(models) < len(records) else []
-        for metric in query.about.sorted_metrics(metrics_of(query)) if len(models) > 1 else ():
-            values = {record.metrics.get(metric) for record in models}
-            if len(values) == 1 and values != {None}:
-                same.setdefault(method, []).append(query.about.metric(metric).label)
-    notes = [f"{x}: the same values under several seeds are one model's and count once." for x in dict.fromkeys(once)]
-    if same:
-        parts = (f"{method} {', '.join(dict.fromkeys(metrics))}" for method, metrics in same.items())
-        notes.append(f"± 0.00, the same under every seed: {'; '.join(parts)}.")
+            block = " ".join(dict.fromkeys(place.labels[part] for part in telling))
+            method = query.about.method(place.labels["method"]).label
+            groups.setdefault(method, {}).setdefault(block, {})[place.record.run_id] = place.record
+    metrics = query.about.sorted_metrics(set(metrics_of(query)) - {"gap"})  # the retrained model's is always 0
+    once: list[str] = []
+    same: dict[str, dict[str, list[str]]] = {}  # labels of metrics by where that is and method
+    for method, found in groups.items():
+        models = {block: different(list(records.values())) for block, records in found.items()}
+        once += [method] if any(len(models[block]) < len(found[block]) for block in found) else []
+        for metric in metrics:
+            values = {block: [x.metrics.get(metric) for x in several] for block, several in models.items()}
+            few = [block for block, part in values.items() if len(part) > 1 and {*part} == {part[0]} != {None}]
+            where = f" ({few[0]})" if len(few) == 1 else f" ({len(few)} of {len(models)} blocks)"
+            if few:
+                where = "" if len(few) == len(models) else where
+                same.setdefault(where, {}).setdefault(method, []).append(query.about.metric(metric).label)
+    notes = [f"{x}: the same values under several seeds are one model's and count once." for x in once]
+    for where, by_method in same.items():
+        names = "; ".join(f"{method} {', '.join(labels)}" for method, labels in by_method.items())
+        notes.append(f"± 0.00, the same under every seed{where}: {names}.")
     return "".join(f"\n{note}\n" for note in notes)
 
 
@@ -217,11 +223,16 @@ def seed_names(seeds: Sequence[Mapping[str, int]]) -> str:
     >>> seed_names([{"train_seed": 0, "method_seed": 0}, {"train_seed": 1, "method_seed": 1}])
     '2 combinations of train and method seed'
     """
-    n = len({tuple(sorted(values.items())) for values in seeds})
-    names = [name.removesuffix("_seed") for name in seeds[0] if len({values[name] for values in seeds}) > 1]
+    n, names = len({tuple(sorted(values.items())) for values in seeds}), varied(seeds)
     if len(names) > 1:
         return f"{n} combinations of {' and '.join(names)} seed"
     return f"{n} {names[0]} seeds" if names else "one seed"
+
+
+def varied(seeds: Sequence[Mapping[str, int]]) -> list[str]:
+    """Return which seeds have several values, without the ending `_seed`."""
+    names = seeds[0] if seeds else ()
+    return [name.removesuffix("_seed") for name in names if len({values[name] for values in seeds}) > 1]
 
 
 def span(values: Sequence[float], decimals: int = 1) -> str:

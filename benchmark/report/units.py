@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from operator import itemgetter
@@ -17,7 +17,7 @@ from benchmark.compose import cells_of
 from benchmark.files import content_hash
 from benchmark.records import RunRecord, flatten, load_records, read_lines, to_frame
 from benchmark.report.about import About
-from benchmark.report.query import RECORDS, read_memory, stored_query
+from benchmark.report.query import RECORDS, made_anew, read_memory, stored_query
 from benchmark.report.select import SEEDS
 from benchmark.report.statistics import pseudo_values
 from benchmark.report.table import COMPARED
@@ -61,14 +61,14 @@ def answer_folder(profile: str, experiment: str | None = None) -> str:
     return f"answer-{profile}" + (f"-{experiment}" if experiment else "")
 
 
-def finished(output_dir: Path, profile: str, known: Collection[str]) -> list[RunRecord]:
+def finished(output_dir: Path, profile: str, known: Mapping[str, RunRecord]) -> list[RunRecord]:
     """Return the profile's records of `output_dir` that are cells of `EXPERIMENTS` under any seeds, of today's code.
 
     Args:
-        known: run ids that are committed already.
+        known: committed records by run id; a run counts again if it was made with other methods or metrics.
     """
     records = [x for x in load_records(output_dir / "records") if x.labels["profile"] == profile]
-    records = [x for x in records if x.run_id not in known]
+    records = [x for x in records if is_news(x, known)]
     cells = table_cells(profile, sorted({record.labels["protocol"] for record in records}))
     today = {}
     for cell in cells:
@@ -78,6 +78,11 @@ def finished(output_dir: Path, profile: str, known: Collection[str]) -> list[Run
     if left := len(records) - len(kept):
         log.warning("%s of no table or of other code left out", counted(left, "record"))
     return kept
+
+
+def is_news(record: RunRecord, known: Mapping[str, RunRecord]) -> bool:
+    """Return whether a run is not among `known`, or was made again with other methods or metrics."""
+    return record.run_id not in known or made_anew(known[record.run_id], [record])
 
 
 def table_cells(profile: str, protocols: Sequence[str]) -> list[Cell]:

@@ -12,6 +12,7 @@ from benchmark.report.about import About
 from benchmark.report.typeset import KEY, blocks, mean_and_spread
 
 PAPER_KEY = [name for name in KEY if name != "ablation"]
+PAPER_BLOCK = [name for name in PAPER_KEY if name not in ("method", "metric")]
 PUBLISHED = Path(__file__).parents[2] / "results" / "paper" / "tables.csv"
 LEAST_TOLERANCE = 1.0  # percentage points; below this two runs of one code base differ too
 MEANS = ["mean_published", "mean_ours"]
@@ -106,15 +107,20 @@ def distances(both: pd.DataFrame) -> pd.DataFrame:
 
 def with_gaps(verdict: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `verdicts`, and the mean distances as metric `gap` per block whose original we measured."""
-    block = [name for name in PAPER_KEY if name not in ("method", "metric")]
-    gaps = distances(verdict).dropna().groupby(["method", *block], sort=False).mean().reset_index()
-    known = gaps.loc[gaps["method"] == UNTOUCHED, block]
-    gaps = gaps[gaps["method"] != REFERENCE].merge(known, on=block)
+    gaps = distances(verdict).dropna().groupby(["method", *PAPER_BLOCK], sort=False).mean().reset_index()
+    known = gaps.loc[gaps["method"] == UNTOUCHED, PAPER_BLOCK]
+    gaps = gaps[gaps["method"] != REFERENCE].merge(known, on=PAPER_BLOCK)
     if gaps.empty:
         return verdict
     same = {name: verdict[name].iloc[0] for name in ("protocol", "profile")}
     found = pd.concat([verdict, gaps.assign(metric="gap", verdict="", **same)], ignore_index=True)
     return found.assign(n=found["n"].astype("Int64"))
+
+
+def with_runs(verdict: pd.DataFrame) -> pd.DataFrame:
+    """Return the blocks of `verdicts` that have a run, and published spreads only if their unit is certain."""
+    shown = verdict[verdict.groupby(PAPER_BLOCK, sort=False)["n"].transform("max") > 0].reset_index(drop=True)
+    return shown.assign(std_published=shown["std_published"].where(shown["std_unit"] == "percent"))
 
 
 def verdict_markdown(verdict: pd.DataFrame, title: str, about: About, images: str) -> str:
@@ -135,9 +141,7 @@ def verdict_markdown(verdict: pd.DataFrame, title: str, about: About, images: st
 
     first, counts = verdict.iloc[0], verdict["verdict"].value_counts()
     numbers = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("match", "near", "off", "missing"))
-    block = [name for name in PAPER_KEY if name not in ("method", "metric")]
-    shown = with_gaps(verdict[verdict.groupby(block, sort=False)["n"].transform("max") > 0]).assign(ablation="none")
-    shown["std_published"] = shown["std_published"].where(shown["std_unit"] == "percent")
+    shown = with_gaps(with_runs(verdict)).assign(ablation="none")
     caption = (
         f"**{title}: ours / published.** Protocol {first['protocol']}, profile {first['profile']}, percent, "
         f"n = {verdict['n'].max()}. {images} Of {len(verdict)} published numbers: {numbers}; "

@@ -150,7 +150,7 @@ def files_of(searches: Sequence[Mapping[str, Any]], trials: str) -> dict[str, st
         TRIALS: trials,
         "table.csv": values.to_csv(index=False),
         "table.md": f"**{TITLE}.** {said}\n\n{grid.markdown()}{reasons}"
-        f"\nThe best values on the test images:\n\n```\n{commands}\n```\n",
+        f"\nThe best trials' values on the test images:\n\n```\n{commands}\n```\n",
         "table.tex": latex.latex(TITLE, said, size="scriptsize"),
     }
 
@@ -207,7 +207,8 @@ def caption(searches: Sequence[Mapping[str, Any]]) -> str:
     }
     models = "one model" if shared["models"] == "1" else f"each trial the mean over {shared['models']} method seeds"
     return (
-        f"Objective {shared['objective']}, in percent, for the configured and the best values; near: trials whose "
-        f"objective lies within {100 * NEAR:g} point of the best one's. Protocol {shared['protocol']}, profile "
-        f"{shared['profile']}, {models}; judged on {shared['judged_on']}. {shared['device']}."
+        f"Objective {shared['objective']}, in percent, of the configured values, which are no trial, and of the best "
+        f"trial; near: trials whose objective lies within {100 * NEAR:g} point of the best one's. "
+        f"Protocol {shared['protocol']}, profile {shared['profile']}, {models}; judged on {shared['judged_on']}. "
+        f"{shared['device']}."
     )

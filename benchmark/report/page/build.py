@@ -171,13 +171,13 @@ def draw(folder: Folder, path: Path) -> Markup:
 
 def commands_of(folder: Folder) -> list[str]:
     """Return the commands that make a folder again."""
-    kind, _, rest = folder.name.partition("-")
-    if kind == "claims":
-        protocol, _, profile = rest.partition("-")
-        return [f"python -m benchmark.report claims protocol={protocol} profile={profile}"]
+    kind, *words = folder.name.split("-", 3)
+    if kind in (what := {"claims": "claims", "distance": "figure=distance", "tradeoff": "figure=tradeoff"}):
+        names = zip(("protocol", "profile", "experiment"), words, strict=False)
+        return [" ".join(["python -m benchmark.report", what[kind], *(f"{key}={name}" for key, name in names)])]
     if kind == "answer":
-        profile, _, experiment = rest.partition("-")
-        return [f"python -m benchmark.report answer={profile}" + (experiment and f" experiment={experiment}")]
+        names = zip(("answer", "experiment"), words, strict=False)
+        return [" ".join(["python -m benchmark.report", *(f"{key}={name}" for key, name in names)])]
     if not (memory := read_memory(folder.path)):
         return []
     kind, experiment, lines = memory["kind"], memory["experiment"], memory["overrides"]

@@ -12,7 +12,7 @@ from benchmark.report.about import About
 from benchmark.report.page.folders import Folder
 from benchmark.report.page.markup import badge, run_link
 from benchmark.report.typeset import BLOCK, HEADS, VERDICTS, Cell, Grid, blocks, mean_and_spread, printed
-from benchmark.report.verdict import PAPER_KEY
+from benchmark.report.verdict import PAPER_KEY, with_runs
 
 RUNS = "runs"  # the column that names all runs of a row
 THEIRS = ["mean_published", "std_published", "std_unit", "verdict"]
@@ -21,10 +21,7 @@ THEIRS = ["mean_published", "std_published", "std_unit", "verdict"]
 def compared(folder: Folder) -> Grid:
     """Return every number of a table beside the published one; published blocks without a run are left out."""
     values, verdict = folder.frame("table.csv"), folder.frame("verdict.csv")
-    block = [name for name in PAPER_KEY if name not in ("method", "metric")]
-    theirs = verdict[verdict.groupby(block, sort=False)["n"].transform("max") > 0].reset_index(drop=True)
-    theirs["verdict"] = theirs["verdict"].fillna("")
-    theirs["std_published"] = theirs["std_published"].where(theirs["std_unit"] == "percent")
+    theirs = with_runs(verdict).fillna({"verdict": ""})
     both = values.merge(theirs[[*PAPER_KEY, *THEIRS]], on=PAPER_KEY, how="left")
     known = set(values[PAPER_KEY].itertuples(index=False, name=None))
     lacking = theirs[[key not in known for key in theirs[PAPER_KEY].itertuples(index=False, name=None)]]

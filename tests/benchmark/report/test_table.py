@@ -21,6 +21,7 @@ from benchmark.report.table import (
     mark_best,
     measured,
     metrics_of,
+    repeated,
     table_files,
     with_ranks,
 )  # fmt: skip
@@ -258,6 +259,18 @@ def test_a_model_that_the_seeds_do_not_touch_counts_once():
     note = table_files(query)["table.md"].partition("\n\n")[2]
     assert "\nRetrain: the same values under several seeds are one model's and count once.\n" in note
     assert "; SSD D_r.\n" in note
+
+
+def test_the_notes_and_the_caption_know_blocks_apart():
+    """Under random samples the split varies too; a value that is constant in one block is named with it."""
+    overrides = ("method=ssd", "case=digits_class,digits_random", "method_seed=0,1", "train_seed=0")
+    query = seeds_query(*overrides, "table.metrics=[zrf]")
+    text = table_files(query)["table.md"]
+    assert "over 2 combinations of split and method seed (n = 2)" in text
+    assert "± 0.00, the same under every seed: SSD ZRF.\n" in text
+    first, *rest = query.places
+    other = replace(first.record, metrics=first.record.metrics | {"zrf": 0.1})
+    assert "every seed (random): SSD ZRF.\n" in repeated(replace(query, places=[replace(first, record=other), *rest]))
 
 
 def test_a_model_of_another_seed_counts_once_though_two_seeds_share_it():

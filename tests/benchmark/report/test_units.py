@@ -157,8 +157,11 @@ def test_finished_runs_count_if_a_table_has_them_under_any_seed(tmp_path, monkey
     finish("another alpha", "1")
     finish("as the table", "2")
     finish("as the table", "1", "full")
-    assert [record.run_id for record in finished(tmp_path, "quick", ())] == [wanted]
-    assert finished(tmp_path, "quick", {wanted}) == []
+    (record,) = finished(tmp_path, "quick", {})
+    assert record.run_id == wanted
+    assert finished(tmp_path, "quick", {wanted: record}) == []
+    before = replace(record, code={"methods.ssd": "0"})
+    assert finished(tmp_path, "quick", {wanted: before}) == [record]  # made again with today's code
 
 
 def test_a_profile_without_recipes_for_a_data_set_has_no_finished_runs_of_it(tmp_path, monkeypatch):
@@ -169,4 +172,4 @@ def test_a_profile_without_recipes_for_a_data_set_has_no_finished_runs_of_it(tmp
     record = make_record("ssd", 0.5, seeds=(3, 0, 3), profile="narrow")
     record = replace(record, scientific={"made": "as the table", "train_seed": 3}, code={"methods.ssd": "1"})
     record.write(tmp_path / "records")
-    assert [x.run_id for x in finished(tmp_path, "narrow", ())] == [record.run_id]
+    assert [x.run_id for x in finished(tmp_path, "narrow", {})] == [record.run_id]

@@ -1,4 +1,4 @@
-# make help lists the targets. Variables: METHODS=ssd,retrain MODEL=resnet18 SEEDS=3 PROTOCOL=strict PROFILE=quick WORKERS=3
+# make help lists the targets. Variables: METHODS=ssd,retrain MODEL=resnet18 SEEDS=3 PROTOCOL=strict PROFILE=quick WORKERS=3 ARGS='key=value …'
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -7,7 +7,10 @@ READY := $(VENV)/.ready
 comma := ,
 empty :=
 space := $(empty) $(empty)
-seeds = $(subst $(space),$(comma),$(shell seq 0 $$(($(1) - 1))))
+seeds = $(if $(findstring $(comma),$(1)),$(1),$(or $(subst $(space),$(comma),$(shell seq 0 $$(($(1) - 1)))),\
+	$(error Expected SEEDS to be a number of seeds, or a list of at least two such as 0,1, but got $(1))))
+LOWER := $(foreach name,methods model seeds protocol profile workers args,$(if $(filter command,$(origin $(name))),$(name)))
+$(if $(strip $(LOWER)),$(error Expected variables in capitals, but got $(strip $(LOWER))))
 OVERRIDES = $(if $(METHODS),method=$(METHODS)) $(if $(MODEL),model=$(MODEL)) \
 	$(if $(SEEDS),method_seed=$(call seeds,$(SEEDS))) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(ARGS)

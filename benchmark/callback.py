@@ -70,16 +70,17 @@ class GridCallback(Callback):
         except Exception as error:
             sys.exit(f"error: {describe(error)}")
         if not self.waiting:
+            say_table()
             sys.exit(0)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin the budget of a single run, and forget its results if `force=true`."""
         try:
             self._begin([config])
+            if config.force:
+                forget([Cell(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))])
         except ValueError as error:
             sys.exit(f"error: {error}")
-        if config.force:
-            forget([Cell(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))])
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """End a sweep in this process with its budget: composing each of the cells that are left takes a while."""
@@ -142,6 +143,7 @@ class GridCallback(Callback):
             sys.exit("\n".join([f"error: {len(failed)} of {counted(len(self.cells), 'cell')} failed:", *lines]))
         if left:
             sys.exit(budget.EXIT_CODE)
+        say_table()
 
     def _is_over(self, cell: Cell) -> bool:
         """Return whether a cell is done or has failed."""
@@ -229,6 +231,12 @@ def command() -> str:
     """Return the command line of this process, but for `force`, which would begin anew."""
     words = [word for word in sys.argv[1:] if not word.startswith("force=")]
     return shlex.join(["python", "-m", "benchmark.run", *words])
+
+
+def say_table() -> None:
+    """Name the command that makes the table of a sweep; that of an experiment has a name of its own."""
+    if not any(word.startswith(("experiment=", "stage=")) for word in sys.argv[1:]):
+        log.info("table: %s", command().replace("benchmark.run", "benchmark.report", 1))
 
 
 def forget(cells: Sequence[Cell]) -> None:

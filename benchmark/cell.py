@@ -1,6 +1,7 @@
 """One cell of a grid: a composed configuration, its names and all that decides its numbers; no torch, no data."""
 
 import copy
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Cell:
             raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")
         check_literals(raw)
         for path, value in leaves(raw, ""):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"Expected {path.removeprefix('.')} to be a finite number, but got {value}.")
             if isinstance(value, str) and (at_home := resolvers.home(value)) != value:
                 OmegaConf.update(self.config, path.removeprefix("."), at_home)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -28,6 +28,7 @@ from benchmark.passwords import without_passwords, write_discreetly
 CONFIGS = Path(__file__).parents[1] / "configs"
 ADD_M = "add -m to run every combination."
 MAX_VALUES = 100_000  # of a YAML file
+MOST_CHARACTERS = 1000  # of an error: torch names every tensor that does not fit
 ONE_LINE = "BENCHMARK_ONE_LINE_ERRORS"
 SPINS = "10000"  # of a thread of torch that waits for another, before it lets other work have its core
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
@@ -156,6 +157,11 @@ def wants_traceback() -> bool:
 
 def describe(error: BaseException) -> str:
     """Return one line about an error; of one that Hydra wrapped, the cause."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"Expected key=value, but got {error.override}; a value with other characters than letters, digits and "
+            f"/ - _ . stands in quotes inside quotes: '{error.override.partition('=')[0]}=\"VALUE\"'."
+        )
     while isinstance(error, HydraException) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
@@ -166,6 +172,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
         known = [str(name) for name in error.parent_node]
         hint, there = nearest(str(error.key), known), ", ".join(known) or "none"
+        if str(error.full_key).startswith("hydra.launcher."):
+            there += ", with launcher=local or launcher=ray more"
         return f"Expected a key of the configuration, but got {error.full_key!r}{hint}; there are {there}."
     if isinstance(error, InterpolationKeyError) and (
         found := re.search(r"Interpolation key '(.+?)' not found", str(error))
@@ -181,8 +189,12 @@ def describe(error: BaseException) -> str:
     text = re.sub(r"\s+", " ", str(error).split("Config search path:")[0]).strip()
     text = re.sub(r"^ValueError raised while resolving interpolation: (.+?)( full_key: .*)?$", r"\1", text)
     if found := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)' ", text):
-        return f"Expected one value per option, but got {found[1]}; {ADD_M}"
+        return f"Expected one value per option, but got {found[1]}; put a value with a comma in quotes, or {ADD_M}"
     text = text or type(error).__name__
+    if notes := getattr(error, "__notes__", []):
+        text = f"{text} ({'; '.join(notes)})"
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:MOST_CHARACTERS]} … (HYDRA_FULL_ERROR=1 shows the rest)"
     if not isinstance(error, EXPECTED):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows the traceback)"
     return text

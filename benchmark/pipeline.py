@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -329,9 +330,12 @@ def call(
         progress=progress,
     )
     with stopwatch.phase("wall"):
-        model = method(model, split, context)
+        returned: object = method(model, split, context)
+    if not isinstance(returned, nn.Module):
+        name, got = bench.cell.labels["method"], type(returned).__name__
+        raise ValueError(f"Expected method={name} to return the unlearned model, but got {got}.")
     stopwatch.add("wall", sum(training.seconds for training in trainings))
-    return model, method_seconds(stopwatch.seconds)
+    return returned, method_seconds(stopwatch.seconds)
 
 
 def method_seconds(measured: Mapping[str, float]) -> dict[str, float]:
@@ -412,6 +416,19 @@ def relearning(bench: Workbench, model: Artefact | None) -> dict[str, float]:
     return {f"relearn_{name}": facts[name] for name in ("steps", "ended") if facts[name] is not None}
 
 
+def measure(bench: Workbench, name: str, outputs: EvalOutputs) -> Mapping[str, Any] | float | None:
+    """Return a metric of the outputs; an error says of which."""
+    try:
+        value = bench.metrics[name](outputs)
+        for number in flatten({name: value}).values():
+            if not isinstance(number, Real | None):
+                raise TypeError(f"Expected a number, None or a mapping of these, but got {type(number).__name__}")
+    except Exception as error:
+        error.add_note(f"in metric {name}")
+        raise
+    return value
+
+
 def make_record(bench: Workbench) -> RunRecord:
     """Measure the cell and write its record."""
     cell, split = bench.cell, bench.split
@@ -424,9 +441,9 @@ def make_record(bench: Workbench) -> RunRecord:
         complete = replace(seen, facts=own, others=other_outputs(bench))
         stopwatch = Stopwatch(bench.device)
         with stopwatch.phase("metrics"):
-            measured = {name: bench.metrics[name](complete) for name in cell.scientific["metric"]}
+            measured = {name: measure(bench, name, complete) for name in cell.scientific["metric"]}
         facts["seconds"]["evaluation"] += stopwatch.seconds["metrics"]  # metrics added later leave the time alone
-        measured |= {name: metric(complete) for name, metric in bench.metrics.items() if name not in measured}
+        measured |= {name: measure(bench, name, complete) for name in bench.metrics if name not in measured}
         metrics = flatten(measured)
         cell.margins_path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(cell.margins_path) as part:

@@ -35,6 +35,11 @@ def check_targets(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> Non
         if package not in (*OWN, *plugins):
             hint = f"; if you trust it, add plugins=[{package}] to the command" if package.isidentifier() else ""
             raise ValueError(f"Expected {name} to name code of this project or of a plug-in, but got {value!r}{hint}.")
+        if module_of(str(value)) is None:
+            raise ValueError(
+                f"Expected {name} to name a module of {package} and something in it, but got {value!r}, which has no "
+                f"file; check the name, and that the folder above {package} is the current one or in PYTHONPATH."
+            )
         if not is_defined(str(value)):
             raise ValueError(
                 f"Expected {name} to name what a module of {package} defines itself, but got {value!r}; name the "
@@ -45,20 +50,28 @@ def check_targets(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> Non
 @cache
 def is_defined(target: str) -> bool:
     """Return whether `module.name`, or `module.Class.name`, is defined in the module or taken from its own package."""
-    parts = target.split(".")
-    module = next(
-        (m for n in range(len(parts) - 1, 0, -1) if found_file(m := ".".join(parts[:n])).suffix == ".py"), None
-    )
+    module = module_of(target)
     if module is None:
         return False
-    name, *inner = parts[len(module.split(".")) :]
-    body = list(statements(ast.parse(found_file(module).read_bytes())))
+    name, *inner = target.split(".")[len(module.split(".")) :]
+    file = found_file(module)
+    try:
+        body = list(statements(ast.parse(file.read_bytes())))
+    except SyntaxError as error:
+        raise ValueError(f"Expected Python code in {file}, but line {error.lineno} is none: {error.msg}.") from error
     if inner:
         owners = [node for node in body if isinstance(node, ast.ClassDef) and node.name == name]
         return len(inner) == 1 and any(
             isinstance(f, ast.FunctionDef) and f.name == inner[0] for c in owners for f in c.body
         )
     return any(defines(node, name, module) for node in body)
+
+
+def module_of(target: str) -> str | None:
+    """Return the longest start of `target` that is a Python file, but not all of it; None if there is none."""
+    parts = target.split(".")
+    starts = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+    return next((start for start in starts if found_file(start).suffix == ".py"), None)
 
 
 def statements(tree: ast.Module) -> Iterator[ast.stmt]:

@@ -88,7 +88,13 @@ def class_folders(folder: str | Path) -> dict[str, Path]:
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"Expected dataset.root to be a folder with a folder per class, but {root} is none.")
-    split = all((root / part).is_dir() for part in PARTS)
+    there = [part for part in (*PARTS, "val", "valid", "validation") if (root / part).is_dir()]
+    split = set(PARTS) <= set(there)
+    if "train" in there and not split:
+        raise ValueError(
+            f"Expected {root} to hold train/ and test/, or a folder per class, but got {', '.join(there)}; rename "
+            f"the one with the test images to test, or set dataset.root={root / 'train'}, of which a part is drawn."
+        )
     parts = {f"{part}/": folders_in(root / part) for part in PARTS} if split else {"": folders_in(root)}
     first, *rest = (set(part) for part in parts.values())
     if rest and first != rest[0]:

@@ -65,7 +65,9 @@ def read(path: str | Path, *, labels_alone: bool = False) -> dict[str, Array]:
     """Return the known arrays of a file, by their own names."""
     _ = fingerprint_of(path)
     try:
-        with np.load(path, allow_pickle=False) as found:
+        if isinstance(found := np.load(path, allow_pickle=False), np.ndarray):
+            raise TypeError("it holds a single array")
+        with found:
             wanted = [*CLASS_NAMES]
             for part in parts_of(found):
                 images, labels = keys(found, part)
@@ -118,5 +120,5 @@ def in_colour(path: str | Path, key: str, images: Array, n: int) -> Array:
     pixels = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or len(images) != n:
         shapes, got = f"({n}, H, W) or ({n}, H, W, 3)", f"{images.dtype} {images.shape}"
-        raise ValueError(f"Expected {key} in {path} to be uint8 of shape {shapes}, but got {got}.")
+        raise ValueError(f"Expected {key} in {path} to be uint8 of shape {shapes}, one per label, but got {got}.")
     return pixels if pixels.shape[-1] == 3 else pixels.repeat(3, axis=3)

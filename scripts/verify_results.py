@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmark.cli import counted, run_cli
+from hydra.errors import HydraException
+
+from benchmark.cli import counted, describe, run_cli
 from benchmark.records import RunRecord, read_lines
 from benchmark.report.__main__ import OVERVIEWS
 from benchmark.report.answer import answer_files
@@ -58,6 +60,14 @@ def problems_of(folder: Path) -> Iterator[str]:
         yield from (f"{folder.name}: {problem}" for record in query.records for problem in origin(record))
 
 
+def described(folder: Path) -> Iterator[str]:
+    """Yield the problems of a folder, an error that ends its check among them: a figure of a plug-in, for example."""
+    try:
+        yield from problems_of(folder)
+    except (ValueError, HydraException) as error:
+        yield f"{folder.name}: not checked: {describe(error)}"
+
+
 def differences(folder: Path, files: Mapping[str, str | bytes]) -> Iterator[str]:
     """Yield which files differ from `files`; a figure by another version of matplotlib is not compared."""
     for name, content in files.items():
@@ -90,7 +100,7 @@ def main() -> None:
     patterns = ("table.csv", "figure.png", "landscape.png", "growth-*.png", "claims.csv", "answer.csv", RECORDS)
     every = {path.parent for pattern in patterns for path in RESULTS.glob(f"*/{pattern}")}
     folders = [Path(name) for name in sys.argv[1:]] or sorted(every)
-    problems = [problem for folder in folders for problem in problems_of(folder)]
+    problems = [problem for folder in folders for problem in described(folder)]
     problems += [] if sys.argv[1:] else page_problems(RESULTS)
     print("\n".join(problems) or f"no problem in {counted(len(folders), 'folder')}")
     sys.exit(bool(problems))

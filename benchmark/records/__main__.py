@@ -4,12 +4,13 @@
     python -m benchmark.records dataset=cifar10 method=ssd         # those with these labels, seeds or options
     python -m benchmark.records show RUN_ID                        # one with its whole configuration and its command
     python -m benchmark.records sizes                              # disk use by kind
-    python -m benchmark.records remove method=ssd --older-than 30d # asks first; needs a filter, or an age, or both
+    python -m benchmark.records remove method=ssd --older-than 30d # asks first; needs a filter, an age or a run id
     python -m benchmark.records remove --artefacts                 # models, importances, outputs that no record needs
 
 Options: output_dir=FOLDER (default runs), --yes (remove without asking). A filter is a label (dataset, method, …), a
-seed or an option of the run (method.alpha=3). A removed record is made again by its command, which is printed first; so
-are the artefacts it rests on. Remove nothing while a run is in progress: its artefacts have no record yet.
+seed or an option of the run, with one value or several (method.alpha=3,10). A removed record is made again by its
+command, which is printed first; so are the artefacts it rests on. Remove nothing while a run is in progress: its
+artefacts have no record yet.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmark.cli import counted, run_cli
 from benchmark.files import canonical, content_hash, read_json
@@ -69,16 +71,16 @@ def main() -> None:
     found = [record for record in chosen(records, options) if age_of(record, folder) >= age]
     match words:
         case []:
-            none = f"none of {counted(len(records), 'record')}" if records else "no records"
-            print("\n".join(lines_of(found)) or f"{none} in {folder / 'records'}")
+            print("\n".join(lines_of(found)) or none_of(records, options, folder / "records"))
         case ["show", run_id]:
-            print(shown(records, run_id))
+            print(shown(named(records, run_id)))
         case ["sizes"]:
             print(sizes(folder))
-        case ["remove"]:
-            if not (options or given.older_than or given.artefacts):
-                raise ValueError("Expected a filter, --older-than or --artefacts beside remove, but got none.")
-            gone = found if options or given.older_than else []
+        case ["remove", *run_ids]:
+            if not (run_ids or options or given.older_than or given.artefacts):
+                raise ValueError("Expected a run id, a filter, --older-than or --artefacts after remove, but got none.")
+            own = [named(records, run_id) for run_id in run_ids] or found
+            gone = [x for x in own if x in found] if run_ids or options or given.older_than else []
             rest = [record for record in records if record not in gone]
             artefacts = [x for x in orphans(folder, rest) if age_of_file(x.paths[0]) >= age] if given.artefacts else []
             remove(folder, gone, artefacts, sure=given.yes)
@@ -116,19 +118,48 @@ def path_of(record: RunRecord, folder: Path) -> Path:
     return folder / "records" / f"{record.run_id}.json"
 
 
-def chosen(records: Sequence[RunRecord], options: dict[str, str]) -> list[RunRecord]:
+def chosen(records: Sequence[RunRecord], options: Mapping[str, str]) -> list[RunRecord]:
     """Return the records with these labels, seeds and options; ValueError for a key that none of them has."""
-    rows = {record.run_id: record.row() for record in records}
     left = list(records)
     for key, text in options.items():
-        names = (key, f"seeds.{key}", f"scientific.{key}", f"hyperparameters.{key.removeprefix('method.')}")
-        if rows and not any(name in row for row in rows.values() for name in names):
-            known = ", ".join([*records[0].labels, *records[0].seeds])
-            raise ValueError(f"Expected a label, a seed or an option of a record, but got {key}; there are {known}.")
-        wanted = str(canonical(yaml.safe_load(text)))  # 3 is 3.0
-        values = {run_id: [row[name] for name in names if name in row] for run_id, row in rows.items()}
-        left = [record for record in left if wanted in (str(canonical(value)) for value in values[record.run_id])]
+        values, wanted = values_of(records, key), {plain(value) for value in parsed(f"{key}={text}")}
+        left = [record for record in left if wanted & values[record.run_id]]
     return left
+
+
+def values_of(records: Sequence[RunRecord], key: str) -> dict[str, set[str]]:
+    """Return the values of a label, seed or option by run id: that of the run, and that which its command gave."""
+    of_original, own = f"scientific.original.{key}", f"hyperparameters.{key.removeprefix('method.')}"
+    names = (key, f"seeds.{key}", f"scientific.{key}", of_original, own)
+    rows = {record.run_id: overrides_of(record) | record.row() for record in records}
+    values = {run_id: {plain(row[name]) for name in names if name in row} for run_id, row in rows.items()}
+    if records and not any(values.values()):
+        known = ", ".join([*records[0].labels, *records[0].seeds])
+        raise ValueError(f"Expected a label, a seed or an option of a record, but got {key}; there are {known}.")
+    return values
+
+
+def none_of(records: Sequence[RunRecord], options: Mapping[str, str], folder: Path) -> str:
+    """Return that no record was found, and the values that there are of the filters."""
+    there = "".join(f"; {key}: {', '.join(sorted(set().union(*values_of(records, key).values())))}" for key in options)
+    return f"none of {counted(len(records), 'record')} in {folder}{there}" if records else f"no records in {folder}"
+
+
+def parsed(word: str) -> list[Any]:
+    """Return the values of an override, those of a list or range too, as Hydra reads them."""
+    override = OverridesParser.create().parse_override(word)
+    return list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+
+
+def overrides_of(record: RunRecord) -> dict[str, Any]:
+    """Return the overrides of a record's command, by key."""
+    words = (word.lstrip("+").partition("=") for word in record.overrides or ())
+    return {key: parsed(f"{key}={text}")[0] for key, _, text in words if text}
+
+
+def plain(value: Any) -> str:
+    """Return a value as text; 3, 3.0 and "3" are the same."""
+    return str(canonical(value))
 
 
 def lines_of(records: Sequence[RunRecord]) -> list[str]:
@@ -151,13 +182,18 @@ def name_of(record: RunRecord) -> str:
     return " ".join([*names, *(f"{name}={value}" for name, value in record.seeds.items())])
 
 
-def shown(records: Sequence[RunRecord], run_id: str) -> str:
-    """Return a record in YAML, and its command; ValueError if there is none, or several with such a start."""
+def named(records: Sequence[RunRecord], run_id: str) -> RunRecord:
+    """Return the record of a run id or its start; ValueError if there is none, or several."""
     found = [record for record in records if record.run_id.startswith(run_id)]
     if len(found) != 1:
         raise ValueError(f"Expected the run id of one record, but {run_id!r} names {len(found)}; list all of them.")
-    text: str = yaml.safe_dump(found[0].content(), sort_keys=False, allow_unicode=True)
-    return f"{text}\n{command_of(found[0])}"
+    return found[0]
+
+
+def shown(record: RunRecord) -> str:
+    """Return a record in YAML, and its command."""
+    text: str = yaml.safe_dump(record.content(), sort_keys=False, allow_unicode=True)
+    return f"{text}\n{command_of(record)}"
 
 
 def command_of(record: RunRecord) -> str:

@@ -138,8 +138,12 @@ def read_query(
 
     output = Path(cells[0].config.output_dir) / "records"
     asked = list((known | new).values())
-    found = up_to_date(load_records(output), asked)
-    kept = [x for x in committed if x.run_id not in drop and not made_anew(x, found)]
+    kept = [x for x in committed if x.run_id not in drop]
+    if kind == "sweep":  # its folder lies beside the runs: what it holds grows old as they do
+        kept, found = [], up_to_date({x.run_id: x for x in [*kept, *load_records(output)]}.values(), asked)
+    else:
+        found = up_to_date(load_records(output), asked)
+        kept = [x for x in kept if not made_anew(x, found)]
     places = places_of(asked, kept, [x for x in found if x.run_id not in {other.run_id for other in kept}])
     if kind == "sweep":
         places = by_varying(places)
@@ -160,7 +164,7 @@ def stored_query(folder: Path) -> Query:
     return read_query(memory["kind"], memory["experiment"], [*memory["overrides"][0], nowhere], out=folder)
 
 
-def up_to_date(records: Sequence[RunRecord], cells: Sequence[Cell]) -> list[RunRecord]:
+def up_to_date(records: Collection[RunRecord], cells: Sequence[Cell]) -> list[RunRecord]:
     """Return the records that were made with today's methods and metrics; the others count as missing.
 
     A metric that is newer than a record does not count: the record shows nothing for it.

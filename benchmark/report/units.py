@@ -69,7 +69,9 @@ def finished(output_dir: Path, profile: str, known: Mapping[str, RunRecord]) -> 
     """
     records = [x for x in load_records(output_dir / "records") if x.labels["profile"] == profile]
     records = [x for x in records if is_news(x, known)]
-    cells = table_cells(profile, sorted({record.labels["protocol"] for record in records}))
+    cells = table_cells(
+        profile, [name for name in PROTOCOLS if name in {record.labels["protocol"] for record in records}]
+    )
     today = {}
     for cell in cells:
         with suppress(ValueError):  # a profile may lack recipes for a data set

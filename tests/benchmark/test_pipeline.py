@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from benchmark import pipeline
 from benchmark.cell import Cell
+from benchmark.cli import describe
 from benchmark.evaluate import SPLITS
 from benchmark.files import content_hash
 from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, unlearned, wanted
@@ -19,6 +20,7 @@ from benchmark.records import record_of
 from benchmark.report.query import up_to_date
 from benchmark.workbench import Workbench
 from methods.retrain import Retrain
+from methods.ssd import SSD
 
 REQUESTS = ["requests=sequence", "method=finetune", "method.recipe.epochs=1"]
 
@@ -249,6 +251,28 @@ def test_a_method_that_does_not_apply_makes_nothing(tmp_path):
     assert record.skipped
     assert record.metrics == {}
     assert files_in(tmp_path) == {"original": 1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (lambda outputs: "much", "Expected a number, None or a mapping of these, but got str (in metric mia)"),
+        (lambda outputs: {"a": 1.0, "b": torch.ones(1)}, "but got Tensor (in metric mia)"),
+        (lambda outputs: outputs.logits["forget"], "KeyError: 'forget' (in metric mia)"),
+    ],
+)
+def test_an_error_of_a_metric_says_of_which(metric, expected, tmp_path):
+    bench = bench_of(tmp_path, "method=baseline", "~method@reference", "metric=[accuracy,membership]")
+    bench.metrics["mia"] = metric
+    with pytest.raises((TypeError, KeyError)) as error:
+        pipeline.make_record(bench)
+    assert expected in describe(error.value)
+
+
+def test_a_method_must_return_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(SSD, "__call__", lambda self, model, split, context: None)
+    with pytest.raises(ValueError, match="Expected method=ssd to return the unlearned model, but got NoneType"):
+        pipeline.make_record(bench_of(tmp_path))
 
 
 # Several requests

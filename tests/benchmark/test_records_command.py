@@ -75,6 +75,9 @@ def test_a_list_names_what_varies(command):
         (["train_seed=1"], 2),
         (["method.alpha=3.0", "train_seed=0"], 1),
         (["original.recipe.epochs=1"], 4),
+        (["recipe.epochs=1"], 4),
+        (["method.alpha=3,10", "train_seed=range(2)"], 2),
+        (["method.alpha=0.1e1"], 2),
         (["--older-than", "30d"], 4),
         (["--older-than", "5000w"], 0),
     ],
@@ -105,6 +108,15 @@ def test_nothing_goes_without_a_yes(command, runs):
         assert (code, len(load_records(runs / "records"))) == (0, 4)
         assert "Remove records: 2, artefacts: 0 (0.0 MB)? [y/N] nothing was removed" in printed
     assert command("remove", "method=retrain")[1] == "nothing to remove\n"
+    assert "none of 4 records in " in (printed := command("method=sssd", "train_seed=0")[1])
+    assert printed.endswith("records; method: ssd; train_seed: 0, 1\n")
+
+
+def test_single_records_go_by_their_run_id(command, runs):
+    first, second, *_ = load_records(runs / "records")
+    command("remove", first.run_id[:8], second.run_id, answer="y\n")
+    assert len(load_records(runs / "records")) == 2
+    assert command("remove", first.run_id)[0] == 1
 
 
 def test_what_goes_can_be_made_again_by_the_command_that_is_printed(command, runs):
@@ -130,7 +142,7 @@ def test_artefacts_go_if_no_record_needs_them(command, runs):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["remove"], "Expected a filter, --older-than or --artefacts beside remove, but got none."),
+        (["remove"], "Expected a run id, a filter, --older-than or --artefacts after remove, but got none."),
         (["foo=1"], "Expected a label, a seed or an option of a record, but got foo"),
         (["--older-than", "30"], "Expected --older-than as 12h, 30d or 4w"),
         (["show", "zzz"], "Expected the run id of one record, but 'zzz' names 0"),

@@ -59,6 +59,13 @@ def test_a_plug_in_is_what_its_package_defines(tmp_path, monkeypatch):
     wrong = ["plugged.load", "plugged.inner.load", "plugged.remove", "plugged.os.remove", "plugged.inner.Mine.other"]
     assert [is_defined(name) for name in (*right, *wrong)] == [True] * 4 + [False] * 5
     check_targets({"a": {"_target_": "plugged.Mine"}}, ["plugged"])
+    with pytest.raises(
+        ValueError, match=r"got 'elsewhere\.Mine', which has no file; check the name, and that the folder"
+    ):
+        check_targets({"a": {"_target_": "elsewhere.Mine"}}, ["elsewhere"])
+    (tmp_path / "plugged" / "wrong.py").write_text("x = 1\nclass Mine\n")
+    with pytest.raises(ValueError, match=r"Expected Python code in .*/wrong\.py, but line 2 is none: expected ':'"):
+        check_targets({"a": {"_target_": "plugged.wrong.Mine"}}, ["plugged"])
     with pytest.raises(ValueError, match=r"if you trust it, add plugins=\[plugged\] to the command"):
         check_targets({"a": {"_target_": "plugged.Mine"}})
 

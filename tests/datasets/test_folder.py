@@ -114,5 +114,15 @@ def test_what_is_refused(pets, tmp_path):
             load(pets, **options)
 
 
+@pytest.mark.parametrize("other", ["val", "", "dogs"])
+def test_a_training_folder_without_a_test_folder_is_no_class(other, tmp_path):
+    write_folder(tmp_path / "pets" / "train", PETS)
+    (tmp_path / "pets" / other).mkdir(exist_ok=True)
+    with pytest.raises(
+        ValueError, match=r"to hold train/ and test/, .* but got train(, val)?; .* dataset\.root=.*train,"
+    ):
+        load(tmp_path / "pets")
+
+
 def test_a_subset_keeps_the_names(pets):
     assert replace(load(pets), train=load(pets).train.subset(torch.arange(3))).file_names == file_names(pets)

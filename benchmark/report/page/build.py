@@ -172,9 +172,9 @@ def draw(folder: Folder, path: Path) -> Markup:
 def commands_of(folder: Folder) -> list[str]:
     """Return the commands that make a folder again."""
     kind, *words = folder.name.split("-", 3)
-    if kind in (what := {"claims": "claims", "distance": "figure=distance", "tradeoff": "figure=tradeoff"}):
+    if kind in (names_of := {"claims": "claims", "distance": "figure=distance", "tradeoff": "figure=tradeoff"}):
         names = zip(("protocol", "profile", "experiment"), words, strict=False)
-        return [" ".join(["python -m benchmark.report", what[kind], *(f"{key}={name}" for key, name in names)])]
+        return [" ".join(["python -m benchmark.report", names_of[kind], *(f"{key}={name}" for key, name in names)])]
     if kind == "answer":
         names = zip(("answer", "experiment"), words, strict=False)
         return [" ".join(["python -m benchmark.report", *(f"{key}={name}" for key, name in names)])]

@@ -13,7 +13,7 @@ from benchmark.records import read_lines
 from benchmark.report.__main__ import OVERVIEWS
 from benchmark.report.query import read_memory
 from scripts import verify_results
-from scripts.verify_results import differences, origin, problems_of
+from scripts.verify_results import described, differences, origin, problems_of
 
 VIT = (
     "'train_seed=${method_seed}' profile=narrow case=cifar20_vehicle2 model=vit method=baseline ~method@reference "
@@ -89,6 +89,12 @@ def test_a_lost_file_is_found(results, monkeypatch):
     with pytest.raises(SystemExit, match="True"):
         verify_results.main()
     assert list(problems_of(folder)) == [f"{folder.name}: no table.tex"]
+    assert list(described(folder)) == [f"{folder.name}: no table.tex"]
+    memory = (folder / "report.json").read_text()
+    (folder / "report.json").write_text(memory.replace('"selectivity"', '"mine"'))
+    (problem,) = described(folder)
+    assert problem.startswith(f"{folder.name}: not checked: Expected experiment=… to be one of")
+    (folder / "report.json").write_text(memory)
     (folder / "records.jsonl").unlink()
     assert list(problems_of(folder)) == [f"{folder.name}: no report.json or no records.jsonl"]
 

@@ -208,6 +208,23 @@ def test_a_sweep_has_a_row_per_value_that_varies(report):
     assert content_of(folder) == before
 
 
+def test_a_row_of_a_sweep_is_missing_if_its_method_was_edited(report, caplog):
+    write_sweep(but=0)
+    _, before = report("-m", *SWEEP)
+    (folder,) = Path("runs/tables").iterdir()
+    lines = read_lines(folder / "records.jsonl")
+    is_ssd = [record.labels["method"] == "ssd" for record in lines]
+    old = [replace(x, code={"methods.ssd": "older"}) if edited else x for x, edited in zip(lines, is_ssd, strict=True)]
+    (folder / "records.jsonl").write_text(to_lines(old))
+    for record in old:
+        record.write(Path("runs/records"))
+    code, printed = report("-m", *SWEEP)
+    assert code == 0
+    assert printed.count("| SSD | missing | missing | missing | missing |") == 2
+    assert f"{sum(is_ssd)} records made with other methods or metrics left out" in caplog.text
+    assert "missing" not in before
+
+
 def test_a_sweep_without_records_says_what_to_run(report):
     code, printed = report("-m", *SWEEP)
     assert code == 1

@@ -157,6 +157,7 @@ def test_finished_runs_count_if_a_table_has_them_under_any_seed(tmp_path, monkey
     finish("another alpha", "1")
     finish("as the table", "2")
     finish("as the table", "1", "full")
+    make_record("ssd", 0.5, protocol="mine", profile="quick").write(tmp_path / "records")
     (record,) = finished(tmp_path, "quick", {})
     assert record.run_id == wanted
     assert finished(tmp_path, "quick", {wanted: record}) == []

@@ -139,7 +139,7 @@ def read_query(
     output = Path(cells[0].config.output_dir) / "records"
     asked = list((known | new).values())
     kept = [x for x in committed if x.run_id not in drop]
-    if kind == "sweep":  # its folder lies beside the runs: what it holds grows old as they do
+    if kind == "sweep" and out is None:  # its folder lies beside the runs: what it holds grows old as they do
         kept, found = [], up_to_date({x.run_id: x for x in [*kept, *load_records(output)]}.values(), asked)
     else:
         found = up_to_date(load_records(output), asked)

@@ -186,32 +186,28 @@ def counts(query: Query) -> str:
     return f"{but if others else 'Percent'}, {spread} (n = {span(sizes, 0)})."
 
 
-def repeated(query: Query) -> str:
+def repeated(values: pd.DataFrame, about: About) -> str:
     """Return the notes on methods with the same values under several seeds, or nothing."""
-    telling = [part for part in BLOCK if len({place.labels[part] for place in query.places}) > 1]
-    groups: dict[str, dict[str, dict[str, RunRecord]]] = {}  # by method and block
-    for place in query.places:
-        if place.record is not None and place.record.skipped is None:
-            block = " ".join(dict.fromkeys(place.labels[part] for part in telling))
-            method = query.about.method(place.labels["method"]).label
-            groups.setdefault(method, {}).setdefault(block, {})[place.record.run_id] = place.record
-    metrics = query.about.sorted_metrics(set(metrics_of(query)) - {"gap"})  # the retrained model's is always 0
-    once: list[str] = []
+    telling = [part for part in BLOCK if values[part].nunique() > 1]
+    rows = values[(values["n"] > 0) & ~values["metric"].isin(["gap", "rank", "seconds"])]
+    rows = rows.assign(block=[" ".join(dict.fromkeys(names)) for names in rows[telling].to_numpy().tolist()])
+    once = rows.loc[rows["n"] < rows["records"].str.split().str.len(), "method"].unique()
+    notes = [
+        f"{about.method(x).label}: the same values under several seeds are one model's and count once." for x in once
+    ]
     same: dict[str, dict[str, list[str]]] = {}  # labels of metrics by where that is and method
-    for method, found in groups.items():
-        models = {block: different(list(records.values())) for block, records in found.items()}
-        once += [method] if any(len(models[block]) < len(found[block]) for block in found) else []
-        for metric in metrics:
-            values = {block: [x.metrics.get(metric) for x in several] for block, several in models.items()}
-            few = [block for block, part in values.items() if len(part) > 1 and {*part} == {part[0]} != {None}]
-            where = f" ({few[0]})" if len(few) == 1 else f" ({len(few)} of {len(models)} blocks)"
-            if few:
-                where = "" if len(few) == len(models) else where
-                same.setdefault(where, {}).setdefault(method, []).append(query.about.metric(metric).label)
-    notes = [f"{x}: the same values under several seeds are one model's and count once." for x in once]
+    for (method, metric), part in rows[rows["n"] > 1].groupby(["method", "metric"], sort=False):
+        blocks = part.loc[part["std"] < 1e-9, "block"].tolist()
+        n = rows.loc[rows["method"] == method, "block"].nunique()
+        where = (
+            f" ({blocks[0]})" if len(blocks) == 1 < n else f" ({len(blocks)} of {n} blocks)" if len(blocks) < n else ""
+        )
+        if blocks:
+            names = same.setdefault(where, {}).setdefault(about.method(str(method)).label, [])
+            names.append(about.metric(str(metric)).label)
     for where, by_method in same.items():
-        names = "; ".join(f"{method} {', '.join(labels)}" for method, labels in by_method.items())
-        notes.append(f"± 0.00, the same under every seed{where}: {names}.")
+        found = "; ".join(f"{method} {', '.join(labels)}" for method, labels in by_method.items())
+        notes.append(f"± 0.00, the same in every run{where}: {found}.")
     return "".join(f"\n{note}\n" for note in notes)
 
 
@@ -272,7 +268,7 @@ def table_files(query: Query) -> dict[str, str]:
     files = {
         "table.csv": to_csv(with_varied(values) if sweep else values, about),
         "table.tex": to_latex(values, title, text, about, sweep=sweep),
-        "table.md": to_markdown(values, title, text, about, sweep=sweep) + repeated(query),
+        "table.md": to_markdown(values, title, text, about, sweep=sweep) + repeated(values, about),
     }
     if query.options.config.table.first_block:
         files["block.md"] = block_markdown(values, query, text)

@@ -112,7 +112,9 @@ def test_a_wrong_value_ends_a_run_before_it_begins(words, key, tmp_path, monkeyp
 
 def test_weights_of_a_model_that_starts_from_random_ones_are_refused():
     (cell,) = composed("model=timm", "model.timm_name=resnet18", "model.weights=x.pth")
-    with pytest.raises(ValueError, match=r"Expected model\.pretrained=true beside model\.weights=x\.pth, but got false"):
+    with pytest.raises(
+        ValueError, match=r"Expected model\.pretrained=true beside model\.weights=x\.pth, but got false"
+    ):
         Workbench(cell)
 
 

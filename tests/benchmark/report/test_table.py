@@ -267,10 +267,12 @@ def test_the_notes_and_the_caption_know_blocks_apart():
     query = seeds_query(*overrides, "table.metrics=[zrf]")
     text = table_files(query)["table.md"]
     assert "over 2 combinations of split and method seed (n = 2)" in text
-    assert "± 0.00, the same under every seed: SSD ZRF.\n" in text
+    assert "± 0.00, the same in every run: SSD ZRF.\n" in text
     first, *rest = query.places
     other = replace(first.record, metrics=first.record.metrics | {"zrf": 0.1})
-    assert "every seed (random): SSD ZRF.\n" in repeated(replace(query, places=[replace(first, record=other), *rest]))
+    assert "every run (random): SSD ZRF.\n" in repeated(
+        make_values(replace(query, places=[replace(first, record=other), *rest])), ABOUT
+    )
 
 
 def test_a_model_of_another_seed_counts_once_though_two_seeds_share_it():

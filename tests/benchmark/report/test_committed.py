@@ -11,6 +11,8 @@ from report_cases import ROOT, content_of
 
 from benchmark.records import read_lines
 from benchmark.report.__main__ import OVERVIEWS
+from benchmark.report.page.build import commands_of
+from benchmark.report.page.folders import folders_of
 from benchmark.report.query import read_memory
 from scripts import verify_results
 from scripts.verify_results import described, differences, origin, problems_of
@@ -65,6 +67,16 @@ def test_without_any_new_record_the_command_changes_nothing(name, results, repor
     code, printed = report(*shlex.split(COMMANDS[name]))
     assert code == 0, printed
     assert content_of(results / name) == before
+
+
+def test_the_page_names_the_commands_of_overviews_and_claims():
+    named = {folder.name: commands_of(folder) for folder in folders_of(ROOT / "results")}
+    assert all(named[name] for name in COMMANDS)
+    for name in (name for name in COMMANDS if name.startswith(WITHOUT_RECORDS)):
+        (line,) = named[name]
+        full = {f"protocol={name.split('-')[1]}", f"profile={name.split('-')[2]}", *shlex.split(COMMANDS[name])}
+        assert set(shlex.split(line)) == {"python", "-m", "benchmark.report", *full}
+    assert named["answer-quick-field"] == ["python -m benchmark.report answer=quick experiment=field"]
 
 
 def test_every_committed_folder_is_among_them():

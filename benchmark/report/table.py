@@ -191,22 +191,21 @@ def repeated(values: pd.DataFrame, about: About) -> str:
     telling = [part for part in BLOCK if values[part].nunique() > 1]
     rows = values[(values["n"] > 0) & ~values["metric"].isin(["gap", "rank", "seconds"])]
     rows = rows.assign(block=[" ".join(dict.fromkeys(names)) for names in rows[telling].to_numpy().tolist()])
-    once = rows.loc[rows["n"] < rows["records"].str.split().str.len(), "method"].unique()
+    labels = {name: about.method(name).label for name in rows["method"]}
+    once = rows[rows["n"] < rows["records"].map(lambda run_ids: len(run_ids.split()))]
     notes = [
-        f"{about.method(x).label}: the same values under several seeds are one model's and count once." for x in once
+        f"{labels[x]}: the same values under several seeds are one model's and count once."
+        for x in once["method"].unique()
     ]
     same: dict[str, dict[str, list[str]]] = {}  # labels of metrics by where that is and method
     for (method, metric), part in rows[rows["n"] > 1].groupby(["method", "metric"], sort=False):
         blocks = part.loc[part["std"] < 1e-9, "block"].tolist()
         n = rows.loc[rows["method"] == method, "block"].nunique()
-        where = (
-            f" ({blocks[0]})" if len(blocks) == 1 < n else f" ({len(blocks)} of {n} blocks)" if len(blocks) < n else ""
-        )
+        where = f" ({blocks[0] if len(blocks) == 1 else f'{len(blocks)} of {n} blocks'})" if 0 < len(blocks) < n else ""
         if blocks:
-            names = same.setdefault(where, {}).setdefault(about.method(str(method)).label, [])
-            names.append(about.metric(str(metric)).label)
+            same.setdefault(where, {}).setdefault(labels[str(method)], []).append(about.metric(str(metric)).label)
     for where, by_method in same.items():
-        found = "; ".join(f"{method} {', '.join(labels)}" for method, labels in by_method.items())
+        found = "; ".join(f"{method} {', '.join(names)}" for method, names in by_method.items())
         notes.append(f"± 0.00, the same in every run{where}: {found}.")
     return "".join(f"\n{note}\n" for note in notes)
 

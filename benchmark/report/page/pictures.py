@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +16,8 @@ DRAWS = {"svg", "g", "defs", "path", "use", "text", "tspan", "rect", "circle", "
          "clipPath", "linearGradient", "radialGradient", "stop", "pattern", "image", "title", "desc"}  # fmt: skip
 FONT = re.compile(r"(?:(?:normal|italic|oblique|bold|\d+)\s+)*([\d.]+(?:px|pt)?)\s+(.+)")
 LOCAL = re.compile(r"#[\w.-]+|data:image/png;base64,[\w+/=\s]+")
+REFERENCE = re.compile(r"""(?:url\(|href=["'])#([\w.-]+)""")
+FINE = re.compile(r"\d+\.\d{3,}")  # matplotlib writes millionths of a point
 
 
 def png(path: Path, alt: str) -> Markup:
@@ -27,45 +29,66 @@ def png(path: Path, alt: str) -> Markup:
 def svg(path: Path, alt: str) -> Markup:
     """Return the file's drawing as an element: no script, no link to elsewhere, no inline style, ids of its own.
 
+    What draws nothing is left out: names and groups without a use, space between elements, digits that nobody sees.
+
     Raises:
         ValueError: for a file that is no SVG.
     """
+    text = path.read_text("utf-8")
     try:
-        root = ElementTree.fromstring(path.read_text("utf-8"))
+        root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise ValueError(f"Expected {path} to be SVG, but it is not ({error}); draw it again.") from error
-    clean(root, f"{path.parent.name}-{path.stem}-")
-    has_links = any(element.tag == f"{{{SVG}}}a" for element in root.iter())
+    names = dict.fromkeys(REFERENCE.findall(text))
+    clean(root, {name: f"{path.parent.name}-{path.stem}-{n}" for n, name in enumerate(names)})
     if width := re.fullmatch(r"([\d.]+)pt", root.attrib.pop("width", "")):
         root.set("width", f"{ENLARGED * float(width[1]):g}pt")
     root.attrib.pop("height", None)
-    root.attrib |= {"role": "group" if has_links else "img", "aria-label": alt}
+    root.attrib |= {"role": "img", "aria-label": alt}
     ElementTree.register_namespace("", SVG)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def clean(element: ElementTree.Element, prefix: str) -> None:
-    """Keep what draws, style properties as attributes of the same names, and give ids a prefix."""
+def clean(element: ElementTree.Element, ids: Mapping[str, str]) -> None:
+    """Keep what draws, style properties as attributes of the same names, and the ids that something refers to.
+
+    Args:
+        ids: their names in the file -> on the page.
+    """
+    children: list[ElementTree.Element] = []
     for child in list(element):
-        if isinstance(child.tag, str) and child.tag.removeprefix(f"{{{SVG}}}") in DRAWS:
-            clean(child, prefix)
-        else:
-            element.remove(child)
+        if isinstance(child.tag, str) and (tag := child.tag.removeprefix(f"{{{SVG}}}")) in DRAWS:
+            clean(child, ids)
+            children += [*child] if tag == "g" and not child.attrib else [child]
+    element[:] = children
+    if element.tag.removeprefix(f"{{{SVG}}}") not in ("text", "tspan"):
+        element.text = None
+        for child in children:
+            child.tail = None
     style = element.attrib.pop("style", "")
     found = dict(part.strip().split(":", 1) for part in style.split(";") if ":" in part)
     if font := FONT.fullmatch(found.pop("font", "").strip()):
-        found |= {"font-size": font[1], "font-family": font[2]}
+        first, *others = font[2].split(", ")
+        found |= {"font-size": font[1], "font-family": ", ".join([first, *others[-1:]])}
     kept = {}
     for name, value in {**found, **element.attrib}.items():
         name, value = name.strip().replace(XLINK, ""), value.strip()
         if (
             name.startswith(("on", "{"))
             or name in ("class", "style")
+            or (name == "id" and value not in ids)
+            or value.startswith("rotate(-0 ")
             or (name == "href" and not LOCAL.fullmatch(value))
         ):
             continue
-        value = f"{prefix}{value}" if name == "id" else value.replace("url(#", f"url(#{prefix}")
-        kept[name] = f"#{prefix}{value[1:]}" if name == "href" and value[0] == "#" else value
+        if name == "id":
+            value = ids[value]
+        elif name == "href" and value[0] == "#":
+            value = f"#{ids[value[1:]]}"
+        elif name != "href":
+            value = re.sub(r"url\(#([\w.-]+)", lambda found: f"url(#{ids[found[1]]}", value)
+            value = FINE.sub(lambda found: f"{float(found[0]):.{2 if float(found[0]) >= 1 else 4}f}", value)
+        kept[name] = value
     element.attrib.clear()
     element.attrib |= kept
 

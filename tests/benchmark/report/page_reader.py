@@ -52,6 +52,8 @@ class PageReader(HTMLParser):
             self.label = found["aria-label"]
         if tag == "table":
             self.tables.append(Table(self.label, self.article))
+        if tag in ("tr", "td", "th"):
+            self.end_implied("td", "th", *(["tr"] if tag == "tr" else []))
         if tag == "tr":
             self.tables[-1].rows.append([])
         if tag in ("td", "th"):
@@ -64,7 +66,13 @@ class PageReader(HTMLParser):
         if tag not in EMPTY:
             self.open.pop()
 
+    def end_implied(self, *tags: str) -> None:
+        """Close elements whose end tag HTML lets out."""
+        while self.open and self.open[-1] in tags:
+            self.open.pop()
+
     def handle_endtag(self, tag: str) -> None:
+        self.end_implied(*{"details": ["p"], "tbody": ["td", "th", "tr"], "tr": ["td", "th"]}.get(tag, []))
         if tag not in EMPTY:
             assert self.open.pop() == tag, f"</{tag}> at {self.getpos()} closes another element"
         if tag == "article":

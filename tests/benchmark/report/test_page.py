@@ -235,7 +235,10 @@ SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/
 onload="alert(1)">
 <metadata>x</metadata><style>* {fill: red}</style><script>alert(1)</script>
 <defs><clipPath id="p"><rect width="1"/></clipPath></defs>
-<g clip-path="url(#p)" style="fill: #ffffff; stroke-width: 2"><text style="font: 10px 'Sans'">D</text></g>
+<g clip-path="url(#p)" style="fill: #ffffff; stroke-width: 2"><text style="font: 10px 'Sans'">D </text></g>
+<g id="unused">
+ <path d="M 1.234567 0.012345"/>
+</g>
 <use xlink:href="#p"/><use xlink:href="https://elsewhere/x"/><foreignObject/></svg>"""
 
 
@@ -250,8 +253,10 @@ def test_a_figure_only_draws(tmp_path):
     assert 'aria-label="A &quot;title&quot;"' in text
     assert 'fill="#ffffff" stroke-width="2"' in text
     assert 'font-size="10px"' in text
-    assert "url(#distance-figure-p)" in text
-    assert 'href="#distance-figure-p"' in text
+    assert "url(#distance-figure-0)" in text
+    assert 'href="#distance-figure-0"' in text
+    assert 'id="distance-figure-0"' in text
+    assert '>D </text></g><path d="M 1.23 0.0123" /><use ' in text
     assert not re.search("script|onload|metadata|style|elsewhere|foreign", text)
     path.write_text("no <svg")
     with pytest.raises(ValueError, match=r"figure\.svg to be SVG"):

@@ -235,8 +235,9 @@ def command() -> str:
 
 def say_table() -> None:
     """Name the command that makes the table of a sweep; that of an experiment has a name of its own."""
-    if not any(word.startswith(("experiment=", "stage=")) for word in sys.argv[1:]):
-        log.info("table: %s", command().replace("benchmark.run", "benchmark.report", 1))
+    words = [word for word in sys.argv[1:] if not word.startswith(("budget=", "force=", "save_model="))]
+    if not any(word.startswith(("experiment=", "stage=")) for word in words):
+        log.info("table: %s", shlex.join(["python", "-m", "benchmark.report", *words]))
 
 
 def forget(cells: Sequence[Cell]) -> None:

@@ -254,3 +254,18 @@ def test_the_cells_beside_one_are_those_of_a_sweep(tmp_path):
     cells = make_cells(tmp_path, "method=ssd,baseline,retrain", "protocol=paper")
     beside = [cells[0].sibling(name) for name in ("baseline", "reference")]
     assert [cell.run_id for cell in beside] == [cell.run_id for cell in cells[1:]]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-m", "method.alpha=1,3", "budget=9m", "force=true"], "python -m benchmark.report -m method.alpha=1,3"),
+        (["-m", "experiment=table2"], ""),  # its name is the table's
+        (["-m", "stage=original"], ""),
+    ],
+)
+def test_the_command_for_the_table_of_a_sweep_is_named(words, expected, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("sys.argv", ["run", *words])
+    callback.say_table()
+    assert caplog.messages == ([f"table: {expected}"] if expected else [])

@@ -131,8 +131,9 @@ def breaking_points(values: pd.DataFrame, original: str, points: float) -> dict[
 def finding(curves: Curves) -> str:
     """Return the rule of the breaking point and where each curve breaks, in two sentences."""
     targets = dict(zip(curves.values["request"], curves.values["newest"], strict=True))
+    last = curves.values.dropna(subset=["mean"]).groupby("curve")["request"].max()
     where = [
-        f"{name}: not within {max(targets)} requests" if n is None else f"{name}: request {n} ({targets[n]})"
+        f"{name}: not within {last[name]} requests" if n is None else f"{name}: request {n} ({targets[n]})"
         for name, n in curves.breaks.items()
     ]
     return (
@@ -175,6 +176,7 @@ def draw(curves: Curves, title: str, *, chance: float) -> "Figure":
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     dashes = cycle(LINES)
     looks = {name: {"linestyle": next(dashes), "ms": 2.5, **style_of(i)} for i, name in enumerate(curves.names)}
@@ -207,8 +209,10 @@ def draw(curves: Curves, title: str, *, chance: float) -> "Figure":
         Line2D([], [], color=GREY, linewidth=0.6, label="vertical: where a curve breaks, in its colour and dashes"),
         Line2D([], [], color=GREY, linestyle="", marker="s", markerfacecolor="none", label="the newest request alone"),
     ]
+    if curves.values["std"].notna().any():
+        handles.append(Patch(color=GREY, alpha=0.15, linewidth=0, label="band: ± one standard deviation"))
     add_title(figure, title)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(handles) > 4 else 4)
     return figure
 
 

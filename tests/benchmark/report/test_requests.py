@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from report_cases import compose, content_of, record_of
 
-from benchmark.report.requests import Curves, breaking_points, draw
+from benchmark.report.requests import Curves, breaking_points, draw, finding
 from benchmark.report.style import look
 
 GRID = ("dataset=digits", "profile=quick", "requests.n=1,2,3", "method=baseline,ssd,finetune")
@@ -81,3 +81,10 @@ def test_breaking_point():
         columns=["request", "curve", "mean"],
     ).assign(metric="retain_accuracy")
     assert breaking_points(values, "original", 5.0) == {"a": 3, "b": 2, "c": None}
+
+
+def test_a_curve_that_ends_earlier_is_whole_within_its_own_requests():
+    rows = [(n, name, 90.0 if n <= last else math.nan) for name, last in (("original", 3), ("a", 2)) for n in (1, 2, 3)]
+    values = pd.DataFrame(rows, columns=["request", "curve", "mean"]).assign(metric="retain_accuracy", newest="x")
+    curves = Curves(values, ["original", "a"], "original", 5.0, breaking_points(values, "original", 5.0))
+    assert finding(curves).endswith("a: not within 2 requests.")

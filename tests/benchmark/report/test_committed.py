@@ -41,7 +41,7 @@ COMMANDS = {
     "ablation-paper-narrow": "table=ablation profile=narrow",
     "ablation-paper-quick": "table=ablation profile=quick",
     "figure2-paper-quick": "figure=2 profile=quick",
-    "requests-paper-quick": "requests profile=quick",
+    "requests-paper-narrow": "requests profile=narrow",
     "ulira-strict-quick": "table=ulira",
     "sweep-vit-narrow": f"-m {VIT}",
     "field-strict-quick": f"table=field profile=quick {DIGITS}",

@@ -203,7 +203,7 @@ def draw(curves: Curves, title: str, *, chance: float) -> "Figure":
         axes.set_xlabel("number of forget requests")
     limit = curves.of(curves.original, "retain_accuracy")
     grid[0, 0].plot(limit["request"], limit["mean"] - curves.points, color=GREY, linestyle=(0, (1, 3)))
-    handles = [
+    handles: list[Any] = [
         Line2D([], [], color=GREY, linewidth=0.6, linestyle=":", label="chance"),
         Line2D([], [], color=GREY, linestyle=(0, (1, 3)), label=f"original − {curves.points:g} points: broken below"),
         Line2D([], [], color=GREY, linewidth=0.6, label="vertical: where a curve breaks, in its colour and dashes"),

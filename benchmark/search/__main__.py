@@ -47,14 +47,10 @@ def main() -> None:
         folder = Path(arguments[0].removeprefix("landscape="))
         write_files(folder, landscape_files(folder))
         return
-    from benchmark.compose import choices
     from benchmark.report.typeset import show
     from benchmark.search.run import run_search, search_cell, search_cells  # after the help, which needs no torch
     from benchmark.search.several import run_searches
 
-    if not any(argument.startswith("search=") for argument in arguments):
-        known = ", ".join(name for name in choices("search") if name != "common")
-        raise ValueError(f"Expected search=METHOD, for example search=ssd, but got none; there are {known}.")
     is_sweep = bool({"-m", "--multirun"} & set(arguments))
     out = [argument.removeprefix("out=") for argument in arguments if argument.startswith("out=")]
     words = [word for word in arguments if not word.startswith("out=") and word not in ("-m", "--multirun")]

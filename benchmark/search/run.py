@@ -18,7 +18,7 @@ from benchmark import budget, device, pipeline
 from benchmark.artefacts import Tensors
 from benchmark.cell import Cell, as_recorded, content, without_about
 from benchmark.cli import describe
-from benchmark.compose import cells_of
+from benchmark.compose import cells_of, choices
 from benchmark.files import content_hash
 from benchmark.search.report import refuse_to_replace, write_report
 from benchmark.search.study import (
@@ -51,11 +51,11 @@ def search_cells(overrides: Sequence[str]) -> list[Cell]:
     """
     names = [word.removeprefix("search=").split(",") for word in overrides if word.startswith("search=")]
     rest = [word for word in overrides if not word.startswith("search=")]
-    groups = [[f"search={name}", *rest] for name in names[-1]] if names else [rest]
-    cells = [cell for words in groups for cell in cells_of(words)]
+    if not names:
+        known = ", ".join(name for name in choices("search") if name != "common")
+        raise ValueError(f"Expected search=…, for example search=ssd, but got none; there are {known}.")
+    cells = [cell for name in names[-1] for cell in cells_of([f"search={name}", *rest])]
     for config in (cell.config for cell in cells):
-        if config.get("search") is None:
-            raise ValueError("Expected search=…, for example search=ssd, but got none; try --help.")
         if config.search.held_out is not None:
             OmegaConf.update(config, "dataset.subset.held_out", config.search.held_out, force_add=True)
     return cells

@@ -75,7 +75,10 @@ def test_the_fingerprint_is_that_of_the_file(tmp_path):
         ({"pictures": COLOUR}, "it holds pictures; name its arrays x_train"),
         ({"labels": LABELS}, r"it lacks the images of its labels \(images, x"),
         ({"images": COLOUR / 255, "labels": LABELS}, r"to be uint8 of shape \(20, H, W\) .*float64"),
-        ({"images": COLOUR.transpose(0, 3, 1, 2), "labels": LABELS}, r"\(20, H, W, 3\), but got uint8 \(20, 3, 6, 5\)"),
+        (
+            {"images": COLOUR.transpose(0, 3, 1, 2), "labels": LABELS},
+            r"\(20, H, W, 3\), one per label, but got uint8 \(20, 3, 6, 5\)",
+        ),
         ({"images": COLOUR[:9], "labels": LABELS}, "but got uint8"),
         ({"images": COLOUR, "labels": LABELS * 0.5}, "labels in .* whole numbers or texts"),
         ({"images": COLOUR, "labels": LABELS, "classes": np.array(["cat"])}, "lie in 0 … 0, but got 1"),

@@ -244,7 +244,10 @@ def test_every_search_composes_and_names_parameters_of_its_method(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["protocol=paper"], "Expected search=…"),
+        (
+            ["search.n_trials=2"],
+            "Expected search=…, for example search=ssd, but got none; there are advanced_neggrad, ",
+        ),
         (["search=common"], "search.parameters"),
         (["search=ssd", "search.n_trials=0"], "search.n_trials to be a whole number from 1 on, but got 0"),
         (["search=ssd", "search.held_out=2"], "search.held_out to be a finite number in (0, 1) or null, but got 2"),

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,11 @@ def none_of(records: Sequence[RunRecord], options: Mapping[str, str], folder: Pa
     return f"none of {counted(len(records), 'record')} in {folder}{there}" if records else f"no records in {folder}"
 
 
-def parsed(word: str) -> list[Any]:
+@cache
+def parsed(word: str) -> tuple[Any, ...]:
     """Return the values of an override, those of a list or range too, as Hydra reads them."""
     override = OverridesParser.create().parse_override(word)
-    return list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+    return tuple(override.sweep_iterator()) if override.is_discrete_sweep() else (override.value(),)
 
 
 def overrides_of(record: RunRecord) -> dict[str, Any]:

@@ -69,9 +69,8 @@ def finished(output_dir: Path, profile: str, known: Mapping[str, RunRecord]) -> 
     """
     records = [x for x in load_records(output_dir / "records") if x.labels["profile"] == profile]
     records = [x for x in records if is_news(x, known)]
-    cells = table_cells(
-        profile, [name for name in PROTOCOLS if name in {record.labels["protocol"] for record in records}]
-    )
+    protocols = {record.labels["protocol"] for record in records}
+    cells = table_cells(profile, [name for name in PROTOCOLS if name in protocols])  # none of a plug-in's own
     today = {}
     for cell in cells:
         with suppress(ValueError):  # a profile may lack recipes for a data set

@@ -227,17 +227,16 @@ class GridCallback(Callback):
         return "\n".join([head, *hint, f"to go on: {command()}"])
 
 
-def command() -> str:
-    """Return the command line of this process, but for `force`, which would begin anew."""
-    words = [word for word in sys.argv[1:] if not word.startswith("force=")]
-    return shlex.join(["python", "-m", "benchmark.run", *words])
+def command(module: str = "benchmark.run", *without: str) -> str:
+    """Return the command line of this process, but for `force`, which would begin anew, and for the keys `without`."""
+    words = [word for word in sys.argv[1:] if word.partition("=")[0] not in ("force", *without)]
+    return shlex.join(["python", "-m", module, *words])
 
 
 def say_table() -> None:
     """Name the command that makes the table of a sweep; that of an experiment has a name of its own."""
-    words = [word for word in sys.argv[1:] if not word.startswith(("budget=", "force=", "save_model="))]
-    if not any(word.startswith(("experiment=", "stage=")) for word in words):
-        log.info("table: %s", shlex.join(["python", "-m", "benchmark.report", *words]))
+    if not any(word.startswith(("experiment=", "stage=")) for word in sys.argv[1:]):
+        log.info("table: %s", command("benchmark.report", "budget", "save_model"))
 
 
 def forget(cells: Sequence[Cell]) -> None:

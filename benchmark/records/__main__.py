@@ -121,28 +121,32 @@ def path_of(record: RunRecord, folder: Path) -> Path:
 
 def chosen(records: Sequence[RunRecord], options: Mapping[str, str]) -> list[RunRecord]:
     """Return the records with these labels, seeds and options; ValueError for a key that none of them has."""
-    left = list(records)
+    rows, left = rows_of(records), list(records)
     for key, text in options.items():
-        values, wanted = values_of(records, key), {plain(value) for value in parsed(f"{key}={text}")}
+        values, wanted = values_of(rows, key), {plain(value) for value in parsed(f"{key}={text}")}
+        if records and not any(values.values()):
+            known = ", ".join([*records[0].labels, *records[0].seeds])
+            raise ValueError(f"Expected a label, a seed or an option of a record, but got {key}; there are {known}.")
         left = [record for record in left if wanted & values[record.run_id]]
     return left
 
 
-def values_of(records: Sequence[RunRecord], key: str) -> dict[str, set[str]]:
-    """Return the values of a label, seed or option by run id: that of the run, and that which its command gave."""
+def rows_of(records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
+    """Return by run id all values of a record, and those that its command gave."""
+    return {record.run_id: overrides_of(record) | record.row() for record in records}
+
+
+def values_of(rows: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, set[str]]:
+    """Return the values of a label, seed or option by run id."""
     of_original, own = f"scientific.original.{key}", f"hyperparameters.{key.removeprefix('method.')}"
     names = (key, f"seeds.{key}", f"scientific.{key}", of_original, own)
-    rows = {record.run_id: overrides_of(record) | record.row() for record in records}
-    values = {run_id: {plain(row[name]) for name in names if name in row} for run_id, row in rows.items()}
-    if records and not any(values.values()):
-        known = ", ".join([*records[0].labels, *records[0].seeds])
-        raise ValueError(f"Expected a label, a seed or an option of a record, but got {key}; there are {known}.")
-    return values
+    return {run_id: {plain(row[name]) for name in names if name in row} for run_id, row in rows.items()}
 
 
 def none_of(records: Sequence[RunRecord], options: Mapping[str, str], folder: Path) -> str:
     """Return that no record was found, and the values that there are of the filters."""
-    there = "".join(f"; {key}: {', '.join(sorted(set().union(*values_of(records, key).values())))}" for key in options)
+    rows = rows_of(records)
+    there = "".join(f"; {key}: {', '.join(sorted(set().union(*values_of(rows, key).values())))}" for key in options)
     return f"none of {counted(len(records), 'record')} in {folder}{there}" if records else f"no records in {folder}"
 
 

@@ -81,7 +81,8 @@ def overview_files(
     ways = sorted(set(zip(runs["provenance.device"], runs["provenance.precision"], strict=True)))
     hollow, band = HOLLOW[name] if has_published(values) else "", FLOOR_SHOWN if FLOOR in set(values["method"]) else ""
     originals = runs.groupby(BLOCK)["original"].nunique().tolist()
-    rest = f" of {span(originals, 0)} originals" if min(originals) < values["n"].max() else ""
+    several = "" if max(originals) == 1 else "s"
+    rest = f" of {span(originals, 0)} original{several}" if min(originals) < values["n"].max() else ""
     caption = (
         f"**{TITLES[name]}.** Protocol {protocol}, profile {profile}, n = {span(values['n'].tolist(), 0)} units{rest} "
         f"per method and block; {'; '.join(', '.join(way) for way in ways)}. "

@@ -33,6 +33,12 @@ SECTIONS = {
     "tables": "More tables",
     "paper": "All published numbers",
 }
+FROM_NAMES = {  # folders whose name says how they are made: the word of the command, and the keys of the name's parts
+    "claims": ("claims", "protocol", "profile"),
+    "answer": ("", "answer", "experiment"),
+    "distance": ("figure=distance", "protocol", "profile", "experiment"),
+    "tradeoff": ("figure=tradeoff", "protocol", "profile", "experiment"),
+}
 GRIDS = {"compared": tables.compared, "tables": tables.plain, "requests": tables.requests}
 ELSEWHERE = ("table.csv", "verdict.csv", "claims.csv", "answer.csv")  # CSV files that stand on the page in another form
 
@@ -171,13 +177,11 @@ def draw(folder: Folder, path: Path) -> Markup:
 
 def commands_of(folder: Folder) -> list[str]:
     """Return the commands that make a folder again."""
-    kind, *words = folder.name.split("-", 3)
-    if kind in (names_of := {"claims": "claims", "distance": "figure=distance", "tradeoff": "figure=tradeoff"}):
-        names = zip(("protocol", "profile", "experiment"), words, strict=False)
-        return [" ".join(["python -m benchmark.report", names_of[kind], *(f"{key}={name}" for key, name in names)])]
-    if kind == "answer":
-        names = zip(("answer", "experiment"), words, strict=False)
-        return [" ".join(["python -m benchmark.report", *(f"{key}={name}" for key, name in names)])]
+    kind, *names = folder.name.split("-", 3)
+    if kind in FROM_NAMES:
+        what, *keys = FROM_NAMES[kind]
+        words = (f"{key}={name}" for key, name in zip(keys, names, strict=False))
+        return [" ".join(["python -m benchmark.report", *filter(None, [what]), *words])]
     if not (memory := read_memory(folder.path)):
         return []
     kind, experiment, lines = memory["kind"], memory["experiment"], memory["overrides"]

@@ -16,7 +16,7 @@ DRAWS = {"svg", "g", "defs", "path", "use", "text", "tspan", "rect", "circle", "
          "clipPath", "linearGradient", "radialGradient", "stop", "pattern", "image", "title", "desc"}  # fmt: skip
 FONT = re.compile(r"(?:(?:normal|italic|oblique|bold|\d+)\s+)*([\d.]+(?:px|pt)?)\s+(.+)")
 LOCAL = re.compile(r"#[\w.-]+|data:image/png;base64,[\w+/=\s]+")
-REFERENCE = re.compile(r"""(?:url\(|href=["'])#([\w.-]+)""")
+REFERENCE = re.compile(r"(?:url\(|^\s*)#([\w.-]+)")  # in the value of an attribute
 FINE = re.compile(r"\d+\.\d{3,}")  # matplotlib writes millionths of a point
 
 
@@ -34,12 +34,12 @@ def svg(path: Path, alt: str) -> Markup:
     Raises:
         ValueError: for a file that is no SVG.
     """
-    text = path.read_text("utf-8")
     try:
-        root = ElementTree.fromstring(text)
+        root = ElementTree.fromstring(path.read_text("utf-8"))
     except ElementTree.ParseError as error:
         raise ValueError(f"Expected {path} to be SVG, but it is not ({error}); draw it again.") from error
-    names = dict.fromkeys(REFERENCE.findall(text))
+    values = [value for element in root.iter() for value in element.attrib.values()]
+    names = dict.fromkeys(name for value in values for name in REFERENCE.findall(value))
     clean(root, {name: f"{path.parent.name}-{path.stem}-{n}" for n, name in enumerate(names)})
     if width := re.fullmatch(r"([\d.]+)pt", root.attrib.pop("width", "")):
         root.set("width", f"{ENLARGED * float(width[1]):g}pt")

@@ -1,7 +1,7 @@
 """Forget photos that a timm model was trained on: python examples/photos.py TRAIN FORGET UNSEEN CHECKPOINT [MODEL]
 
-TRAIN and UNSEEN hold a folder of photos per class, FORGET is a text file with one path below TRAIN per line. Needs the
-packages timm and torchvision.
+TRAIN and UNSEEN hold a folder of photos per class, FORGET is a text file with one path below TRAIN per line. Needs `pip
+install .` and the packages timm and torchvision.
 """
 
 import sys

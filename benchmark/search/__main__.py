@@ -15,7 +15,7 @@ search.storage=…        default: SQLite below output_dir; a file name: a journ
                         (SQLite and journals: a new file, or one with a search of this suite)
 search.seeds=3          judge a trial on the mean over so many method seeds (strict: as many originals)
 budget=9m               stop before a trial that would not end in time, with exit code 3; the same command goes on
-search.held_out=0.2     share of the training images to judge on, null: the test images (protocol strict, paper)
+search.held_out=0.2     share of the training images to judge on (default under strict); null: the test images (paper)
 out=FOLDER              default: results/search-<settings>; it never replaces another search or a larger one
 -m                      every combination, one after the other; out=FOLDER gets one table of the values found and of the
                         range of values that are as good

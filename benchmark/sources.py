@@ -31,8 +31,7 @@ def sources_of(nodes: Mapping[str, Any], *, own: bool = False, files: bool = Tru
         for path, value in leaves(node, name):
             if path.endswith("._target_"):
                 module = module_of(value)
-                counts = (own and path == f"{name}._target_") or not found_file(module or "").is_relative_to(ROOT)
-                if module is not None and counts:
+                if module is not None and ((own and path == f"{name}._target_") or not is_ours(module)):
                     found[module] = module_hash(module)
             elif files and isinstance(value, str) and "." in value and (file := Path(value)).is_file():
                 found[path] = content_of(file)[:16]
@@ -80,9 +79,14 @@ def found_file(name: str) -> Path:
     return place.resolve()
 
 
+def is_ours(module: str) -> bool:
+    """Return whether a module belongs to this project, so that `suite_hash` covers it."""
+    return module.partition(".")[0] in FOLDERS and found_file(module).is_relative_to(ROOT)
+
+
 @cache
 def module_hash(name: str) -> str:
-    """Return a hash of a module and of the modules and packages beside it that it imports, but for those in `SHARED`.
+    """Return a hash of a module and of the modules and packages beside it that it imports, of ours without `SHARED`.
 
     Comments, docstrings and layout do not count. Empty for a module without a file.
     """
@@ -90,7 +94,8 @@ def module_hash(name: str) -> str:
     if path.suffix != ".py":
         return ""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    files = {path} | {file for other in imported(path, package) - SHARED for file in files_of(path.parent / other)}
+    others = imported(path, package) - (SHARED if is_ours(name) else set())
+    files = {path} | {file for other in others for file in files_of(path.parent / other)}
     return joint_hash({str(file.relative_to(path.parent)): plain_code(file) for file in files})
 
 

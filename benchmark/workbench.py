@@ -1,8 +1,8 @@
 """The objects of a cell: data set, split, model, method and device, made on first use."""
 
+import json
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from benchmark.artefacts import Artefact, Store
 from benchmark.cell import Cell, content, without_about
 from benchmark.device import compute_of, provenance, repeatable
-from benchmark.files import content_hash
 from benchmark.models import build
 from benchmark.schema import check
 from benchmark.training_state import StoredTraining, stored_training
@@ -47,9 +46,11 @@ class Workbench:
     def validate(self) -> None:
         """Raise for a wrong option, target or data file, and for a folder that cannot be written, before any training.
 
-        The data are loaded last.
+        The data are loaded last. The code is hashed here, as it is imported: whoever edits it while a model trains
+        gets a record of the code that ran.
         """
         _ = self.compute, self.method, self.reference_method, self.recipe, self.metrics
+        _ = self.cell.code, self.provenance()
         folder = Path(self.config.output_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,8 @@ class Workbench:
     def training_state(self, node: Artefact, *names: object, extra: dict[str, Any] | None = None) -> StoredTraining:
         """Return the keeper of the training `names` of an artefact while it is made."""
         every, folder = self.config.compute.progress_seconds, self.store.training_folder(node)
-        return stored_training(repeatable(self.provenance()), every, folder, *names, extra=extra)
+        origin = repeatable(self.provenance()) | {"code": dict(node.code)}
+        return stored_training(origin, every, folder, *names, extra=extra)
 
     @property
     def eval_batch_size(self) -> int:
@@ -99,8 +101,8 @@ class Workbench:
     @cached_property
     def _loaded(self) -> tuple[ImageDataset, float]:
         node = self.config.dataset
-        return load_dataset(Hashable(load=without_about(node.load), subset=content(node.subset),
-                                     fingerprint=node.get("fingerprint")), self.device)  # fmt: skip
+        config = [without_about(node.load), content(node.subset), node.get("fingerprint")]
+        return load_dataset(json.dumps(config, sort_keys=True), self.device)
 
     @cached_property
     def split(self) -> ForgetSplit:
@@ -164,27 +166,17 @@ class Workbench:
         return self.compute.place(build(builder, len(self.dataset.class_names), seed))
 
 
-@dataclass(frozen=True, eq=False)
-class Hashable:
-    """Configuration as the key of a cache."""
-
-    load: Mapping[str, Any]
-    subset: Mapping[str, Any]
-    fingerprint: str | None
-
-    def __hash__(self) -> int:
-        return hash(content_hash([self.load, self.subset, self.fingerprint]))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Hashable) and vars(self) == vars(other)
-
-
 @lru_cache(maxsize=2)
-def load_dataset(config: Hashable, device: torch.device) -> tuple[ImageDataset, float]:
-    """Return the subset of a data set on the device, and the seconds that took; consecutive cells share both."""
+def load_dataset(config: str, device: torch.device) -> tuple[ImageDataset, float]:
+    """Return the subset of a data set on the device, and the seconds that took; consecutive cells share both.
+
+    Args:
+        config: as JSON, for the cache: how to load the data, the options of the subset, the fingerprint.
+    """
     stopwatch = Stopwatch(device)
+    load, options, fingerprint = json.loads(config)
     with stopwatch.phase("load"):
-        dataset: ImageDataset = instantiate(config.load)
-        check_fingerprint(dataset, config.fingerprint)
-        subset = stratified_subset(dataset, **config.subset).to(device)
+        dataset: ImageDataset = instantiate(load)
+        check_fingerprint(dataset, fingerprint)
+        subset = stratified_subset(dataset, **options).to(device)
     return subset, stopwatch.seconds["load"]

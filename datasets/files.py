@@ -112,8 +112,8 @@ def synchronise(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the `*.part` files in `folder` that killed processes left."""
-    for part in folder.glob("*.part"):
+    """Remove the files that killed processes left in `folder`, by the names that `replacing` gives; no other `*.part`."""
+    for part in folder.glob(f"*.{'[0-9a-f]' * 16}.part"):
         with suppress(OSError):  # another process was faster, or may and we may not
             if part.is_file() and time.time() - part.stat().st_mtime > STALE_SECONDS:
                 part.unlink()

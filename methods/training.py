@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Annotated, Literal, Protocol, Self
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datasets.base import LabelledImages
 from datasets.batches import Augmentation, Batches, Preprocessing
+from datasets.seeding import derive_seed
 from datasets.values import check_fields
 from methods.dampening.microbatch import microbatch_size
 from methods.fused import fused
@@ -176,6 +177,14 @@ class TrainingState(Protocol):
         ...
 
 
+@contextmanager
+def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Let layers that draw (dropout, stochastic depth) draw by `seed` in the body, whatever the process did before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def train(
     model: nn.Module,
     data: LabelledImages | Epochs,
@@ -196,7 +205,8 @@ def train(
     Args:
         data: one pass over it is an epoch; or the passes of each epoch, which share the optimiser. They depend on the
             number of the epoch and on nothing else that changes, so that a training can be continued.
-        random: orders and augments the batches; on the device of `data`.
+        random: orders and augments the batches; on the device of `data`. Layers that draw, such as dropout, do so by
+            its seed and the epoch.
         loss: of the only pass, see `Pass`.
         before_step: called when the gradients of a step are there.
         after_step: called with the optimiser after each of its steps.
@@ -220,8 +230,10 @@ def train(
     done = 0 if training_state is None else training_state.resume(model, optimizer, random)
     network = compute.compiled(model)
     size: int | None = None
-    for epoch in range(done + 1, recipe.epochs + 1):
-        model.train()
+
+    def run(epoch: int) -> Tensor:
+        """Return the sum of the epoch's losses, on the device: one synchronisation per epoch."""
+        nonlocal size
         total = torch.zeros((), device=compute.device)
         passes = passes_of(epoch)
         n_steps = sum(len(batches(one)) for one in passes)
@@ -233,7 +245,7 @@ def train(
             for one, positions, channels_last_images in step:
                 images = compute.arrange(channels_last_images)
                 if size is None:
-                    with compute.autocast():
+                    with compute.autocast(), drawing_from(0, compute.device):
                         size = microbatch_size(model, images)
                 for x, at in zip(images.split(size), positions.split(size), strict=True):
                     # A compiled pass may not add to gradients (CUDA graphs own them), and one shape is worth compiling.
@@ -241,12 +253,18 @@ def train(
                     with compute.autocast():
                         value = one.value(network if whole else model, x, at) * (len(x) / len(images))
                     value.backward()
-                    total += value.detach()  # stays on the device: one synchronisation per epoch
+                    total += value.detach()
             if before_step is not None:
                 before_step()
             optimizer.step()
             if after_step is not None:
                 after_step(optimizer)
+        return total
+
+    for epoch in range(done + 1, recipe.epochs + 1):
+        model.train()
+        with drawing_from(derive_seed("layers", random.initial_seed(), epoch), compute.device):
+            total = run(epoch)
         if not torch.isfinite(total):
             raise FloatingPointError(
                 f"Expected a finite training loss, but got {float(total)} in epoch {epoch}; lower lr (now {recipe.lr})."

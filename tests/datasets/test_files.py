@@ -45,14 +45,15 @@ def test_the_content_is_on_the_disk_before_it_gets_the_name(tmp_path, monkeypatc
 
 
 def test_leftovers_of_killed_processes_go_and_files_in_the_making_stay(tmp_path):
-    for name in ("a.part", "b.part"):
+    left, young, folder = (f"x.{digit * 16}.part" for digit in "abc")
+    for name in (left, young, "film.mkv.part"):  # the last is no file of ours
         (tmp_path / name).write_text("half")
-    (tmp_path / "folder.part").mkdir()
-    for name in ("a.part", "folder.part"):
+    (tmp_path / folder).mkdir()
+    for name in (left, folder, "film.mkv.part"):
         os.utime(tmp_path / name, (0, time.time() - 2 * files.STALE_SECONDS))
     with replacing(tmp_path / "x") as part:
         part.write_text("whole")
-    assert names(tmp_path) == ["b.part", "folder.part", "x"]
+    assert names(tmp_path) == ["film.mkv.part", "x", young, folder]
 
 
 def test_two_writers_at_once_do_not_share_a_file(tmp_path):

@@ -189,6 +189,26 @@ def test_a_training_continues_from_its_state_bit_for_bit(make_cnn, fit, recipe):
         assert all(torch.equal(value, whole[name]) for name, value in continued.items())
 
 
+def test_dropout_draws_by_the_seed_alone_and_goes_on_in_a_continued_training(fit, dataset):
+    n_pixels = dataset.train.storage[0].numel()
+
+    def network():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(n_pixels, 4))
+
+    kept = Kept()
+    whole = fit(network(), training_state=kept)[2].weight
+    for seed, kept.start in ((0, 0), (7, 1)):
+        model = network()
+        torch.rand(5)  # whatever the process drew before
+        assert torch.equal(fit(model, seed=seed, training_state=kept)[2].weight, whole)
+    assert not torch.equal(fit(network(), seed=7)[2].weight, whole)
+    model = network()
+    before = torch.get_rng_state()
+    fit(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_passes_share_one_optimiser_and_follow_the_number_of_the_epoch(make_cnn, fit, dataset, recipe, preprocessing):
     first, second = (dataset.train.subset(torch.arange(60) % 2 == part) for part in (0, 1))
     seen = []

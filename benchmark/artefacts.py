@@ -135,6 +135,10 @@ class Store:
             except (OSError, ValueError):
                 continue  # whoever needs it sets it aside
 
+    def facts_of(self, node: Artefact) -> Facts:
+        """Return the facts of an artefact that is there."""
+        return facts_in(self.path(node))
+
     def share_left(self, node: Artefact) -> float:
         """Return which part of the artefact's epochs is not kept; 1 if it has none."""
         kept = (int(path.name.split("-")[0]) for path in self.training_folder(node).glob("*/*-*.pt"))

@@ -4,10 +4,11 @@ import logging
 import re
 import shlex
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark import budget
 from benchmark.cell import Cell, method_name, named
-from benchmark.cli import Failure, Left, counted, describe, duration
+from benchmark.cli import Failure, Left, counted, describe, duration, wants_traceback
 from benchmark.compose import cells_of, own_overrides, varying
 from benchmark.progress import grid
 from benchmark.records import RunRecord, record_of
@@ -68,7 +69,7 @@ class GridCallback(Callback):
             log.info("%s: %d done, %d to run%s", counted(total, "cell"), total - to_run, to_run, self._to_make())
             grid.total = total
         except Exception as error:
-            sys.exit(f"error: {describe(error)}")
+            end_with(error)
         if not self.waiting:
             say_table()
             sys.exit(0)
@@ -79,8 +80,8 @@ class GridCallback(Callback):
             self._begin([config])
             if config.force:
                 forget([Cell(OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"]))])
-        except ValueError as error:
-            sys.exit(f"error: {error}")
+        except Exception as error:
+            end_with(error)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """End a sweep in this process with its budget: composing each of the cells that are left takes a while."""
@@ -239,15 +240,24 @@ def say_table() -> None:
         log.info("table: %s", command("benchmark.report", "budget", "save_model"))
 
 
+def end_with(error: Exception) -> NoReturn:
+    """End the process with the line of an error; Hydra makes a warning of one that leaves a callback."""
+    if wants_traceback():
+        traceback.print_exception(error)
+    sys.exit(f"error: {describe(error)}")
+
+
 def forget(cells: Sequence[Cell]) -> None:
-    """Remove the outputs and the records of those cells whose `force` is true."""
+    """Remove the outputs, the unlearned models and the records of those cells whose `force` is true."""
     for cell in cells:
         if cell.config.force:
             from benchmark import pipeline
             from benchmark.workbench import Workbench
 
             bench = Workbench(cell)
-            bench.store.remove(pipeline.outputs(bench))
+            for node in pipeline.outputs(bench).walk():
+                if node.kind != "original":
+                    bench.store.remove(node)
             cell.record_path.unlink(missing_ok=True)
 
 
@@ -305,7 +315,7 @@ def comparison(cell: Cell) -> str:
     columns = {name: max(10, len(about[name]["label"]) + 2) for name in shown}
     lines = ["".join([" " * width, *(f"{about[name]['label']:>{columns[name]}}" for name in shown)])]
     for label, other in cells.items():
-        if (record := RunRecord.find(other.record_path)) is None:
+        if (record := record_of(other)) is None:
             command = shlex.join(["python", "-m", "benchmark.run", *other.overrides])
             lines.append(f"{label:{width}}  not made; {command}")
         else:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from benchmark import resolvers
 from benchmark.files import content_hash
 from benchmark.passwords import without_passwords
-from benchmark.schema import ABSENT, PLAIN, check_literals
+from benchmark.schema import ABSENT, PLAIN, check_literals, is_absent
 from benchmark.sources import leaves, sources_of
 from datasets.files import file_sha256, same_name
 from datasets.targets import first_targets, joined, read_request
@@ -146,7 +146,7 @@ class Cell:
 
         It follows from the same outputs, so that a metric can be added without giving finished runs another name.
         """
-        metrics: dict[str, Any] = without_about(Contents(self.config)(self.config.metric))
+        metrics: dict[str, Any] = without_about(self.contents(self.config.metric))
         return metrics
 
     @cached_property
@@ -418,7 +418,7 @@ def without_about(node: Any) -> Any:
     """Return a node as plain values, as it is built: presentation and absent options left out."""
     value = content(node)
     if isinstance(value, dict):
-        return {name: without_about(item) for name, item in value.items() if name != "about" and item != ABSENT}
+        return {k: without_about(item) for k, item in value.items() if k != "about" and not is_absent(k, item)}
     return [without_about(item) for item in value] if isinstance(value, list) else value
 
 

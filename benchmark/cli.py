@@ -191,6 +191,12 @@ def describe(error: BaseException) -> str:
     if found := re.search(r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)' ", text):
         return f"Expected one value per option, but got {found[1]}; put a value with a comma in quotes, or {ADD_M}"
     text = text or type(error).__name__
+    if text.startswith("Expected more than 1 value per channel when training"):
+        text = (
+            "Expected at least two images in each batch, since the model normalises over the batch, but got one; set "
+            "recipe.batch_size or method.recipe.batch_size so that no single image is left over, or a larger "
+            "dataset.size or model.image_size."
+        )
     if notes := getattr(error, "__notes__", []):
         text = f"{text} ({'; '.join(notes)})"
     if len(text) > MOST_CHARACTERS:

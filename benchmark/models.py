@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
@@ -95,22 +95,21 @@ def vit(
             f"Expected model.timm_name to be a timm model, but got {name!r}; timm has {', '.join(near)}, …"
         )
     options: dict[str, Any] = {"num_classes": num_classes} | ({} if image_size is None else {"img_size": image_size})
-    if pretrained and weights is None:
-        try:
-            with offline_without_network():
-                model: nn.Module = timm.create_model(name, pretrained=True, **options)
-        except (RuntimeError, OSError, ValueError) as error:
-            raise missing_weights(name, error) from error
-    else:
-        try:
-            model = timm.create_model(name, pretrained=False, **options)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            raise ValueError(
-                f"Expected model.timm_name to be a model for images of one size, but {name} takes any; set "
-                f"model.image_size=null, or take a vit_*, deit_* or swin_*."
-            ) from error
+    download = pretrained and weights is None
+    try:
+        with offline_without_network() if download else nullcontext():
+            model: nn.Module = timm.create_model(name, pretrained=download, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        raise ValueError(
+            f"Expected model.timm_name to be a model for images of one size, but {name} takes any; set "
+            f"model.image_size=null, or take a vit_*, deit_* or swin_*."
+        ) from error
+    except (RuntimeError, OSError, ValueError) as error:
+        if not download:
+            raise
+        raise missing_weights(name, error) from error
     head = get_classifier(model)
     if not isinstance(head, nn.Linear | nn.Conv2d):
         raise ValueError(
@@ -155,7 +154,7 @@ def load_body(model: nn.Module, name: str, path: Path) -> None:
 
 def missing_weights(name: str, error: Exception) -> FileNotFoundError:
     return FileNotFoundError(
-        f"Expected pretrained weights of {name}, but timm could not download them ({type(error).__name__}); set "
+        f"Expected pretrained weights of {name}, but timm did not get them ({str(error).partition(chr(10))[0]}); set "
         f"model.weights=FILE to a local {WEIGHT_FILES} file, or model.pretrained=false."
     )
 

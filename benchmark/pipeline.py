@@ -202,8 +202,6 @@ def train_original(bench: Workbench) -> tuple[Tensors, Facts]:
     `original.checkpoint` decides which epoch is kept: the `last`, or the first with the `best_test` accuracy.
     """
     data, selection, seed = bench.dataset, bench.config.original.checkpoint, bench.cell.seeds["train_seed"]
-    if selection not in ("last", "best_test"):
-        raise ValueError(f"Expected original.checkpoint to be last or best_test, but got {selection!r}.")
     model = bench.build_model(seed)
     best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0, "state": {}}
     labels = bench.cell.labels
@@ -435,10 +433,13 @@ def make_record(bench: Workbench) -> RunRecord:
     first, origin = load_original(bench)
     metrics: Mapping[str, float | None] = {}
     facts: Facts = {"seconds": {}, "provenance": bench.provenance()}
+    behind = [bench.provenance()]  # of all code behind the numbers
     if bench.skipped is None:
         seen, facts = load_outputs(bench, outputs(bench))
         own = {**seen.facts, **relearning(bench, unlearned(bench))}
         complete = replace(seen, facts=own, others=other_outputs(bench))
+        if "retrained" in complete.others and (gold := reference(bench)) is not None:
+            behind.append(bench.store.facts_of(gold)["provenance"])
         stopwatch = Stopwatch(bench.device)
         with stopwatch.phase("metrics"):
             measured = {name: measure(bench, name, complete) for name in cell.scientific["metric"]}
@@ -463,7 +464,7 @@ def make_record(bench: Workbench) -> RunRecord:
             "retain_test": len(split.retain_test),
             "parameters": sum(p.numel() for p in first.parameters()),
         },
-        provenance=facts["provenance"],
+        provenance=facts["provenance"] | ({"dirty": True} if any(one["dirty"] for one in behind) else {}),
         data_fingerprint=cell.fingerprint,
         original={name: origin[name] for name in ("test_accuracy", "kept_epoch", "epochs", "sha256")}
         | {name: origin["provenance"][name] for name in ("commit", "dirty")},

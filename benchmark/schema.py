@@ -14,6 +14,7 @@ from datasets.values import check_value, hints
 
 UNKNOWN = object()
 ABSENT = "absent"  # the value of an option that the run does not have
+TEXTS = ("target", "name", "file", "folder")  # options whose value is a user's own word, `absent` too
 PLAIN = re.compile(r"\$\{(?:(option|recipe_row|whole):)?([a-z_][\w.]*)\}")  # interpolations, alike wherever they stand
 Text = Annotated[str, "[1, inf)"]
 Whole = Annotated[int, "[1, inf)"]
@@ -29,7 +30,7 @@ Checkpoint, Averaging = Literal["last", "best_test"], Literal["per_sample", "per
 ImportanceOrder = Literal["class_sorted", "retain_shuffled", "shuffled"]
 Resolve = Callable[[Any, Any, Any], Any]  # (raw value, node, key) -> the value; see `benchmark.cell.Contents`
 Option = tuple[str, Any, Any]  # key, value, annotation
-SeedValue = int | float | str  # `whole_number` says which
+SeedValue = int | float | str  # `whole_number` says which, of a budget `seconds_of`
 
 BESIDE = ("about", "other")  # keys of a node that are no option of what it builds
 ABOUT = {"label": Text, "latex": Text, "order": float | None, "unit": str, "scale": Positive, "needs": list[Text],
@@ -50,7 +51,7 @@ PROTOCOL = {
 }  # fmt: skip
 KEYS: dict[str, Any] = {  # a mapping for a node, * for any name; what a `_target_` builds is checked by its signature
     "method_seed": SeedValue, "split_seed": SeedValue, "train_seed": SeedValue,
-    "plugins": list[Text], "budget": Text | None,
+    "plugins": list[Text], "budget": SeedValue | None,
     "data_dir": Text, "output_dir": Text, "stage": Literal["original", "retrained", "outputs", "record"],
     "force": bool, "reuse": bool, "save_model": Text | None, "switched": Text, "switches": {"*": str},
     "original": {"checkpoint": Checkpoint},
@@ -62,7 +63,7 @@ KEYS: dict[str, Any] = {  # a mapping for a node, * for any name; what a `_targe
     "profile": {"name": Text, "rows": Text, "train_images": Whole | None, "test_images": Whole | None,
                 "models": Text, "seeds": str | int, "retrained": Text},
     "dataset": {
-        "name": Text, "rows": Text, "label": Text, "fingerprint": Text | None,
+        "name": Text, "rows": Text, "label": Text, "fingerprint": Text | None, "root": Text, "file": Text,
         "mean": Mean | None, "std": Std | None,
         "subset": {"train_images": Whole | None, "test_images": Whole | None, "seed": int, "held_out": Share | None,
                    "validation": Share | None},
@@ -161,7 +162,7 @@ def called(raw: Any, node: Any, path: str, resolve: Resolve) -> Iterator[Option]
     kinds = hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     names = [name for name, one in parameters.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     given = {key: resolve(raw[key], node, key) for key in raw if not key.startswith("_") and key not in BESIDE}
-    given = {key: value for key, value in given.items() if value != ABSENT}
+    given = {key: value for key, value in given.items() if not is_absent(key, value)}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     if unknown := [key for key in given if key not in names and not takes_any]:
         raise ValueError(
@@ -171,6 +172,11 @@ def called(raw: Any, node: Any, path: str, resolve: Resolve) -> Iterator[Option]
     if lacking := [name for name in needed if name not in given]:
         raise ValueError(f"Expected a value for {path}{lacking[0]}, but got none; set it as key=value.")
     yield from ((f"{path}{key}", value, kinds[key]) for key, value in given.items() if key in kinds)
+
+
+def is_absent(key: str, value: Any) -> bool:
+    """Return whether a value says that the run does not have the option `key`."""
+    return bool(value == ABSENT) and key not in TEXTS
 
 
 def source(key: str, raw: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ class Preprocessing:
     def __call__(self, pixels: Tensor) -> Tensor:
         mean, scale = channel_constants(self.mean, self.std, pixels.device)
         images = pixels.to(torch.float32).sub_(mean).mul_(scale).permute(0, 3, 1, 2)  # channels-last in memory
-        if self.size is not None and self.size != images.shape[-1]:
+        if self.size is not None and images.shape[-2:] != (self.size, self.size):
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
         return images
 

@@ -112,7 +112,7 @@ def synchronise(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the files that killed processes left in `folder`, by the names that `replacing` gives; no other `*.part`."""
+    """Remove the files of killed processes in `folder`, by the names that `replacing` gives: no other `*.part`."""
     for part in folder.glob(f"*.{'[0-9a-f]' * 16}.part"):
         with suppress(OSError):  # another process was faster, or may and we may not
             if part.is_file() and time.time() - part.stat().st_mtime > STALE_SECONDS:

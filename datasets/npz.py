@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from datasets.arrays import UNREADABLE, Array
-from datasets.files import content_of
+from datasets.files import content_of, same_name
 
 if TYPE_CHECKING:
     from datasets.base import ImageDataset, LabelledImages
@@ -106,8 +106,13 @@ def classes_of(path: str | Path, arrays: Mapping[str, Array]) -> tuple[tuple[str
             got = f"{arrays[key].dtype} {arrays[key].shape}"
             raise ValueError(f"Expected {key} in {path} to be whole numbers or texts, one per image, but got {got}.")
     given = next((arrays[key] for key in CLASS_NAMES if key in arrays), None)
+    if given is not None and given.ndim != 1:
+        raise ValueError(f"Expected {' or '.join(CLASS_NAMES)} in {path} to be a list, but got shape {given.shape}.")
     values = np.unique(np.concatenate([*labels.values()])) if given is None else np.arange(len(given))
-    names = tuple(map(str, values if given is None else given))
+    words = (values if given is None else given).tolist()
+    names = tuple(same_name(word.decode() if isinstance(word, bytes) else str(word)) for word in words)
+    if len(names) < 2:
+        raise ValueError(f"Expected at least 2 classes in {path}, but got {', '.join(names) or 'none'}.")
     for found in labels.values():
         if unknown := set(found.tolist()) - set(values.tolist()):
             got = ", ".join(map(str, sorted(unknown)[:5]))

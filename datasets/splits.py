@@ -208,7 +208,13 @@ def hold_out(
 ) -> tuple[LabelledImages, LabelledImages]:
     """Return the samples that stay and a stratified `share` of them that is held out, both in their old order."""
     check_value(name, share, Share)
-    held = draw_stratified(data, round(share * len(data)), seed, name)
+    n, n_classes = round(share * len(data)), len(data.fine_labels.unique())
+    if n < n_classes:
+        raise ValueError(
+            f"Expected {name}={share:g} to hold out at least one image per class ({n_classes}), but it gives {n} of "
+            f"{len(data)}; raise dataset.subset.{name} (of a search search.held_out)."
+        )
+    held = draw_stratified(data, n, seed, name)
     stays = ~torch.isin(data.index, held.index)
     return data.subset(stays), held
 

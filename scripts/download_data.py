@@ -13,6 +13,7 @@ import os
 import sys
 
 from benchmark.cli import run_cli
+from benchmark.resolvers import data_folder
 from datasets.cifar import load_cifar10, load_cifar100
 
 
@@ -21,8 +22,7 @@ def main() -> None:
     if any(word.startswith("-") for word in sys.argv[1:]):
         print(__doc__)
         return
-    default = os.environ.get("UNLEARN_DATA_DIR", "data")
-    folder = sys.argv[1] if len(sys.argv) > 1 else default
+    folder = data_folder(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("UNLEARN_DATA_DIR", "data"))
     for dataset in (load_cifar10(folder), load_cifar100(folder, "fine")):
         print(f"{folder}/{dataset.name}.npz: {len(dataset.train)} training and {len(dataset.test)} test images")
 

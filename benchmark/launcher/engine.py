@@ -41,6 +41,11 @@ def run_tasks(
         num_gpus: of a task; None: its share of this machine's GPUs, or a whole one if the cluster has some.
         init: options of `ray.init`.
     """
+    if workers is not None and num_cpus > workers:
+        raise ValueError(
+            f"Expected hydra.launcher.num_cpus to be at most hydra.launcher.workers={workers}, the processors that "
+            f"launcher=local gives out, but got {num_cpus:g}; set OMP_NUM_THREADS for more threads per worker."
+        )
     ray = started(workers, init)
     try:
         gpus = [machine.get("GPU", 0) for machine in machines(ray)]

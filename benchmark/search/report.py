@@ -14,7 +14,6 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from benchmark.cell import Cell, content
 from benchmark.device import provenance
-from benchmark.files import write_atomically
 from benchmark.report.query import write_files
 from benchmark.report.typeset import Grid
 from benchmark.search.landscape import landscape
@@ -41,16 +40,18 @@ def write_report(bench: Workbench, study: Study, key: str, folder: Path) -> str:
     Args:
         key: names the study by what its trials depend on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     trials, importances = trials_of(study), importances_of(study)
     shares = pd.DataFrame(importances.items(), columns=["parameter", "importance"])
     summary = summarise(bench, study, key, trials, importances)
-    write_atomically(folder / "summary.md", summary)
-    write_atomically(folder / "best.yaml", best_yaml(bench, study, folder))
-    write_atomically(folder / "importances.csv", shares.to_csv(index=False, float_format="%.4f"))
     lines = trials.to_csv(index=False, float_format="%.6g")
-    write_files(folder, landscape(summary, pd.read_csv(io.StringIO(lines))))
-    write_atomically(folder / "trials.csv", lines)
+    files = {
+        "summary.md": summary,
+        "best.yaml": best_yaml(bench, study, folder),
+        "importances.csv": shares.to_csv(index=False, float_format="%.4f"),
+        **landscape(summary, pd.read_csv(io.StringIO(lines))),
+        "trials.csv": lines,  # the last one: its presence says that the others are there
+    }
+    write_files(folder, files)
     return summary
 
 

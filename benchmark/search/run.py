@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from benchmark.search.report import refuse_to_replace, write_report
 from benchmark.search.study import (
     Evaluate,
     NumberedTPE,
+    check_code,
     check_trials,
     n_complete,
     open_storage,
@@ -92,10 +94,16 @@ def folder_name(cell: Cell) -> str:
 
 
 def default_folder(cell: Cell) -> Path:
-    """Return results/<name>, with a part of the study's key if settings differ that the name does not tell."""
-    plain = search_cell([word for word in cell.overrides if word.partition("=")[0] in NAMED])
-    key = study_key(cell)
-    return Path("results") / (folder_name(cell) + ("" if study_key(plain) == key else f"-{key[:8]}"))
+    """Return results/<name>, with a part of the study's key if the name does not tell all.
+
+    Other settings are such a case, and a name with characters that no key of Hydra's has: `+<name>=best` reads a file.
+    """
+    key, name = study_key(cell), re.sub(r"[^\w-]+", "-", folder_name(cell), flags=re.ASCII)
+    try:
+        plain = study_key(search_cell([word for word in cell.overrides if word.partition("=")[0] in NAMED]))
+    except ValueError:  # it takes more words: dataset.root, for example
+        plain = ""
+    return Path("results") / (name if (name, key) == (folder_name(cell), plain) else f"{name}-{key[:8]}")
 
 
 def check_parameters(parameters: Sequence[Mapping[str, Any]], method: Mapping[str, Any]) -> None:
@@ -139,7 +147,7 @@ def check_options(bench: Workbench) -> None:
 
 def measure(bench: Workbench, outputs: EvalOutputs) -> dict[str, Any]:
     """Return the objective's metrics of the outputs, fractions."""
-    return {str(name): bench.metrics[name](outputs) for name in bench.config.search.objective.metrics}
+    return {str(name): pipeline.measure(bench, name, outputs) for name in bench.config.search.objective.metrics}
 
 
 def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
@@ -222,6 +230,7 @@ def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna
         sampler=NumberedTPE(options.seed), load_if_exists=True,
     )  # fmt: skip
     check_trials(study)
+    check_code(study, cell.code, reuse=bool(cell.config.reuse))
     log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
     if folder is not None:
         refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))

@@ -12,6 +12,7 @@ import pandas as pd
 from optuna import Study
 
 from benchmark import budget
+from benchmark.budget import OutOfBudgetError
 from benchmark.cell import Cell
 from benchmark.cli import describe
 from benchmark.report.about import About
@@ -57,7 +58,9 @@ def run_searches(cells: Sequence[Cell], folder: Path) -> str:
         names = {"search": str(cell.config.search.name), **cell.labels, "seeds": dict(cell.seeds)}
         try:
             facts, trials = ended(cell)
-        except (ValueError, RuntimeError, FloatingPointError) as error:
+        except OutOfBudgetError:
+            raise
+        except Exception as error:
             log.error("failed: %s", describe(error))
             failed[key] = {**names, "error": describe(error)}
         else:

@@ -25,6 +25,7 @@ from benchmark import budget
 from benchmark.budget import OutOfBudgetError
 from benchmark.cli import duration
 from benchmark.files import content_hash
+from benchmark.sources import outdated
 from datasets.files import locked
 from datasets.seeding import derive_seed
 
@@ -239,6 +240,22 @@ def check_trials(study: Study) -> None:
     default = dict(study.user_attrs.get("default", {}))
     if default and default.pop("checksum", None) != content_hash(default):
         raise damaged("the trial of the configured values")
+
+
+def check_code(study: Study, code: Mapping[str, str], *, reuse: bool) -> None:
+    """Keep the hashes of the code behind a study's trials; ValueError if it has trials of other code, but for `reuse`.
+
+    A study of an older version has none, and gets today's.
+    """
+    if not (changed := outdated(study.user_attrs.get("code", code), code)):
+        study.set_user_attr("code", dict(code))
+    elif reuse:
+        log.warning("the search has trials of another version of %s; they count", ", ".join(changed))
+    else:
+        raise ValueError(
+            f"Expected all trials of the search to come from the same code, but {', '.join(changed)} changed since; "
+            f"set search.storage=ANOTHER to search anew, or reuse=true to let the old trials count."
+        )
 
 
 def damaged(trial: str) -> ValueError:

@@ -227,6 +227,24 @@ def test_what_a_single_run_is_compared_with_may_not_be_there(tmp_path):
     ]
 
 
+def test_an_outdated_neighbour_is_not_shown_beside_a_new_record(tmp_path):
+    cell = Cell(make_cell(tmp_path, "method=finetune").config, ("method=finetune",))
+    OmegaConf.update(cell.config, "baseline.about.name", "baseline", force_add=True)  # as in a single run
+    old = record_of(cell.sibling("baseline"))
+    replace(record_of(cell), metrics=old.metrics).write(cell.record_path.parent)
+    assert comparison(cell).splitlines()[1].split()[:2] == ["original", "50.0"]
+    replace(old, code={}).write(cell.record_path.parent)
+    assert comparison(cell).splitlines()[1].endswith("not made; python -m benchmark.run method=baseline")
+
+
+def test_the_error_of_a_callback_shows_its_traceback_if_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.delenv("HYDRA_ONE_LINE", raising=False)
+    with pytest.raises(SystemExit, match="error: Expected one output_dir"):
+        started(tmp_path, "output_dir=a,b")
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_a_long_name_of_a_metric_has_a_wide_column(tmp_path):
     cell = make_cell(tmp_path, "method=baseline")
     OmegaConf.update(cell.config, "metric.mia.about.label", "MIA of the retrained")

@@ -1,11 +1,13 @@
 """Bad inputs: one line that says what was expected, a non-zero exit code, no traceback, nothing half written."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from command_line import TINY, make_cell, records_of, run_command
 from omegaconf import OmegaConf
@@ -68,6 +70,8 @@ def check_one_line(code: int, stderr: str, expected: str) -> None:
         ("+foo=1", "a key of the configuration, but got 'foo'"),
         ("+dataset.lable=x", "got 'dataset.lable'; did you mean label"),
         ("metric=[accuracy,wieghts]", "got 'wieghts'; did you mean weights"),
+        ("budget=90", "budget to be a time such as 90s, 9m, 2h or 1h30m, but got 90"),
+        ("dataset=folder dataset.root=2024", "dataset.root to be a text that is not empty, but got 2024"),
     ],
 )
 def test_a_wrong_word_on_the_command_line(argument, expected, tmp_path, monkeypatch, capsys):
@@ -94,6 +98,12 @@ VALUES = {
     "method=finetune": [("method.recipe.lr=1.0e+30", "lower lr (now 1e+30)")],
     "requests=sequence": [("method.importance=old", "kept or refreshed")],
 }  # fmt: skip
+
+
+def test_a_single_image_under_batch_normalisation_names_the_remedy():
+    with pytest.raises(ValueError, match="more than 1 value") as error:
+        torch.nn.BatchNorm2d(2)(torch.zeros(1, 2, 1, 1))
+    assert re.search("at least two images in each batch, .*set recipe.batch_size", describe(error.value))
 
 
 def test_a_wrong_value(tmp_path):

@@ -12,6 +12,7 @@ from faces import picture, write_folder
 from benchmark.compose import choices
 from benchmark.records import load_records
 from benchmark.report.__main__ import main as report_main
+from benchmark.workbench import Workbench
 from datasets.folder import load_folder
 
 SMALL = ["recipe.epochs=1", "recipe.milestones=[]", "method=baseline", "~method@reference"]
@@ -61,6 +62,13 @@ def test_every_spelling_of_an_own_class_is_one_run(pets, tmp_path):
         cells = [composed(*data.split(","), f"task.target={target}")[0] for target in spellings]
         assert len({cell.run_id for cell in cells}) == 1
         assert {cell.labels["target"] for cell in cells} == {name}
+
+
+def test_a_class_and_a_file_may_have_the_name_of_what_is_not_there(tmp_path):
+    np.savez(tmp_path / "absent.npz", images=np.zeros((6, 4, 4), np.uint8), labels=["absent", "present"] * 3)
+    (cell,) = composed("dataset=npz", f"dataset.file={tmp_path / 'absent.npz'}", "task.target=absent")
+    assert (cell.scientific["task"]["target"], cell.scientific["dataset"]["name"]) == ("absent", "absent")
+    assert Workbench(cell).dataset.class_names == ("absent", "present")
 
 
 def test_a_folder_is_trained_on_and_asked_to_forget_files_by_name(pets, tmp_path, command):

@@ -14,10 +14,11 @@ from benchmark import pipeline
 from benchmark.cell import Cell
 from benchmark.cli import describe
 from benchmark.evaluate import SPLITS
-from benchmark.files import content_hash
+from benchmark.files import content_hash, read_json, write_json
 from benchmark.pipeline import load_original, load_outputs, original, outputs, reference, unlearned, wanted
 from benchmark.records import record_of
 from benchmark.report.query import up_to_date
+from benchmark.run import run_cell
 from benchmark.workbench import Workbench
 from methods.retrain import Retrain
 from methods.ssd import SSD
@@ -120,6 +121,17 @@ def test_an_edited_metric_makes_a_record_again_whether_runs_are_named_by_it_or_n
     edited.write(bench.cell.record_path.parent)
     assert record_of(bench.cell) is None
     assert up_to_date([edited], [bench.cell]) == []
+
+
+def test_uncommitted_code_behind_any_number_of_a_record_is_told(tmp_path):
+    bench = Workbench(make_cell(tmp_path, "method=finetune"))
+    run_cell(bench.cell)
+    assert not any(node.kind == "model" for node in pipeline.wanted(bench))
+    for node, dirty in ((pipeline.outputs(bench), False), (pipeline.reference(bench), True)):
+        path = bench.store.path(node)
+        facts = read_json(path)
+        write_json(path, facts | {"provenance": facts["provenance"] | {"dirty": dirty}})
+    assert pipeline.make_record(bench).provenance["dirty"] is True
 
 
 def test_a_record_has_the_margins_of_its_images_beside_it(folder):

@@ -123,6 +123,15 @@ def test_the_unlearned_model_is_written_and_four_lines_load_it(method, finished,
     assert torch.equal(loaded["model"].fc.weight, load_file(file)["fc.weight"])
 
 
+def test_a_forced_run_unlearns_again_also_if_its_model_is_saved(tmp_path, monkeypatch):
+    words = [*TINY, "method=finetune", f"output_dir={tmp_path}", f"save_model={tmp_path / 'model.safetensors'}"]
+    assert run_command(words, monkeypatch) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("artefacts/*/*.json")}
+    assert run_command([*words, "force=true"], monkeypatch) == 0
+    again = [path.parent.name for path, time in before.items() if path.stat().st_mtime_ns != time]
+    assert sorted(again) == ["model", "outputs"]
+
+
 def test_a_method_that_skips_the_task_writes_no_model(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     file = tmp_path / "model.safetensors"

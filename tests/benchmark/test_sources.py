@@ -80,6 +80,18 @@ def test_of_this_project_the_method_counts_and_of_others_all_code(folder):
     assert sources.sources_of({"task": {"_target_": "datasets.splits.class_split"}}) == {}
 
 
+def test_all_code_of_a_plug_in_counts_and_that_of_this_repository_outside_the_suite(folder):
+    package = folder / "theirs"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "base.py").write_text("FACTOR = 2.0\n")  # the name of a module of ours that does not count
+    (package / "mine.py").write_text("from theirs.base import FACTOR\n")
+    first = hash_of({"_target_": "theirs.mine.Mine"})
+    (package / "base.py").write_text("FACTOR = 3.0\n")
+    assert hash_of({"_target_": "theirs.mine.Mine"}) != first
+    assert set(sources.sources_of({"task": {"_target_": "scripts.speed.main"}})) == {"scripts.speed"}
+
+
 def test_a_method_brings_the_folder_that_it_is_built_on():
     assert sources.imported(sources.found_file("methods.ssd"), "methods") - sources.SHARED == {"dampening"}
     files = sources.files_of(ROOT / "methods" / "dampening")

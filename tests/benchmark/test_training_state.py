@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,15 @@ def test_only_the_same_code_on_the_same_device_continues(tmp_path):
     )
     for part in ("suite", "torch", "device", "precision", "channels_last", "compile"):
         assert folder_of(own | {part: "another"}) != plain, part
+
+
+def test_a_kept_training_belongs_to_the_code_of_its_artefact(tmp_path):
+    bench = Workbench(make_cell(tmp_path))
+    node = pipeline.original(bench)
+    edited = replace(node, code={"mine": "0"})
+    assert bench.store.training_folder(node) == bench.store.training_folder(edited)
+    assert bench.training_state(node, "a").folder != bench.training_state(edited, "a").folder
+    assert bench.training_state(node, "a").folder == bench.training_state(pipeline.original(bench), "a").folder
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 576 vs 534")])

@@ -38,6 +38,12 @@ def test_preprocessing_upsamples_after_normalisation():
     torch.testing.assert_close(ours, TF.resize(plain, [20, 20], antialias=True), atol=1e-6, rtol=0)
 
 
+def test_images_of_another_shape_are_scaled_on_both_sides():
+    for shape in ((1, 48, 64, 3), (1, 64, 48, 3)):
+        images = Preprocessing((0.5,) * 3, (0.5,) * 3, 64)(torch.zeros(shape, dtype=torch.uint8))
+        assert images.shape == (1, 3, 64, 64)
+
+
 def test_channel_statistics_equal_numpy():
     data = noise_images(6, size=8).subset(torch.tensor([4, 0, 3]))
     pixels = data.storage[data.index].numpy().astype(np.float64) / 255

@@ -81,8 +81,10 @@ def test_the_fingerprint_is_that_of_the_file(tmp_path):
         ),
         ({"images": COLOUR[:9], "labels": LABELS}, "but got uint8"),
         ({"images": COLOUR, "labels": LABELS * 0.5}, "labels in .* whole numbers or texts"),
-        ({"images": COLOUR, "labels": LABELS, "classes": np.array(["cat"])}, "lie in 0 … 0, but got 1"),
+        ({"images": COLOUR, "labels": LABELS + 1, "classes": np.array(["cat", "dog"])}, "lie in 0 … 1, but got 2"),
         ({"images": COLOUR, "labels": np.array([print] * 20)}, "allow_pickle"),
+        ({"images": COLOUR, "labels": LABELS, "classes": np.array("cat")}, r"to be a list, but got shape \(\)"),
+        ({"images": COLOUR, "labels": 0 * LABELS + 7}, "at least 2 classes in .*, but got 7"),
     ],
 )
 def test_what_is_refused(arrays, expected, tmp_path):
@@ -95,3 +97,8 @@ def test_a_file_of_something_else(tmp_path):
     for path, expected in ((tmp_path / "x.npz", "images and labels"), (tmp_path / "none.npz", "there is none")):
         with pytest.raises(ValueError, match=expected):
             load(path)
+
+
+def test_names_of_classes_have_one_spelling(tmp_path):
+    for given in (np.array(["cafe\u0301", "tea"]), np.array(["café".encode(), b"tea"])):
+        assert class_names(write(tmp_path, images=COLOUR, labels=LABELS, class_names=given)) == ("café", "tea")

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from command_line import TINY, run_command
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from benchmark.cli import Failure
-from benchmark.launcher import launch
+from benchmark.launcher import engine, launch
 
 SWEEP = ["-m", "launcher=local", "method=ssd,finetune", "method_seed=0,1", *TINY]
 
@@ -38,3 +39,8 @@ def test_a_sweeper_may_make_up_jobs(tmp_path, monkeypatch):
     assert run_command([*SWEEP, f"output_dir={tmp_path}"], monkeypatch) == 1
     assert [cell.labels["method"] for cell in cells] == ["ssd", "ssd", "finetune", "finetune", "ssd"]
     assert Path(cells[-1].config.output_dir) == tmp_path
+
+
+def test_a_task_that_no_worker_has_room_for_is_refused():
+    with pytest.raises(ValueError, match=r"num_cpus to be at most hydra.launcher.workers=2, .* but got 4"):
+        next(engine.run_tasks({}, workers=2, num_cpus=4, num_gpus=None, init={}))

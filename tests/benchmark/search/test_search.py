@@ -22,6 +22,7 @@ from benchmark import pipeline
 from benchmark.cell import content, without_about
 from benchmark.records import load_records
 from benchmark.search import run as search
+from benchmark.search import several as several_searches
 from benchmark.search.__main__ import main
 from benchmark.search.report import refuse_to_replace
 from benchmark.search.several import rows_of, stored_files
@@ -145,6 +146,22 @@ def test_settings_that_a_name_does_not_tell_make_another_folder():
     assert same == COMMITTED
     assert all(re.fullmatch(rf"{COMMITTED}-[0-9a-f]{{8}}", name) for name in different)
     assert len(set(different)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["task.target=[0,3]"], "search-ssd-digits-resnet18-class-upright_0-upright_3-gap-strict-quick"),
+        (
+            ["model=timm", "model.timm_name=test_resnet"],
+            "search-ssd-digits-test_resnet-class-upright_2-gap-strict-quick",
+        ),
+    ],
+    ids=["two classes", "a model of timm's"],
+)
+def test_the_folder_of_any_search_is_a_key_of_hydras(words, name):
+    folder = search.default_folder(search.search_cell(["search=ssd", "profile=quick", *words]))
+    assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", folder.name)
 
 
 @pytest.mark.parametrize(
@@ -347,6 +364,20 @@ def test_a_folder_of_searches_keeps_what_it_holds(several, tmp_path, monkeypatch
     assert caplog.text.count("holds more trials of this search; they stay") == 3
     assert start(["-m", "search=ssd", "task=class", "protocol=strict", "search.n_trials=2"], tmp_path, monkeypatch) == 1
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_whatever_ends_one_search_the_next_one_runs(tmp_path, monkeypatch):
+    begun = []
+
+    def ended(cell):
+        begun.append(cell.labels["method"])
+        raise TypeError("of a plug-in")
+
+    monkeypatch.setattr(several_searches, "ended", ended)
+    cells = search.search_cells(["search=ssd,finetune"])
+    with pytest.raises(ValueError, match=r"all failed, the first by: of a plug-in"):
+        several_searches.run_searches(cells, tmp_path)
+    assert begun == ["ssd", "finetune"]
 
 
 def test_values_near_the_best_are_a_range_or_choices():

@@ -18,6 +18,7 @@ from benchmark.search.objective import score_objective
 from benchmark.search.run import check_parameters
 from benchmark.search.study import (
     NumberedTPE,
+    check_code,
     check_trials,
     n_complete,
     open_storage,
@@ -278,3 +279,13 @@ def test_changed_numbers_of_the_configured_values_are_found():
     study.set_user_attr("default", {"value": 0.5, "checksum": content_hash({"value": 0.4})})
     with pytest.raises(ValueError, match="the trial of the configured values"):
         check_trials(study)
+
+
+def test_trials_of_other_code_count_only_if_asked_for(caplog):
+    study = make_study()
+    for code in ({"mine": "1"}, {"mine": "1"}):
+        check_code(study, code, reuse=False)
+    with pytest.raises(ValueError, match=r"the same code, but mine changed since; set search.storage=ANOTHER"):
+        check_code(study, {"mine": "2"}, reuse=False)
+    check_code(study, {"mine": "2"}, reuse=True)
+    assert "trials of another version of mine; they count" in caplog.text

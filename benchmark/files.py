@@ -49,15 +49,12 @@ def checked(text: str) -> dict[str, Any]:
     """Return the JSON object in `text` without its checksum.
 
     Raises:
-        ValueError: there is no object, or its checksum differs or is missing. The facts of artefacts of the first
-            version have none; they are known by what that version did not write: the hashes of the code.
+        ValueError: there is no object, or its checksum differs or is missing.
     """
     values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError(f"it holds a {type(values).__name__}, no mapping")
     if "checksum" not in values:
-        if "sha256" in values and "code" not in values:
-            return values
         raise ValueError("it has no checksum")
     if values.pop("checksum") != content_hash(values):
         raise ValueError("its content does not fit its checksum")

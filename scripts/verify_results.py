@@ -27,7 +27,6 @@ from benchmark.report.page.build import PAGE, page_of
 from benchmark.report.query import MEMORY, RECORDS, stored_query
 from benchmark.search.landscape import landscape_files
 from benchmark.search.several import stored_files
-from scripts.growth import growth_files
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -43,9 +42,6 @@ def problems_of(folder: Path) -> Iterator[str]:
         yield from differences(folder, landscape_files(folder))
     elif name == "searches":
         yield from differences(folder, stored_files(folder))
-    elif name == "speed":
-        for path in folder.glob("growth-*.csv"):
-            yield from differences(folder, growth_files(path))
     elif name == "answer":
         profile, _, experiment = folder.name.removeprefix("answer-").partition("-")
         yield from differences(folder, answer_files(folder.parent, profile, experiment=experiment or None))
@@ -97,7 +93,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    patterns = ("table.csv", "figure.png", "landscape.png", "growth-*.png", "claims.csv", "answer.csv", RECORDS)
+    patterns = ("table.csv", "figure.png", "landscape.png", "claims.csv", "answer.csv", RECORDS)
     every = {path.parent for pattern in patterns for path in RESULTS.glob(f"*/{pattern}")}
     folders = [Path(name) for name in sys.argv[1:]] or sorted(every)
     problems = [problem for folder in folders for problem in described(folder)]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from benchmark.cell import Cell
 
 log = logging.getLogger(__name__)
-FORMER = {"identity": "labels", "config_hash": "scientific_hash"}  # names of fields in older records
 LATER = ("scientific", "code", "overrides")  # fields that they do not have
 
 
@@ -85,8 +84,8 @@ class RunRecord:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Return the record with these values, under today's names; TypeError if they are those of no record."""
-        return cls(**{FORMER.get(name, name): value for name, value in values.items()})
+        """Return the record with these values; TypeError if they are those of no record."""
+        return cls(**values)
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -54,11 +54,11 @@ class Ensemble:
 
     @cached_property
     def forget(self) -> np.ndarray:
-        """Of D_f, a column per image of the training set; runs that do not say which images these are share them."""
+        """Of D_f, a column per image of the training set."""
         sizes = self.records[0].sizes
         margins = np.full((len(self.kept), sizes["forget_train"] + sizes["retain_train"]), np.nan)
         for row, x in zip(margins, self.kept, strict=True):
-            row[x.get("rows", np.arange(len(x["forget_train"])))] = x["forget_train"]
+            row[x["rows"]] = x["forget_train"]
         return margins
 
     @property
@@ -134,15 +134,13 @@ def margins_of(query: Query) -> dict[str, Tensors]:
 def reduced(margins: Tensors, record: RunRecord) -> dict[str, np.ndarray]:
     """Return what a folder keeps of a run's margins, in half precision.
 
-    Of `retain_train` those at `RETAINED` places of the training set, NaN if the run forgets the image or kept no
-    margin; of a run that does not say which images it forgets, at places of D_r.
+    Of `retain_train` those at `RETAINED` places of the training set: NaN for a forgotten image or one without a margin.
     """
     found = dict(margins)
-    if "rows" in margins:
-        n, total = len(margins["retain_train"]), record.sizes["forget_train"] + record.sizes["retain_train"]
-        places = np.delete(np.arange(total), margins["rows"])
-        found["retain_train"] = np.full(total, np.nan)
-        found["retain_train"][places[np.arange(n) * len(places) // n]] = margins["retain_train"]
+    n, total = len(margins["retain_train"]), record.sizes["forget_train"] + record.sizes["retain_train"]
+    places = np.delete(np.arange(total), margins["rows"])
+    found["retain_train"] = np.full(total, np.nan)
+    found["retain_train"][places[np.arange(n) * len(places) // n]] = margins["retain_train"]
     retain = found["retain_train"]
     found["retain_train"] = retain[np.arange(RETAINED) * len(retain) // RETAINED] if len(retain) > RETAINED else retain
     if np.array_equal(margins["forget_test"], margins["forget_train"]):  # D_f is measured on itself
@@ -164,23 +162,11 @@ def make_values(query: Query, kept: Mapping[str, Tensors], shown: Sequence[str],
             blocks.setdefault(tuple(block), {})[method] = ensemble
     rows: list[list[object]] = []
     for key, methods in blocks.items():
-        check_images(" ".join(key), list(methods.values()))
         for goal in references(query) & methods.keys():
             for method, ensemble in methods.items():
                 found = numbers(ensemble, methods[goal], shown, a, itself=ensemble.shares(methods[goal]))
                 rows += [[*key, method, name, *number, len(ensemble.records)] for name, number in found.items()]
     return pd.DataFrame(rows, columns=[*KEY, "value", "low", "high", "models"])
-
-
-def check_images(block: str, ensembles: Sequence[Ensemble]) -> None:
-    """Raise a ValueError unless all runs of a block say which images they forget, or none and all forget the same."""
-    says = {"rows" in x for ensemble in ensembles for x in ensemble.kept}
-    tasks = [record.scientific and record.scientific["task"] for x in ensembles for record in x.records]
-    if len(says) > 1 or (says == {False} and any(task != tasks[0] for task in tasks)):
-        raise ValueError(
-            f"Expected the margins of {block} to say which images are forgotten, but those of older runs do not; run "
-            f"them again with force=true, or set table.ensemble=[]."
-        )
 
 
 def numbers(

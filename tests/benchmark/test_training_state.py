@@ -1,13 +1,8 @@
 """A training that was killed and continued ends as one left alone, bit for bit."""
 
 import logging
-import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,28 +171,3 @@ def test_a_full_disk_does_not_stop_a_training(tmp_path, monkeypatch, caplog, err
     train_original(make_cell(tmp_path, "recipe.epochs=1"))
     assert "going on without" in caplog.text
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("selection", ["last", "best_test"])
-def test_a_process_killed_in_mid_training_and_started_again(tmp_path, selection):
-    """`kill -9` after a few epochs; the same command then continues and ends with the same checkpoint and record."""
-    arguments = ["recipe.epochs=12", "recipe.milestones=[5,9]", ALWAYS, f"original.checkpoint={selection}"]
-    command = [sys.executable, "-m", "benchmark.run", "method=retrain", *arguments]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    process = subprocess.Popen([*command, f"output_dir={broken}"], cwd=ROOT, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(broken.rglob("original/*.progress/*/00000[3-9]*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not list(broken.rglob("original/*.json"))
-    assert max(state["epoch"] for state in stored_states(broken)) < 12
-    done = subprocess.run([*command, f"output_dir={broken}"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "continuing a training after epoch" in done.stderr
-    assert subprocess.run([*command, f"output_dir={whole}"], cwd=ROOT).returncode == 0
-    for kind in ("original", "outputs"):
-        ours, theirs = (list((folder / "artefacts" / kind).glob("*.safetensors")) for folder in (broken, whole))
-        assert [(p.name, file_sha256(p)) for p in ours] == [(p.name, file_sha256(p)) for p in theirs]
-    assert not [p for p in broken.rglob("*") if p.suffix in (".part", ".progress", ".pt")]

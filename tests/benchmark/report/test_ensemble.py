@@ -15,7 +15,6 @@ from benchmark.report.ensemble import (
     RETAINED,
     Ensemble,
     caption,
-    check_images,
     make_values,
     margins_of,
     numbers,
@@ -32,7 +31,7 @@ def normal(seed, n):
     return np.random.default_rng(seed).normal(0, 1, n).astype(np.float32)
 
 
-def models(n, *, seed, forget=0.0, rows=True, same_original=False):
+def models(n, *, seed, forget=0.0, same_original=False):
     """n models that forget a random half of eight images of twelve."""
     records, kept = [], []
     for t in range(n):
@@ -43,8 +42,7 @@ def models(n, *, seed, forget=0.0, rows=True, same_original=False):
         margins = {name: normal([seed, t, i], n) for i, (name, n) in enumerate(SIZES.items())}
         margins["forget_train"] += np.float32(forget)
         margins["forget_test"] = margins["forget_train"]
-        if rows:
-            margins["rows"] = np.sort(np.random.default_rng(t).permutation(8)[:4]).astype(np.int32)
+        margins["rows"] = np.sort(np.random.default_rng(t).permutation(8)[:4]).astype(np.int32)
         kept.append(reduced(margins, records[-1]))
     return Ensemble(records, kept)
 
@@ -139,17 +137,6 @@ def test_without_an_unseen_image_there_is_no_rmia():
     ensemble = models(4, seed=1)
     known = Ensemble([replace(x, metrics={"auc": None}) for x in ensemble.records], ensemble.kept)
     assert math.isnan(numbers(known, ensemble, ["rmia"], 0.3, itself=False)["rmia_auc_0.3"][0])
-
-
-def test_margins_of_older_runs_count_only_if_all_forget_the_same_images():
-    older = models(3, seed=1, rows=False)
-    with pytest.raises(ValueError, match=r"say which images are forgotten.*force=true"):
-        check_images("x", [older])
-    same = Ensemble([replace(x, scientific={"task": {}}) for x in older.records], older.kept)
-    check_images("x", [same])
-    assert np.isfinite(same.forget).sum() == 12
-    with pytest.raises(ValueError, match="Expected the margins of x"):
-        check_images("x", [same, models(3, seed=1)])
 
 
 def test_a_table_with_an_ensemble_needs_nothing_but_its_folder(committed, finished, report):

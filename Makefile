@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: WORKERS ?= 2
-demo: $(READY)  ## every method and task on the embedded digits: a table in minutes
+demo: $(READY)  ## the paper's methods on the embedded digits, three tasks: a table in minutes
 	$(RUN) experiment=demo $(OVERRIDES)
 	$(REPORT) table=demo out=runs/tables/demo $(OVERRIDES)
 

@@ -86,7 +86,7 @@ def is_ours(module: str) -> bool:
 
 @cache
 def module_hash(name: str) -> str:
-    """Return a hash of a module and of the modules and packages beside it that it imports, of ours without `SHARED`.
+    """Return a hash of a module and of all beside it that it rests on by its imports, of ours without `SHARED`.
 
     Comments, docstrings and layout do not count. Empty for a module without a file.
     """
@@ -94,8 +94,11 @@ def module_hash(name: str) -> str:
     if path.suffix != ".py":
         return ""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    others = imported(path, package) - (SHARED if is_ours(name) else set())
-    files = {path} | {file for other in others for file in files_of(path.parent / other)}
+    files, waiting, left_out = set(), [path], SHARED if is_ours(name) else set()
+    while waiting:
+        if (file := waiting.pop()) not in files:
+            files.add(file)
+            waiting += (at for other in imported(file, package) - left_out for at in files_of(path.parent / other))
     return joint_hash({str(file.relative_to(path.parent)): plain_code(file) for file in files})
 
 

@@ -92,6 +92,16 @@ def test_all_code_of_a_plug_in_counts_and_that_of_this_repository_outside_the_su
     assert set(sources.sources_of({"task": {"_target_": "scripts.speed.main"}})) == {"scripts.speed"}
 
 
+def test_code_counts_however_far_away_it_is_imported():
+    package = sources.files_of(ROOT / "methods" / "dampening")
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "plain_code", lambda path: read.append(path) or "")
+        sources.module_hash.__wrapped__("methods.fisher")  # by way of methods.fisher_information
+    assert {*package} < {*read}
+    assert not {path.stem for path in read} & sources.SHARED
+
+
 def test_a_method_brings_the_folder_that_it_is_built_on():
     assert sources.imported(sources.found_file("methods.ssd"), "methods") - sources.SHARED == {"dampening"}
     files = sources.files_of(ROOT / "methods" / "dampening")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+WITH_TORCH = ("scripts.download_data", "scripts.verify_results")
 MAINS = [*sorted(ROOT.glob("benchmark/*/__main__.py")), *sorted(ROOT.glob("scripts/[a-z]*.py"))]
 
 
@@ -27,6 +28,24 @@ def test_help_starts_with_five_examples(path):
     text = ast.get_docstring(ast.parse(path.read_text()), clean=False) or ""
     assert len(examples(text)) >= 5
     assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("path", MAINS, ids=[str(path.relative_to(ROOT)) for path in MAINS])
+def test_help_comes_at_once_and_leaves_no_file(path, tmp_path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    unneeded = set() if module in WITH_TORCH else {"torch", "optuna", "pandas", "matplotlib"}
+    code = (
+        f"import atexit, runpy, sys; sys.argv = ['', '--help']; "
+        f"atexit.register(lambda: print('imported', *{unneeded} & set(sys.modules))); "
+        f"runpy.run_module({module!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"python -m {module} " in done.stdout
+    assert done.stdout.splitlines()[-1] == "imported"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_help_of_a_run_does_too():

@@ -15,7 +15,6 @@ import pytest
 from benchmark.budget import OutOfBudgetError
 from benchmark.cli import run_cli
 from benchmark.passwords import write_discreetly
-from scripts import download_data
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,14 +59,6 @@ def test_a_traceback_comes_on_request_alone(monkeypatch):
     monkeypatch.delenv("BENCHMARK_ONE_LINE_ERRORS")
     with pytest.raises(ValueError, match="no"):
         run_cli(wrong)
-
-
-def test_help_for_the_download_makes_no_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["download_data", "--help"])
-    download_data.main()
-    assert "python -m scripts.download_data data " in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -283,13 +283,6 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     assert message in line
 
 
-def test_help_needs_no_torch():
-    code = "import sys, runpy; sys.argv = ['', '--help']; runpy.run_module('benchmark.search', run_name='__main__')"
-    check = f"{code}; assert not {{'torch', 'optuna'}} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "search/objective=NAME" in done.stdout
-
-
 def command(folder, *arguments):
     words = [*SMALL, f"output_dir={folder}/runs", f"out={folder}/out/found", "search=ssd", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -30,8 +30,9 @@ def sources_of(nodes: Mapping[str, Any], *, own: bool = False, files: bool = Tru
     for name, node in nodes.items():
         for path, value in leaves(node, name):
             if path.endswith("._target_"):
-                module = module_of(value)
-                if module is not None and ((own and path == f"{name}._target_") or not is_ours(module)):
+                if (module := module_of(value)) is None or is_installed(module):
+                    continue
+                if (own and path == f"{name}._target_") or not is_ours(module):
                     found[module] = module_hash(module)
             elif files and isinstance(value, str) and "." in value and (file := Path(value)).is_file():
                 found[path] = content_of(file)[:16]
@@ -50,12 +51,15 @@ def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 @cache
 def module_of(target: str) -> str | None:
-    """Return the module in which a `_target_` lies; None for one of an installed package."""
-    parts = target.split(".")[:-1]
-    if not parts or "site-packages" in found_file(parts[0]).parts:
-        return None
-    names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((name for name in names if found_file(name).suffix == ".py"), None)
+    """Return the longest start of `target` that is a Python file, but not all of it; None if there is none."""
+    parts = target.split(".")
+    starts = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+    return next((start for start in starts if found_file(start).suffix == ".py"), None)
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module belongs to an installed package; its code does not count."""
+    return "site-packages" in found_file(module.partition(".")[0]).parts
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from benchmark.sources import found_file, leaves
+from benchmark.sources import found_file, leaves, module_of
 
 OWN = ("benchmark", "datasets", "methods", "metrics")
 NAMES_CODE = re.compile(r"(.*\.)?_target_|dataset\.classes\.\w+|hydra\.\w+_logging\..*\.(class|\(\))")
@@ -65,13 +65,6 @@ def is_defined(target: str) -> bool:
             isinstance(f, ast.FunctionDef) and f.name == inner[0] for c in owners for f in c.body
         )
     return any(defines(node, name, module) for node in body)
-
-
-def module_of(target: str) -> str | None:
-    """Return the longest start of `target` that is a Python file, but not all of it; None if there is none."""
-    parts = target.split(".")
-    starts = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
-    return next((start for start in starts if found_file(start).suffix == ".py"), None)
 
 
 def statements(tree: ast.Module) -> Iterator[ast.stmt]:

@@ -26,7 +26,6 @@ if __name__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):  # before th
     sys.exit()
 
 import copy
-import importlib
 import math
 import re
 import warnings
@@ -63,12 +62,12 @@ from methods.fisher import sample_error
 from methods.fisher_information import fisher_diagonal
 from methods.training import Recipe, train
 from metrics.membership import fit_attack
+from scripts.zoo import CHUNK, LIBRARIES, Case, Squares
 
 Result = dict[str, Tensor]
 Way = Callable[[], Result]
-Squares = Callable[[Tensor, Tensor], Result]  # (images, labels) -> squared gradients, summed over the images
 SAMPLE, LITERAL = 320, 8  # images of training and importances; of Fisher, whose literal loop is slow
-BATCH_SIZE, CHUNK = 64, 32  # CHUNK: images whose gradients a library holds at once
+BATCH_SIZE = 64
 ALPHA, ATTACK_C = 8.0, 2.0
 ONE_CALL = 1e-6  # seconds; a longer call is timed alone
 PLAIN = Recipe.constant("sgd", lr=0.01, momentum=0.9, weight_decay=5e-4, epochs=1, batch_size=BATCH_SIZE)
@@ -133,9 +132,7 @@ def steps_of(s: Setup) -> list[Step]:
     images = len(everything) + len(split.retain_test) + len(split.forget_test)
     full, forget = (partial(importance, s, data, "batch_mean") for data in (everything, split.forget_train))
     kept, kept_forget = cache(full), cache(forget)
-    libraries: dict[str, Way] = {
-        name: partial(library_importance, s, sample, cache(make)) for name, make in LIBRARIES.items()
-    }
+    libraries: dict[str, Way] = {name: partial(library_importance, s, sample, name) for name in LIBRARIES}
     again, plain_again = copy.deepcopy(s.model), copy.deepcopy(s.plain_model)  # dampened repeatedly: the same work
 
     def cell(full: Way) -> Result:
@@ -302,60 +299,19 @@ def plain_information(s: Setup, data: LabelledImages) -> Result:
     return {"all": total / len(data)}
 
 
-def torch_func(model: nn.Module) -> Squares:
-    fixed, free = dict(model.named_buffers()), {name: p.detach() for name, p in model.named_parameters()}
-
-    def loss(parameters: Result, image: Tensor, label: Tensor) -> Tensor:
-        logits = torch.func.functional_call(model, parameters | fixed, (image[None],))
-        return F.cross_entropy(logits, label[None])
-
-    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
-    return lambda images, labels: {n: g.square().sum(dim=0) for n, g in gradients(free, images, labels).items()}
+@cache
+def squares_by(s: Setup, library: str) -> Squares:
+    """Return what gives the squared gradients of a batch, summed over its images; ImportError without the library."""
+    return LIBRARIES[library](Case(s.plain_model, None))
 
 
-def opacus(model: nn.Module) -> Squares:
-    """Leaves out the parameters of batch normalisation, which Opacus does not take."""
-    library, model = importlib.import_module("opacus"), copy.deepcopy(model).train()  # no gradients in eval mode
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval().requires_grad_(False)
-    wrapped: Any = library.GradSampleModule(model, strict=False, loss_reduction="sum")
-
-    def squares(images: Tensor, labels: Tensor) -> Result:
-        wrapped.zero_grad()
-        F.cross_entropy(wrapped(images), labels, reduction="sum").backward()
-        found: dict[str, Any] = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        return {name: p.grad_sample.square().sum(dim=0) for name, p in found.items()}
-
-    return squares
-
-
-def backpack(model: nn.Module) -> Squares:
-    library, extensions = (importlib.import_module(name) for name in ("backpack", "backpack.extensions"))
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # the library's hooks need values that would be overwritten
-    wrapped, loss = library.extend(model, use_converter=True), library.extend(nn.CrossEntropyLoss(reduction="sum"))
-
-    def squares(images: Tensor, labels: Tensor) -> Result:
-        wrapped.zero_grad()
-        with library.backpack(extensions.SumGradSquared()):
-            loss(wrapped(images), labels).backward()
-        return {name: p.sum_grad_squared for name, p in wrapped.named_parameters()}
-
-    return squares
-
-
-LIBRARIES = {"torch.func": torch_func, "opacus": opacus, "backpack": backpack}
-
-
-def library_importance(s: Setup, sample: LabelledImages, make: Callable[[nn.Module], Squares]) -> Result:
+def library_importance(s: Setup, sample: LabelledImages, library: str) -> Result:
     """Return the importance by Eq. 1 from a library's gradients of single images."""
     sums: Result = {}
     with warnings.catch_warnings(action="ignore"):
         for images, labels in Batches(sample, CHUNK, s.preprocessing):
-            squares = make(s.plain_model)(images.contiguous(), labels)  # Opacus is wrong about images in channels-last
+            plain = images.contiguous()  # Opacus is wrong about images in channels-last
+            squares = squares_by(s, library)((plain, labels))
             for name, value in squares.items():
                 sums[name] = sums[name] + value if name in sums else value
     return {name: value / len(sample) for name, value in sums.items()}

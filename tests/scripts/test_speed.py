@@ -9,7 +9,8 @@ from command_line import run_command
 
 from methods.norm_relu import can_compile
 from scripts import speed
-from scripts.speed import LIBRARIES, Step, largest_difference, main, measure
+from scripts.speed import Step, largest_difference, main, measure
+from scripts.zoo import LIBRARIES, Case
 
 TINY = ("images=70", "test_images=30", "width=2", "repeats=2", "threads=1")
 ROWS = {
@@ -70,7 +71,7 @@ def test_libraries_that_are_not_installed_are_named(out, monkeypatch):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr("importlib.import_module", absent)
-    others = {name: lambda make=make: make(torch.nn.Linear(2, 2)) for name, make in LIBRARIES.items()}
+    others = {name: lambda make=make: make(Case(torch.nn.Linear(2, 2), None)) for name, make in LIBRARIES.items()}
     others.pop("torch.func")
     rows = list(measure(Step(1, {"ours": dict}, others), repeats=2))
     assert [(row["beside"], row["missing"]) for row in rows] == [(name, "not installed") for name in others]

@@ -153,8 +153,9 @@ def load_body(model: nn.Module, name: str, path: Path) -> None:
 
 
 def missing_weights(name: str, error: Exception) -> FileNotFoundError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
     return FileNotFoundError(
-        f"Expected pretrained weights of {name}, but timm did not get them ({str(error).partition(chr(10))[0]}); set "
+        f"Expected pretrained weights of {name}, but timm could not get them ({reason}); set "
         f"model.weights=FILE to a local {WEIGHT_FILES} file, or model.pretrained=false."
     )
 

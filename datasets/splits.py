@@ -210,9 +210,10 @@ def hold_out(
     check_value(name, share, Share)
     n, n_classes = round(share * len(data)), len(data.fine_labels.unique())
     if n < n_classes:
+        keys = f"dataset.subset.{name}" + (", or search.held_out of a search" if name == "held_out" else "")
         raise ValueError(
-            f"Expected {name}={share:g} to hold out at least one image per class ({n_classes}), but it gives {n} of "
-            f"{len(data)}; raise dataset.subset.{name} (of a search search.held_out)."
+            f"Expected {name}={share:g} to set at least one image per class apart ({n_classes}), but it gives {n} of "
+            f"{len(data)}; raise {keys}."
         )
     held = draw_stratified(data, n, seed, name)
     stays = ~torch.isin(data.index, held.index)

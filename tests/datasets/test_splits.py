@@ -158,7 +158,7 @@ def test_what_is_refused(dataset):
         (r"in 1 … 59", lambda: random_split(dataset, n=60, seed=0)),
         (r"train_images to be at least one per class \(6\)", lambda: drawn(dataset, 5)),
         (
-            r"held_out=0.1 to hold out at least one .*\(6\), but it gives 5 of 48",
+            r"held_out=0.1 to set at least one .*\(6\), but it gives 5 of 48; .* search.held_out",
             lambda: drawn(dataset, 48, held_out=0.1),
         ),
         (r"test_images to be at least one per class \(6\), but got 0", lambda: drawn(dataset, 6, test_images=0)),

@@ -13,7 +13,9 @@ import numpy as np
 from datasets.files import locked, replacing
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
-UNREADABLE = (ValueError, TypeError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    ValueError, TypeError, OSError, EOFError, KeyError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 Array = np.ndarray[Any, Any]
 
 

@@ -111,8 +111,8 @@ def classes_of(path: str | Path, arrays: Mapping[str, Array]) -> tuple[tuple[str
     values = np.unique(np.concatenate([*labels.values()])) if given is None else np.arange(len(given))
     words = (values if given is None else given).tolist()
     names = tuple(same_name(word.decode() if isinstance(word, bytes) else str(word)) for word in words)
-    if len(names) < 2:
-        raise ValueError(f"Expected at least 2 classes in {path}, but got {', '.join(names) or 'none'}.")
+    if len({*names}) < max(2, len(names)):
+        raise ValueError(f"Expected at least 2 classes of different names in {path}, but got {', '.join(names)}.")
     for found in labels.values():
         if unknown := set(found.tolist()) - set(values.tolist()):
             got = ", ".join(map(str, sorted(unknown)[:5]))

@@ -181,14 +181,6 @@ def test_a_stage_plans_its_artefacts_alone_and_fails_by_its_failures(tmp_path, c
     assert end(grid, stage="original").startswith("error: 1 of 4 cells failed:")
 
 
-def test_a_failed_single_run_ends_with_its_reason():
-    grid = GridCallback()
-    end_job(grid, Failure("a cell", "no memory"))
-    with pytest.raises(SystemExit, match="error: no memory"):
-        grid.on_run_end(OmegaConf.create())
-    GridCallback().on_run_end(OmegaConf.create())
-
-
 def test_a_cell_whose_model_is_to_be_saved_says_every_time_where_it_is(tmp_path):
     cell = make_cell(tmp_path, "method=baseline", "save_model=m.safetensors")
     record_of(cell)

@@ -95,12 +95,6 @@ def test_the_forget_set_of_a_preset_is_that_of_the_command_line():
     assert preset.run_id == plain.run_id
 
 
-def test_the_retrained_model_is_shared_with_the_method_retrain():
-    retrain, ssd = cell("method=retrain"), cell("method=ssd")
-    assert (retrain.is_reference, ssd.is_reference) == (True, False)
-    assert retrain.outputs_key == retrain.reference_key == ssd.reference_key
-
-
 def test_values_per_model_data_set_and_task():
     for overrides, values in (
         (["dataset=cifar100"], {"alpha": 10, "lam": 1}),

@@ -1,7 +1,6 @@
 """Sweeps mean what they mean in a plain Hydra application, and composing them is quick."""
 
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -170,13 +169,6 @@ def test_a_file_that_reaches_into_the_method_is_heeded(own_configs):
     assert [(cell.labels["method"], cell.seeds["split_seed"]) for cell in cells] == [
         ("ssd", 0), ("reaching", 5), ("retrain", 0)
     ]  # fmt: skip
-
-
-def test_the_overrides_of_a_cell_compose_it_again():
-    cells = cells_of(["experiment=table6", "profile=quick", "output_dir=a b"])
-    for cell in cells[::4]:
-        (again,) = cells_of(shlex.split(shlex.join(cell.overrides)))
-        assert again.config == cell.config
 
 
 def test_what_varies_is_named_if_the_name_does_not_say_it():

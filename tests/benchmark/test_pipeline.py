@@ -53,14 +53,6 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("protocol", "n_originals"), [("paper", 1), ("strict", 2)])
-def test_what_cells_share_is_listed_once(tmp_path, protocol, n_originals):
-    benches = benches_of(tmp_path, "method=baseline,finetune,retrain", "method_seed=0,1", f"protocol={protocol}")
-    missing = benches[0].store.missing(*(node for bench in benches for node in wanted(bench)))
-    assert Counter(kinds(missing)) == {"original": n_originals, "outputs": 6}
-    assert missing[0].kind == "original"
-
-
-@pytest.mark.parametrize(("protocol", "n_originals"), [("paper", 1), ("strict", 2)])
 def test_the_retrained_model_of_another_seed_costs_nothing_beside_it(tmp_path, protocol, n_originals):
     grid = ["method=retrain,retrain_other", "method_seed=0,1", f"protocol={protocol}"]
     benches = benches_of(tmp_path, *grid)
@@ -172,14 +164,6 @@ def test_a_confusion_is_measured_on_its_two_classes(tmp_path):
     assert 0 <= metrics["ic_error"] <= 1
     assert 0 <= metrics["true_error"] <= 1
     assert "metrics.confusion" not in bench_of(tmp_path, "method=baseline").cell.code
-
-
-def test_an_original_that_cells_share_is_trained_once(folder, monkeypatch):
-    trained, train = [], pipeline.train_original
-    monkeypatch.setattr(pipeline, "train_original", lambda *a: trained.append(None) or train(*a))
-    for bench in benches_of(folder, "method=baseline,finetune", "metric=[accuracy]"):
-        pipeline.make_record(bench)
-    assert len(trained) <= 1
 
 
 def test_the_original_comes_back_with_the_accuracy_it_was_stored_with(folder):

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import TINY, composed, make_table, run_command
+from command_line import TINY, composed, run_command
 from omegaconf import OmegaConf
 
 from benchmark import schema
 from benchmark.cell import Cell
 from benchmark.compose import cells_of
-from benchmark.search.__main__ import main as search_main
 from benchmark.sources import leaves
 from benchmark.workbench import Workbench
 from datasets.values import fits
@@ -116,21 +115,6 @@ def test_weights_of_a_model_that_starts_from_random_ones_are_refused():
         ValueError, match=r"Expected model\.pretrained=true beside model\.weights=x\.pth, but got false"
     ):
         Workbench(cell)
-
-
-@pytest.mark.parametrize("value", ["2.5", "nan", "many", "true", "0"])
-def test_a_search_refuses_a_wrong_number_of_trials(value, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert run_command(["search=ssd", *TINY, f"search.n_trials={value}"], monkeypatch, main=search_main) == 1
-    assert "Expected search.n_trials to be a whole number from 1 on" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_report_refuses_an_unknown_protocol(monkeypatch, capsys):
-    for kind in ("claims", "table=2"):
-        assert make_table([kind, "protocol=nope"], monkeypatch) == 1
-        assert "protocol=" in (line := capsys.readouterr().err)
-        assert "'nope'" in line
 
 
 def test_a_tilde_is_the_home_folder_and_an_empty_folder_is_refused(tmp_path, monkeypatch):

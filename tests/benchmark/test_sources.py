@@ -94,29 +94,13 @@ def test_all_code_of_a_plug_in_counts_and_that_of_this_repository_outside_the_su
 
 def test_code_counts_however_far_away_it_is_imported():
     package = sources.files_of(ROOT / "methods" / "dampening")
+    assert len(package) > 3
     read = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "plain_code", lambda path: read.append(path) or "")
         sources.module_hash.__wrapped__("methods.fisher")  # by way of methods.fisher_information
     assert {*package} < {*read}
     assert not {path.stem for path in read} & sources.SHARED
-
-
-def test_a_method_brings_the_folder_that_it_is_built_on():
-    assert sources.imported(sources.found_file("methods.ssd"), "methods") - sources.SHARED == {"dampening"}
-    files = sources.files_of(ROOT / "methods" / "dampening")
-    assert {file.name for file in files} >= {"__init__.py", "dampen.py", "importance.py"}
-
-
-def test_nothing_is_imported_on_the_way():
-    code = """
-import sys
-from benchmark.sources import sources_of
-node = {"_target_": "methods.ssd.SSD", "recipe": {"_target_": "methods.training.Recipe.constant"}}
-assert set(sources_of({"method": node}, own=True)) == {"methods.ssd"}
-assert "torch" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_record_knows_its_method_its_metrics_and_the_retrained_models_method(tmp_path):

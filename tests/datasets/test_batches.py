@@ -86,16 +86,6 @@ def test_order_and_augmentation_are_new_each_pass_and_belong_to_the_generator(pr
     assert first[0] != epoch(other)[0]
 
 
-def test_a_crop_smaller_than_the_image_has_13_by_13_offsets():
-    """Image 36, padding 4, crop 32: the pixel in the middle says which offset it was."""
-    rows, columns = torch.meshgrid(torch.arange(36), torch.arange(36), indexing="ij")
-    image = torch.stack([rows, columns, torch.zeros_like(rows)], dim=-1).to(torch.uint8)
-    data = LabelledImages.from_tensors(image.expand(4000, 36, 36, 3).contiguous(), torch.zeros(4000, dtype=torch.int64))
-    pixels = augment(data, torch.arange(4000), Augmentation(4, False, 0, 32), seeded(0))
-    assert pixels.shape == (4000, 32, 32, 3)
-    assert pixels[:, 16, 16, :2].unique(dim=0).tolist() == [[12 + i, 12 + j] for i in range(13) for j in range(13)]
-
-
 def test_what_is_refused(preprocessing):
     for std in ((0.5, 0.5), (0.5, 0.5, 0.0), (0.5, 0.5, float("nan"))):
         with pytest.raises(ValueError, match="std to be 3 values, each a finite number above 0"):

@@ -61,13 +61,6 @@ def test_names_of_files_belong_to_the_rows(pets):
             np.testing.assert_array_equal(data.train.storage[row], np.asarray(image.resize((8, 8), Image.BILINEAR)))
 
 
-def test_grey_images_get_three_equal_channels(pets):
-    grey = picture(3, "L")
-    write_folder(pets, dict.fromkeys(PETS, grey))
-    pixels = load(pets).train.storage
-    assert torch.equal(pixels, pixels[..., :1].expand(-1, -1, -1, 3))
-
-
 def test_the_fingerprint_is_that_of_the_files_wherever_they_lie(pets, tmp_path, monkeypatch):
     first = load(pets)
     assert first.fingerprint == fingerprint_of(pets) == fingerprint_of(shutil.copytree(pets, tmp_path / "there"))

@@ -84,7 +84,8 @@ def test_the_fingerprint_is_that_of_the_file(tmp_path):
         ({"images": COLOUR, "labels": LABELS + 1, "classes": np.array(["cat", "dog"])}, "lie in 0 … 1, but got 2"),
         ({"images": COLOUR, "labels": np.array([print] * 20)}, "allow_pickle"),
         ({"images": COLOUR, "labels": LABELS, "classes": np.array("cat")}, r"to be a list, but got shape \(\)"),
-        ({"images": COLOUR, "labels": 0 * LABELS + 7}, "at least 2 classes in .*, but got 7"),
+        ({"images": COLOUR, "labels": 0 * LABELS + 7}, "at least 2 classes of different names .*got 7"),
+        ({"images": COLOUR, "labels": LABELS, "classes": np.array(["a", "a"])}, "of different names .*got a, a"),
     ],
 )
 def test_what_is_refused(arrays, expected, tmp_path):

@@ -199,14 +199,6 @@ def test_n_images_of_each_of_two_classes_swap_their_labels_and_are_forgotten(dat
     assert split.forget_target == "insect+wild"
 
 
-def test_a_second_swap_restores_the_labels(dataset):
-    forget = confused(dataset).forget_train
-    swapped = dataset.train.labelled_as(forget)
-    restored = swapped.labelled_as(forget.relabelled(2 - forget.labels))
-    assert torch.equal(restored.labels, dataset.train.labels)
-    assert restored.index is dataset.train.index
-
-
 def test_a_confusion_depends_on_data_set_classes_and_seed_and_grows_with_n(dataset):
     ours = rows(confused(dataset).forget_train)
     assert ours == rows(confused(dataset, target=(2, "0")).forget_train) < rows(confused(dataset, n=9).forget_train)

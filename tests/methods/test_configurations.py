@@ -1,12 +1,7 @@
 """The published settings of the methods, as their configuration files compose them."""
 
-import pytest
-import torch
-from hydra.utils import instantiate
-
 from benchmark.cell import without_about
 from benchmark.compose import cells_of
-from benchmark.models import build
 from methods.fisher import Fisher
 from tests.methods.helpers import compose_config, compose_method
 
@@ -68,15 +63,3 @@ def test_under_paper_the_vit_starts_as_in_the_released_code_and_under_strict_as_
     assert paper["preprocessing"]["std"] == [0.26733, 0.25644, 0.27615]
     (switched,) = cells_of(["model=vit", "protocol=paper", "switched=vit_start"])
     assert switched.scientific["model"] == strict["model"]
-
-
-def test_the_model_says_how_to_build_it_without_pretrained_weights():
-    """No weights are looked for, although `model.weights` names a file that is not there."""
-    config = compose_config("model=vit", "model.timm_name=test_vit", "model.weights=nowhere.safetensors")
-    assert config.model.build.pretrained
-    builder = instantiate(config.model.build, _partial_=True, **config.model.untrained)
-    one, other, same = (build(builder, 10, seed).state_dict()["pos_embed"] for seed in (0, 1, 0))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    with pytest.raises(FileNotFoundError, match=r"model\.weights"):
-        build(instantiate(config.model.build, _partial_=True), 10, 0)

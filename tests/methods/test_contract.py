@@ -1,6 +1,5 @@
 """What `methods.base` offers to every method."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -10,15 +9,6 @@ from torch import nn
 from methods.base import get_classifier, skip_reason
 from methods.baseline import Baseline
 from methods.timing import Stopwatch
-
-
-def test_baseline_changes_nothing(cnn, split, context):
-    before = copy.deepcopy(cnn.state_dict())
-    cnn.train()
-    model = Baseline()(cnn, split, context)
-    assert model is cnn
-    assert not model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_reason_to_skip_is_optional_and_asked_for_every_request(split):

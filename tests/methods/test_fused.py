@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.models import build, resnet18
-from datasets.base import LabelledImages
 from methods.delete import Delete
 from methods.fused import SHORT, Columns, fused
 from methods.last_layers import LastLayers
 from methods.norm_relu import NormReLU, NormReLUFunction, can_compile
-from methods.training import Compute, Recipe, train
+from methods.training import Compute, Recipe
 from tests.methods.helpers import make_context, tiny_split, tiny_vit
 
 pytestmark = pytest.mark.skipif(not can_compile(), reason="the kernels need gcc")
@@ -182,22 +181,6 @@ def test_a_network_that_decides_by_its_input_stays_as_it_is():
 
     model = Deciding()
     assert fused(model) is model
-
-
-@pytest.mark.slow
-def test_100_steps_end_as_near_to_plain_bfloat16_as_that_is_to_float32(preprocessing):
-    random = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (1600, 32, 32, 3), dtype=torch.uint8, generator=random)
-    data = LabelledImages.from_tensors(pixels, torch.arange(1600) % 10)
-    recipe = Recipe.constant("sgd", lr=0.01, epochs=1, batch_size=16, momentum=0.9, weight_decay=5e-4)
-    ways = {"fused": COMPUTE, "plain": replace(COMPUTE, fused=False)}
-    ways["float32"] = replace(ways["plain"], precision="float32")
-    weights = {}
-    for way, compute in ways.items():
-        random.manual_seed(0)
-        model = train(network(), data, recipe, preprocessing=preprocessing, compute=compute, random=random)
-        weights[way] = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert relative(weights["fused"], weights["plain"]) < 1.5 * relative(weights["plain"], weights["float32"])
 
 
 def test_frozen_layers_and_norms_in_eval_mode_stay_as_they_are_in_a_fused_network():

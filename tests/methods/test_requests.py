@@ -9,8 +9,6 @@ import torch
 
 from datasets.seeding import derive_seed
 from datasets.splits import requests_split, subclass_split
-from methods.amnesiac import Amnesiac
-from methods.base import Call
 from methods.dampening import Importance, dampen
 from methods.requests import answer
 from methods.ssd import SSD
@@ -58,18 +56,6 @@ def test_later_requests_know_the_first_and_keep_nothing(dataset, cnn, context):
     for own in later:
         assert own.cache is own.training_state is None
         assert (own.first.model, own.first.split.forget_target, own.first.context) == (cnn, "dog", context)
-
-
-@pytest.mark.parametrize("method", [KEPT, Amnesiac(RECIPE)], ids=["SSD", "Amnesiac"])
-def test_equal_to_the_literal_loop(dataset, cnn, context, method):
-    split, model = split_of(dataset, "dog", "ant", "fox"), copy.deepcopy(cnn)
-    first = Call(cnn, split.requests[0], context)
-    for k, request in enumerate(split.requests, start=1):
-        own = context if k == 1 else replace(context, seed=derive_seed(context.seed, "request", k), first=first)
-        model = method(model, request, own)
-    ours = after(method, cnn, dataset, ("dog", "ant", "fox"), context)
-    assert torch.equal(state(ours), state(model))
-    assert not torch.equal(state(ours), state(cnn))
 
 
 def test_the_first_request_is_the_single_run(dataset, cnn, context):

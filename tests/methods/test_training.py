@@ -139,19 +139,6 @@ def test_after_epoch_sees_the_model_in_eval_mode_and_training_goes_on(cnn, fit):
     assert not cnn.training
 
 
-def test_a_loss_of_ones_own_gets_positions_in_the_data(make_cnn, fit, dataset, preprocessing):
-    data, seen = dataset.train.subset(torch.arange(59, 9, -1)), []
-
-    def loss(model, images, positions):
-        assert torch.equal(images, preprocessing(data.storage[data.index[positions]]))
-        seen.extend(positions.tolist())
-        return F.cross_entropy(model(images), data.labels[positions])
-
-    model = fit(make_cnn(), data=data, loss=loss)
-    assert sorted(seen) == sorted(2 * list(range(50)))
-    assert torch.equal(model.fc.weight, fit(make_cnn(), data=data).fc.weight)
-
-
 def test_a_loss_that_is_not_finite_stops_the_training(cnn, fit, recipe):
     epochs = []
     with pytest.raises(FloatingPointError, match=r"in epoch 1; lower lr \(now 1e\+30\)"):
@@ -268,26 +255,6 @@ def test_the_batch_beside_starts_again_and_adds_its_gradient(make_cnn, fit, data
     whole = replace(plain, batch_size=60)
     one, other = fit(make_cnn(), data=lambda epoch: twice, recipe=whole), fit(make_cnn(), recipe=replace(whole, lr=0.1))
     torch.testing.assert_close(one.fc.weight, other.fc.weight)
-
-
-def test_hooks_see_the_gradients_and_the_step(make_cnn, fit):
-    model, events = make_cnn(), []
-    before = model.fc.weight.detach().clone()
-
-    def before_step():
-        events.append("before")
-        assert model.fc.weight.grad is not None
-        model.fc.weight.grad.zero_()
-
-    def after_step(optimizer):
-        events.append("after")
-        assert optimizer.state[model.fc.weight]
-        with torch.no_grad():
-            model.fc.weight.copy_(before)
-
-    fit(model, before_step=before_step, after_step=after_step)
-    assert events == ["before", "after"] * 8
-    assert torch.equal(model.fc.weight, before)
 
 
 def test_a_training_of_several_passes_continues_bit_for_bit(make_cnn, fit, dataset, recipe):

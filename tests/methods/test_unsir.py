@@ -36,27 +36,6 @@ def test_noise_raises_the_error_on_its_label_and_leaves_the_model_alone():
     assert not noise.requires_grad
 
 
-def test_one_step_of_noise_is_adam_on_the_stated_loss():
-    """Adam's first step is lr·sign(gradient), and with no model the gradient is 2·penalty·noise / B."""
-
-    class Constant(nn.Module):
-        def forward(self, images):
-            return images.new_zeros(len(images), 10) + 0 * images.sum()
-
-    start = noise_start()
-    noise = learn_noise(Constant(), start, 0, steps=1, lr=0.1, penalty=0.1)
-    gradient = 2 * 0.1 * start / len(start)
-    torch.testing.assert_close(noise, start - 0.1 * gradient / (gradient.abs() + 1e-8))
-
-
-def test_train_mode_moves_the_running_statistics_only():
-    model = tiny_net(0).train()
-    before = copy.deepcopy(model.state_dict())
-    learn_noise(model, noise_start(), 3, steps=2, lr=0.1, penalty=0.1)
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
-
-
 @pytest.mark.parametrize("task", ["class", "subclass"])
 def test_retained_samples_are_the_first_of_every_retained_group(task):
     split = tiny_split(task)
@@ -67,37 +46,6 @@ def test_retained_samples_are_the_first_of_every_retained_group(task):
     assert sorted(literal) == retained.index.tolist()
     assert len(replace(METHOD, samples_per_class=100).retained(split)) == len(groups)  # no group has as many
     assert len(split.groups(retained).unique()) == 19  # fine classes, one of twenty is forgotten
-
-
-def test_impair_shows_every_noise_image_under_the_forget_label(monkeypatch):
-    split, context = tiny_split("subclass"), make_context(tiny_net)
-    label = int(split.forget_train.labels[0])  # a superclass: others share it
-    noise, shown = torch.arange(1, 5).view(4, 1, 1, 1) * torch.full((4, 3, 16, 16), 100.0), []
-
-    class Spy(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = tiny_net(0, 5)
-
-        def forward(self, images):
-            shown.append(images)
-            return self.net(images)
-
-    labels = []
-    original = F.cross_entropy
-    monkeypatch.setattr("methods.unsir.F.cross_entropy", lambda x, y: labels.append(y) or original(x, y))
-    retained = METHOD.retained(split)
-    METHOD.impair_with(noise, label, Spy(), retained, context)
-    images, labels = torch.cat(shown), torch.cat(labels)
-    first = images[:, 0, 0, 0]
-    for value in (100, 200, 300, 400):
-        rows = first == value
-        assert rows.sum() == METHOD.repetitions
-        assert (labels[rows] == label).all()
-    rest = first < 100
-    assert rest.sum() == len(retained)
-    assert labels[rest].bincount().tolist() == retained.labels.bincount().tolist()
-    assert all(len(batch) == 32 for batch in shown[:-1])
 
 
 def test_quirks_change_the_result():

@@ -61,18 +61,6 @@ def test_a_cell_waits_for_its_own_artefacts_alone(tmp_path):
     assert {name.partition("/")[0] for name in first & second} == {"original"}
 
 
-def test_equal_cells_are_one_task(tmp_path):
-    assert (
-        tasks_of(cells(tmp_path, "method=ssd", "method_seed=0,0")).keys()
-        == tasks_of(cells(tmp_path, "method=ssd", "method_seed=0")).keys()
-    )
-
-
-def test_a_stage_needs_nothing_beyond_it(tmp_path):
-    tasks = tasks_of(cells(tmp_path, "stage=original"))
-    assert {kind: kinds(tasks).count(kind) for kind in kinds(tasks)} == {"original": 1, "cell": 6}
-
-
 def test_a_task_is_plain_data(tmp_path):
     task = next(iter(tasks_of(cells(tmp_path)).values()))
     assert json.loads(json.dumps(task.config)) == task.config

@@ -6,7 +6,7 @@ import sys
 import pytest
 from report_cases import ROOT
 
-from benchmark.report.__main__ import read_arguments, with_search_path
+from benchmark.report.__main__ import read_arguments
 
 TRACE = """
 import sys
@@ -33,20 +33,6 @@ def test_help_shows_every_kind(report):
     for word in ("-m method.alpha=1,3,10", "table=2", "figure=2", "requests", "claims", "answer=", "drop=", "out="):
         assert word in printed
     assert report()[1] == printed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kind", "name"),
-    [
-        (["table=2"], "table", "table2"),
-        (["profile=quick", "table=ablation"], "table", "ablation"),
-        (["figure=2"], "figure", "figure2"),
-        (["requests", "requests=sequence"], "requests", "requests"),
-        (["-m", "method.alpha=1,3"], "sweep", "sweep"),
-    ],
-)
-def test_a_table_is_named_by_number_or_experiment(arguments, kind, name):
-    assert read_arguments(arguments)[:2] == (kind, name)
 
 
 def test_options_and_overrides_are_told_apart():
@@ -85,9 +71,3 @@ def test_an_error_is_one_line_and_nothing_is_written(arguments, expected, report
     assert expected in printed
     assert len(printed.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_folder_of_configurations_may_stand_anywhere(tmp_path):
-    expected = [f"hydra.searchpath=[file://{tmp_path}]", "table=a b"]
-    assert with_search_path(["--config-dir", str(tmp_path), "table=a b"]) == expected
-    assert with_search_path([f"--config-dir={tmp_path}", "table=a b"]) == expected

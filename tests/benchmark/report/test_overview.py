@@ -1,6 +1,5 @@
 """Figures over all tables: which runs and which published numbers a point stands for."""
 
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -29,11 +28,6 @@ def test_the_gap_is_over_units_and_the_bar_between_means():
     (row,) = values(unit("ssd", 3, 0, 0, 0), unit("ssd", -3, 0, 0, 1), unit("ssd", 0, 3, 0, 2)).to_dict("records")
     assert (row["gap"], row["n"], row["half_width"]) == (1.0, 3, 0.0)
     assert row["between_means"] == pytest.approx(1 / 3)
-
-
-def test_fewer_than_three_units_have_no_interval():
-    (row,) = values(unit("ssd", 3, 0, 0, 0), unit("ssd", 1, 0, 0, 1)).to_dict("records")
-    assert math.isnan(row["half_width"])
 
 
 def test_the_published_distance_is_that_of_the_block():

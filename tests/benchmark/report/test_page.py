@@ -16,7 +16,7 @@ from report_cases import ROOT
 from benchmark.records import read_lines, to_lines
 from benchmark.report.about import About
 from benchmark.report.page import build, pictures
-from benchmark.report.page.build import PAGE, page_of, write_page
+from benchmark.report.page.build import PAGE, page_of
 from benchmark.report.page.folders import Folder, folders_of
 from benchmark.report.page.markup import markdown, typeset
 from benchmark.report.page.tables import without_same
@@ -54,10 +54,6 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def printed(mean: str, std: str) -> str:
     return f"{mean} ± {std}" if std else mean
-
-
-def test_the_same_results_give_the_same_bytes(page):
-    assert page_of(RESULTS) == page
 
 
 def test_the_committed_page_is_that_of_the_committed_results(page):
@@ -316,7 +312,3 @@ def test_the_command_writes_the_page_and_verify_makes_it_again(small, report, mo
     (small / "results" / PAGE).unlink()
     assert list(page_problems(small / "results")) == []
     assert report("page", "profile=quick")[0] == 1
-
-
-def test_the_line_of_the_command_names_size_and_records(small):
-    assert re.fullmatch(r".*index\.html: \d+ kB, 57 records", write_page(small))

@@ -9,19 +9,13 @@ import pytest
 from report_cases import DEMO, GRID, compose, content_of, demo_cells, record_of, write_records
 
 from benchmark.records import read_lines, to_lines
-from benchmark.report.query import is_here, merge, read_memory
+from benchmark.report.query import is_here, read_memory
 
 ONE = ("protocol=paper", "case=digits_class", "method=ssd", "method_seed=1")
 
 
 def table_of(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "table.csv", dtype={"records": str})
-
-
-def test_overrides_replace_their_own_key_only():
-    line = ["profile=quick", "task.target=1,10", "table.title=x"]
-    assert merge(line, ["profile=quick"]) == line
-    assert merge(line, ["task.target=3", "+new=1"]) == ["profile=quick", "task.target=3", "table.title=x", "+new=1"]
 
 
 def test_paths_and_devices_are_no_part_of_a_tables_cells():

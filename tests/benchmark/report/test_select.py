@@ -35,23 +35,6 @@ def test_a_new_record_belongs_to_its_hash_alone():
     assert all(x.record is None for x in places_of(demo_cells(), [], [stranger]))
 
 
-def test_seeds_of_one_method_are_one_column():
-    check_column("SSD", [place(cell, record_of(cell)) for cell in demo_cells("ssd")], pooled=False)
-
-
-def test_the_seed_of_a_random_forget_set_is_a_seed_too():
-    first, second = compose("experiment=demo", "profile=quick", "case=digits_random", "method=ssd", "method_seed=0,1")
-    assert first.scientific_hash != second.scientific_hash
-    check_column("SSD", [place(first), place(second)], pooled=False)
-
-
-def test_the_other_seeds_of_the_noise_floor_are_seeds_too():
-    cells = compose(
-        "experiment=demo", "profile=quick", "case=digits_class", "method=retrain_other", "method_seed=0,1,2"
-    )
-    check_column("Retrain, other seed", [place(cell) for cell in cells], pooled=False)
-
-
 @pytest.mark.parametrize(
     ("overrides", "difference"),
     [

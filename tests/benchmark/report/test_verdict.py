@@ -69,23 +69,6 @@ def test_every_published_number_of_the_table_has_a_verdict():
     assert set(verdict["verdict"]) == {"missing"}
 
 
-def test_published_values_are_all_there():
-    assert len(published()) == 357
-
-
-@pytest.mark.parametrize(
-    ("method", "metric", "ours", "expected"),
-    [
-        ("baseline", "mia", 78.31, "match"), ("retrain", "mia", 79.52, "match"), ("finetune", "mia", 71.08, "match"),
-        ("ssd", "mia", 71.08, "match"), ("amnesiac", "mia", 15.66, "match"),
-        ("baseline", "forget_accuracy", 95.18, "match"), ("amnesiac", "forget_accuracy", 42.17, "near"),
-        ("baseline", "retain_accuracy", 92.0, "near"),
-    ],
-)  # fmt: skip
-def test_one_draw_of_83_samples_errs_by_the_binomial_spread(method, metric, ours, expected):
-    assert drawn(method, metric, ours, runs(0))["verdict"] == expected
-
-
 def binomial(p: float, n: int = 83) -> float:
     return 100 * math.sqrt(p * (1 - p) / n)
 
@@ -110,13 +93,6 @@ def test_the_printed_deviation_of_the_attack_counts_as_a_fraction_if_the_draw_ex
     assert fits["tolerance"] == pytest.approx(2 * math.hypot(binomial(0.7578), 4.0))
     does_not = drawn("retrain", "mia", 91.0, runs(0), model="vit")  # 91.77 ± 0.02, binomial 3.02
     assert does_not["tolerance"] == pytest.approx(2 * math.hypot(binomial(0.9177), binomial(0.9177)))
-
-
-def test_a_share_of_100_percent_has_a_spread_too():
-    p = 85 / 87  # (k + 2)/(N + 4)
-    assert drawn("baseline", "forget_accuracy", 98.8, runs(0), model="vit")["tolerance"] == pytest.approx(
-        2 * binomial(p)
-    )
 
 
 def test_fixed_targets_have_no_draw_and_n_runs_narrow_the_tolerance():

@@ -6,7 +6,6 @@ import timm
 import torch
 from torch import nn
 
-from methods import training, unsir
 from methods.dampening import importance, microbatch
 from methods.dampening.microbatch import kept_bytes, microbatch_size
 
@@ -66,50 +65,15 @@ class Counting(nn.Module):
         return self.fc(x.flatten(1)).tanh() * self.used
 
 
-@pytest.fixture
-def parts_of_three(monkeypatch):
-    for module in (importance, training, unsir):
-        monkeypatch.setattr(module, "microbatch_size", lambda *_: 3)
-
-
-def trained(split, recipe, compute, preprocessing):
-    torch.manual_seed(0)
-    model = Counting()
-    training.train(
-        model, split.retain_train, recipe, preprocessing=preprocessing, random=torch.Generator().manual_seed(0),
-        compute=compute,
-    )  # fmt: skip
-    return model
-
-
-def test_training_in_parts_gives_the_same_model(split, recipe, compute, preprocessing, request):
-    whole = trained(split, recipe, compute, preprocessing)
-    request.getfixturevalue("parts_of_three")
-    parts = trained(split, recipe, compute, preprocessing)
-    assert max(whole.sizes) == recipe.batch_size
-    assert max(parts.sizes) == 3
-    torch.testing.assert_close(parts.state_dict(), whole.state_dict())
-
-
-def test_importance_in_parts_is_that_of_the_batch(request):
+def test_importance_in_parts_is_that_of_the_batch(monkeypatch):
     torch.manual_seed(0)
     model = Counting()
     batches = [(torch.randn(n, 3, 8, 8), torch.arange(n) % 3) for n in (8, 5)]
     whole = importance.Importance.of(model, batches, reduction="batch_mean")
     assert 8 in model.sizes
-    request.getfixturevalue("parts_of_three")
+    monkeypatch.setattr(importance, "microbatch_size", lambda *_: 3)
     model.sizes.clear()
     parts = importance.Importance.of(model, batches, reduction="batch_mean")
     assert model.sizes == [1, 3, 3, 2, 3, 2]  # the first tells the number of classes
     torch.testing.assert_close(dict(parts), dict(whole))
     assert not parts["unused"].any()
-
-
-def test_noise_in_parts_is_the_same(request):
-    torch.manual_seed(0)
-    model, noise = Counting(), torch.randn(8, 3, 8, 8)
-    whole = unsir.learn_noise(model, noise, 1, steps=4, lr=0.1, penalty=0.01)
-    request.getfixturevalue("parts_of_three")
-    parts = unsir.learn_noise(model, noise, 1, steps=4, lr=0.1, penalty=0.01)
-    torch.testing.assert_close(parts, whole)
-    assert not torch.allclose(parts, noise)

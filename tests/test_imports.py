@@ -20,16 +20,8 @@ MODULES = {
 
 # A module may import those of its own room and of the rooms on its right; the longest name that fits is its room.
 FILES = ("benchmark.budget", "benchmark.files", "benchmark.sources", "datasets.files")
-CELL = (
-    "benchmark.cell",
-    "benchmark.passwords",
-    "benchmark.resolvers",
-    "benchmark.schema",
-    "benchmark.targets",
-    "datasets.files",
-    "datasets.targets",
-    "datasets.values",
-)
+CELL = (*(f"benchmark.{name}" for name in ("cell", "passwords", "resolvers", "schema", "targets")),
+        *(f"datasets.{name}" for name in ("files", "targets", "values")))  # fmt: skip
 LIBRARY = ("datasets", "methods", "metrics")
 BASE = ("benchmark.device", "benchmark.models", "benchmark.artefacts", *CELL, *FILES, *LIBRARY)
 GRID = ("benchmark.compose", "benchmark.composer", "benchmark.records", "benchmark.cli", *CELL, *FILES)

@@ -41,13 +41,8 @@ EXPECTED = expected()
 def names_of(cell: Cell) -> tuple[str, ...]:
     labels = [cell.labels[part] for part in ("dataset", "model", "task", "target", "ablation", "method")]
     reference = "" if cell.scientific["reference"] is None else content_hash(cell.reference_key)
-    hashes = (
-        cell.scientific_hash,
-        cell.run_id,
-        content_hash(cell.original_key),
-        reference,
-        content_hash(cell.outputs_key),
-    )
+    keys = content_hash(cell.original_key), reference, content_hash(cell.outputs_key)
+    hashes = (cell.scientific_hash, cell.run_id, *keys)
     return " ".join([*labels, *(f"{k}={v}" for k, v in cell.seeds.items())]), *(hash_[:8] for hash_ in hashes)
 
 

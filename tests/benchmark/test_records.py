@@ -11,19 +11,13 @@ from benchmark.records import RunRecord, load_records, read_lines, to_frame, to_
 
 def record(name="r1", **changes):
     plain = RunRecord(
-        run_id=name,
-        scientific_hash="c" * 16,
-        labels={"dataset": "digits", "model": "resnet18", "method": "ssd"},
+        run_id=name, scientific_hash="c" * 16, labels={"dataset": "digits", "model": "resnet18", "method": "ssd"},
         hyperparameters={"alpha": 10.0, "recipe": {"lr": 0.1, "milestones": [60, 120]}},
-        seeds={"train_seed": 0, "split_seed": 0, "method_seed": 1},
-        metrics={"retain_accuracy": 0.97, "zrf": None},
-        seconds={"method": 1.25, "rest": 0.25},
-        sizes={"forget_train": 83, "parameters": 11_220_132},
-        provenance={"torch": "2.6", "git": {"dirty": False}},
-        data_fingerprint="d" * 64,
-        original={"test_accuracy": 0.99},
-        code={"methods.ssd": "e" * 16},
-    )
+        seeds={"train_seed": 0, "split_seed": 0, "method_seed": 1}, metrics={"retain_accuracy": 0.97, "zrf": None},
+        seconds={"method": 1.25, "rest": 0.25}, sizes={"forget_train": 83, "parameters": 11_220_132},
+        provenance={"torch": "2.6", "git": {"dirty": False}}, data_fingerprint="d" * 64,
+        original={"test_accuracy": 0.99}, code={"methods.ssd": "e" * 16},
+    )  # fmt: skip
     return replace(plain, **changes)
 
 

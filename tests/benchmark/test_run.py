@@ -17,14 +17,8 @@ from benchmark.files import content_hash
 from benchmark.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
-GRID = [
-    "experiment=demo",
-    "protocol=paper",
-    *TINY,
-    "case=digits_class",
-    "method=retrain,baseline,finetune,ssd",
-    "method_seed=0,1",
-]
+GRID = ["experiment=demo", "protocol=paper", *TINY, "case=digits_class", "method_seed=0,1"]
+GRID += ["method=retrain,baseline,finetune,ssd"]
 ONE = [*TINY, "method=baseline", "~method@reference"]
 NUMBERS = {"retain_accuracy", "forget_accuracy", "mia", "js_distance", "gap", "zrf", "changed_fraction"}
 

@@ -96,14 +96,14 @@ def test_a_poisoned_split_notices_a_look():
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("forgotten", [1, 65])
-def test_a_method_takes_a_forget_set_of_one_image_and_one_larger_than_the_rest(name, forgotten):
+def test_a_method_takes_a_forget_set_of_one_image_and_one_larger_than_the_rest(name):
     """65 of 120: in batches of 64 there is a last one of one image."""
-    data = random_split(tiny_data("class"), n=forgotten, seed=0)
     method = compose_method(f"method={name}", "task=random", "protocol=strict")
-    if skip_reason(method, data) is None:
-        state = method(tiny_net(1, data.num_classes), data, make_context(tiny_net)).state_dict()
-        assert all(torch.isfinite(value).all() for value in state.values())
+    for forgotten in (1, 65):
+        data = random_split(tiny_data("class"), n=forgotten, seed=0)
+        if skip_reason(method, data) is None:
+            state = method(tiny_net(1, data.num_classes), data, make_context(tiny_net)).state_dict()
+            assert all(torch.isfinite(value).all() for value in state.values())
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -54,21 +54,11 @@ def test_learning_rates_of_the_other_schedules():
 
 
 def test_a_wrong_recipe_is_refused():
-    wrong = {
-        "a whole number from 1 on": [{"epochs": 0}, {"batch_size": 0}, {"milestones": (0.5,)}, {"milestones": (-1,)}],
-        "lr to be": [{"lr": 0.0}, {"lr": -0.1}, {"lr": float("nan")}, {"lr": float("inf")}, {"lr": "fast"}],
-        "momentum to": [{"momentum": 1.0}],
-        "weight_decay to": [{"weight_decay": -1.0}],
-        "decay to": [{"decay": -1.0}, {"decay": float("nan")}],
-        "warmup_ramp to": [{"warmup_ramp": 0}, {"warmup_ramp": True}],
-        "warmup_epochs to": [{"warmup_epochs": -1}],
-        "optimizer to be": [{"optimizer": "lion"}],
-        "schedule to be step, cosine or triangle": [{"schedule": "linear"}],
-    }
-    for match, changes in wrong.items():
-        for change in changes:
-            with pytest.raises(ValueError, match=match):
-                replace(ORIGINAL, **change)
+    wrong = {"epochs": 0, "batch_size": 0, "milestones": (0.5,), "lr": 0.0, "momentum": 1.0, "weight_decay": -1.0}
+    wrong |= {"decay": -1.0, "warmup_ramp": 0, "warmup_epochs": -1, "optimizer": "lion", "schedule": "linear"}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=f"Expected {name}.* to be "):
+            replace(ORIGINAL, **{name: value})
 
 
 def test_the_optimizer_is_the_named_one_and_skips_frozen_parameters(cnn):

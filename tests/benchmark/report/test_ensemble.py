@@ -11,15 +11,7 @@ from report_cases import GRID, compose, content_of, demo_cells, record_of
 from safetensors.numpy import load_file, save_file
 
 from benchmark.report import attacks
-from benchmark.report.ensemble import (
-    RETAINED,
-    Ensemble,
-    caption,
-    make_values,
-    margins_of,
-    numbers,
-    reduced,
-)
+from benchmark.report.ensemble import RETAINED, Ensemble, caption, make_values, margins_of, numbers, reduced
 from benchmark.report.query import read_query
 
 ALL = "table.ensemble=[rmia,ulira,klom]"

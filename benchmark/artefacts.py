@@ -135,9 +135,10 @@ class Store:
             except (OSError, ValueError):
                 continue  # whoever needs it sets it aside
 
-    def facts_of(self, node: Artefact) -> Facts:
-        """Return the facts of an artefact that is there."""
-        return facts_in(self.path(node))
+    def facts_of(self, node: Artefact) -> Facts | None:
+        """Return the facts of an artefact, None if it is not there."""
+        path = self.path(node)
+        return facts_in(path) if path.exists() else None
 
     def share_left(self, node: Artefact) -> float:
         """Return which part of the artefact's epochs is not kept; 1 if it has none."""

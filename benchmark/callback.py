@@ -255,9 +255,10 @@ def forget(cells: Sequence[Cell]) -> None:
             from benchmark.workbench import Workbench
 
             bench = Workbench(cell)
-            for node in pipeline.outputs(bench).walk():
-                if node.kind != "original":
-                    bench.store.remove(node)
+            for root in (pipeline.outputs(bench), pipeline.unlearned(bench)):
+                for node in root.walk():
+                    if node.kind != "original":
+                        bench.store.remove(node)
             cell.record_path.unlink(missing_ok=True)
 
 
@@ -315,7 +316,7 @@ def comparison(cell: Cell) -> str:
     columns = {name: max(10, len(about[name]["label"]) + 2) for name in shown}
     lines = ["".join([" " * width, *(f"{about[name]['label']:>{columns[name]}}" for name in shown)])]
     for label, other in cells.items():
-        if (record := record_of(other)) is None:
+        if (record := record_of(other, quiet=True)) is None:
             command = shlex.join(["python", "-m", "benchmark.run", *other.overrides])
             lines.append(f"{label:{width}}  not made; {command}")
         else:

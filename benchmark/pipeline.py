@@ -427,19 +427,25 @@ def measure(bench: Workbench, name: str, outputs: EvalOutputs) -> Mapping[str, A
     return value
 
 
+def made_by(bench: Workbench) -> list[Mapping[str, Any]]:
+    """Return the provenance of what the record rests on beside the original, which it names, and of this process.
+
+    Importances are not among them: a method asks for them while it runs.
+    """
+    nodes = {str(node): node for root in wanted(bench) for node in root.walk() if node.kind != "original"}
+    return [bench.provenance(), *(facts["provenance"] for facts in map(bench.store.facts_of, nodes.values()) if facts)]
+
+
 def make_record(bench: Workbench) -> RunRecord:
     """Measure the cell and write its record."""
     cell, split = bench.cell, bench.split
     first, origin = load_original(bench)
     metrics: Mapping[str, float | None] = {}
     facts: Facts = {"seconds": {}, "provenance": bench.provenance()}
-    behind = [bench.provenance()]  # of all code behind the numbers
     if bench.skipped is None:
         seen, facts = load_outputs(bench, outputs(bench))
         own = {**seen.facts, **relearning(bench, unlearned(bench))}
         complete = replace(seen, facts=own, others=other_outputs(bench))
-        if "retrained" in complete.others and (gold := reference(bench)) is not None:
-            behind.append(bench.store.facts_of(gold)["provenance"])
         stopwatch = Stopwatch(bench.device)
         with stopwatch.phase("metrics"):
             measured = {name: measure(bench, name, complete) for name in cell.scientific["metric"]}
@@ -449,6 +455,7 @@ def make_record(bench: Workbench) -> RunRecord:
         cell.margins_path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(cell.margins_path) as part:
             save_file(kept_margins(seen) | {"rows": bench.forgotten_rows}, part)
+    dirty = facts["provenance"]["dirty"] or any(one["dirty"] for one in made_by(bench))
     record = RunRecord(
         run_id=cell.run_id,
         scientific_hash=cell.scientific_hash,
@@ -464,7 +471,7 @@ def make_record(bench: Workbench) -> RunRecord:
             "retain_test": len(split.retain_test),
             "parameters": sum(p.numel() for p in first.parameters()),
         },
-        provenance=facts["provenance"] | ({"dirty": True} if any(one["dirty"] for one in behind) else {}),
+        provenance={**facts["provenance"], "dirty": dirty},
         data_fingerprint=cell.fingerprint,
         original={name: origin[name] for name in ("test_accuracy", "kept_epoch", "epochs", "sha256")}
         | {name: origin["provenance"][name] for name in ("commit", "dirty")},

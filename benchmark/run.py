@@ -115,7 +115,7 @@ def job(config: DictConfig) -> RunRecord | str | Failure:
         cell = Cell(with_names(config, choices), own_overrides(hydra_config))
         name = str(cell)
         with contextlib.chdir(get_original_cwd()):  # hydra.job.chdir changes no path: the callback sees the same ones
-            is_new = record_of(cell) is None
+            is_new = record_of(cell, quiet=True) is None
             result = run_cell(cell)
             if is_new and hydra_config.mode == RunMode.RUN and isinstance(result, RunRecord):
                 with contextlib.suppress(OutOfBudgetError):

@@ -92,18 +92,22 @@ def is_ours(module: str) -> bool:
 def module_hash(name: str) -> str:
     """Return a hash of a module and of all beside it that it rests on by its imports, of ours without `SHARED`.
 
-    Comments, docstrings and layout do not count. Empty for a module without a file.
+    Of a package of others all files count. Comments, docstrings and layout do not. Empty for a module without a file.
     """
     path = found_file(name)
     if path.suffix != ".py":
         return ""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    files, waiting, left_out = set(), [path], SHARED if is_ours(name) else set()
+    top, left_out = found_file(name.partition(".")[0]), SHARED if is_ours(name) else set()
+    files, waiting, root = set(), [path], path.parent
+    if "." in name and not is_ours(name):
+        root = top if top.is_dir() else top.parent
+        waiting += root.rglob("*.py")
     while waiting:
         if (file := waiting.pop()) not in files:
             files.add(file)
             waiting += (at for other in imported(file, package) - left_out for at in files_of(path.parent / other))
-    return joint_hash({str(file.relative_to(path.parent)): plain_code(file) for file in files})
+    return joint_hash({str(file.relative_to(root)): plain_code(file) for file in files})
 
 
 def imported(path: Path, package: str) -> set[str]:

@@ -1,6 +1,5 @@
 """The objects of a cell: data set, split, model, method and device, made on first use."""
 
-import json
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ class Workbench:
     def _loaded(self) -> tuple[ImageDataset, float]:
         node = self.config.dataset
         config = [without_about(node.load), content(node.subset), node.get("fingerprint")]
-        return load_dataset(json.dumps(config, sort_keys=True), self.device)
+        return load_dataset(yaml.safe_dump(config), self.device)
 
     @cached_property
     def split(self) -> ForgetSplit:
@@ -171,10 +171,10 @@ def load_dataset(config: str, device: torch.device) -> tuple[ImageDataset, float
     """Return the subset of a data set on the device, and the seconds that took; consecutive cells share both.
 
     Args:
-        config: as JSON, for the cache: how to load the data, the options of the subset, the fingerprint.
+        config: as YAML, for the cache: how to load the data, the options of the subset, the fingerprint.
     """
     stopwatch = Stopwatch(device)
-    load, options, fingerprint = json.loads(config)
+    load, options, fingerprint = yaml.safe_load(config)
     with stopwatch.phase("load"):
         dataset: ImageDataset = instantiate(load)
         check_fingerprint(dataset, fingerprint)

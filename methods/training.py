@@ -180,8 +180,12 @@ class TrainingState(Protocol):
 @contextmanager
 def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
     """Let layers that draw (dropout, stochastic depth) draw by `seed` in the body, whatever the process did before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed all GPUs
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -31,7 +31,7 @@ def test_help_starts_with_five_examples(path):
 
 
 @pytest.mark.parametrize("path", MAINS, ids=[str(path.relative_to(ROOT)) for path in MAINS])
-def test_help_comes_at_once_and_leaves_no_file(path, tmp_path):
+def test_help_needs_no_torch_and_leaves_no_file(path, tmp_path):
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
     unneeded = set() if module in WITH_TORCH else {"torch", "optuna", "pandas", "matplotlib"}
     code = (

@@ -41,12 +41,7 @@ def run_tasks(
         num_gpus: of a task; None: its share of this machine's GPUs, or a whole one if the cluster has some.
         init: options of `ray.init`.
     """
-    if workers is not None and num_cpus > workers:
-        raise ValueError(
-            f"Expected hydra.launcher.num_cpus to be at most hydra.launcher.workers={workers}, the processors that "
-            f"launcher=local gives out, but got {num_cpus:g}; set OMP_NUM_THREADS for more threads per worker."
-        )
-    ray = started(workers, init)
+    ray = started(workers, init, num_cpus)
     try:
         gpus = [machine.get("GPU", 0) for machine in machines(ray)]
         num_gpus = share(sum(gpus), workers) if num_gpus is None else num_gpus
@@ -84,10 +79,15 @@ def run_tasks(
         ray.shutdown()
 
 
-def started(workers: int | None, init: Mapping[str, Any]) -> Any:
+def started(workers: int | None, init: Mapping[str, Any], num_cpus: float = 1) -> Any:
     """Return the module ray, started on this machine or connected to a cluster."""
     if workers is not None and not (type(workers) is int and workers > 0):
         raise ValueError(f"Expected hydra.launcher.workers to be a whole number above 0, but got {workers}.")
+    if workers is not None and num_cpus > workers:  # no place would ever be free
+        raise ValueError(
+            f"Expected hydra.launcher.num_cpus to be at most hydra.launcher.workers={workers}, the processors that "
+            f"launcher=local gives out, but got {num_cpus:g}; set OMP_NUM_THREADS for more threads per worker."
+        )
     os.environ |= {**SETTINGS, **os.environ}
     if workers is not None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())  # else Ray writes one into the home folder

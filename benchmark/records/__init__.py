@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmark.cell import Cell
 
 log = logging.getLogger(__name__)
-LATER = ("scientific", "code", "overrides")  # fields that they do not have
+LATER = ("scientific", "code", "overrides")  # fields that older records do not have
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,20 @@ class RunRecord:
         return {**values.pop("labels"), **flatten(values)}
 
 
-def record_of(cell: "Cell") -> RunRecord | None:
-    """Return the cell's record if it is there, made with today's code or asked for by `reuse=true`; else None."""
+def record_of(cell: "Cell", *, quiet: bool = False) -> RunRecord | None:
+    """Return the cell's record if it is there, made with today's code or asked for by `reuse=true`; else None.
+
+    Args:
+        quiet: say nothing of other code; the caller makes no record again.
+    """
     record = RunRecord.find(cell.record_path)
     if record is None:
         return None
     if not cell.config.reuse and (changed := outdated(record.code or {}, cell.code)):
-        say_changed(tuple(changed))
+        if not quiet:
+            say_changed(tuple(changed))
         return None
-    if record.provenance.get("suite") != suite_hash():
+    if not quiet and record.provenance.get("suite") != suite_hash():
         say_other_suite(str(record.provenance.get("commit")))
     return record
 

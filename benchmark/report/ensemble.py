@@ -121,8 +121,8 @@ def margins_of(query: Query) -> dict[str, Tensors]:
         path = runs / f"{record.run_id}.safetensors"
         if record.run_id in known and committed.get(record.run_id) == record:
             found[record.run_id] = known[record.run_id]
-        elif path.exists():
-            found[record.run_id] = reduced(load_file(path), record)
+        elif path.exists() and "rows" in (margins := load_file(path)):
+            found[record.run_id] = reduced(margins, record)
         else:
             raise ValueError(
                 f"Expected the margins of run {record.run_id} in {stored} or {path}, but there are none; run it again "

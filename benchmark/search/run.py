@@ -33,6 +33,7 @@ from benchmark.search.study import (
     suggest,
     with_values,
 )
+from benchmark.sources import sources_of
 from benchmark.workbench import Workbench
 from datasets.files import locked
 from methods.base import Cache
@@ -41,7 +42,7 @@ from metrics.base import EvalOutputs
 
 log = logging.getLogger(__name__)
 NAMED = (
-    "hydra.searchpath", "plugins", "search", "search/objective",
+    "hydra.searchpath", "plugins", "data_dir", "search", "search/objective",
     "dataset", "model", "task", "task.target", "case", "protocol", "profile",
 )  # fmt: skip
 
@@ -99,10 +100,9 @@ def default_folder(cell: Cell) -> Path:
     Other settings are such a case, and a name with characters that no key of Hydra's has: `+<name>=best` reads a file.
     """
     key, name = study_key(cell), re.sub(r"[^\w-]+", "-", folder_name(cell), flags=re.ASCII)
-    try:
-        plain = study_key(search_cell([word for word in cell.overrides if word.partition("=")[0] in NAMED]))
-    except ValueError:  # it takes more words: dataset.root, for example
-        plain = ""
+    named = [word for word in cell.overrides if word.partition("=")[0] in NAMED]
+    data = [word for word in cell.overrides if re.match(r"\+*(dataset\.|model\.timm_name=|task\.file=)", word)]
+    plain = "" if data else study_key(search_cell(named))  # without these words there may be no data
     return Path("results") / (name if (name, key) == (folder_name(cell), plain) else f"{name}-{key[:8]}")
 
 
@@ -230,7 +230,7 @@ def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna
         sampler=NumberedTPE(options.seed), load_if_exists=True,
     )  # fmt: skip
     check_trials(study)
-    check_code(study, cell.code, reuse=bool(cell.config.reuse))
+    check_code(study, code_of(cell), reuse=bool(cell.config.reuse))
     log.info("study %s; to watch it: optuna-dashboard %s", study.study_name, storage)
     if folder is not None:
         refuse_to_replace(folder, key, max(options.n_trials, n_complete(study)))
@@ -250,6 +250,15 @@ def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna
     log.info("configured values: %s", default.get("error") or f"{100 * default['value']:.2f}")
     run_trials(study, parameters, evaluate, n_trials=options.n_trials, max_failures=options.max_failures)
     return benches[0], study, key
+
+
+def code_of(cell: Cell) -> dict[str, str]:
+    """Return the hashes of the code behind the values of trials: method, objective, its metrics, retrained model."""
+    objective = content(cell.config.search.objective)
+    metrics = {name: cell.metrics[name] for name in objective["metrics"]}
+    retrained = cell.reference_code if objective["needs_reference"] else {}
+    own = sources_of({"objective": objective["value"]})
+    return cell.outputs_code | retrained | sources_of(metrics, own=True) | own
 
 
 def reference_of(bench: Workbench) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def test_an_edited_metric_makes_a_record_again_whether_runs_are_named_by_it_or_n
     assert up_to_date([edited], [bench.cell]) == []
 
 
-def test_uncommitted_code_behind_any_number_of_a_record_is_told(tmp_path):
+def test_uncommitted_code_behind_the_retrained_model_is_told_too(tmp_path):
     bench = Workbench(make_cell(tmp_path, "method=finetune"))
     run_cell(bench.cell)
     assert not any(node.kind == "model" for node in pipeline.wanted(bench))

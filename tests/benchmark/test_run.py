@@ -121,8 +121,11 @@ def test_a_forced_run_unlearns_again_also_if_its_model_is_saved(tmp_path, monkey
     assert run_command(words, monkeypatch) == 0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("artefacts/*/*.json")}
     assert run_command([*words, "force=true"], monkeypatch) == 0
-    again = [path.parent.name for path, time in before.items() if path.stat().st_mtime_ns != time]
-    assert sorted(again) == ["model", "outputs"]
+    again = [path for path, time in before.items() if path.stat().st_mtime_ns != time]
+    assert sorted(path.parent.name for path in again) == ["model", "outputs"]
+    (model,) = (path for path in again if path.parent.name == "model")
+    assert run_command([*words[:-1], "force=true"], monkeypatch) == 0
+    assert not model.exists()  # else a later run would save a model of other code
 
 
 def test_a_method_that_skips_the_task_writes_no_model(tmp_path, monkeypatch, caplog):

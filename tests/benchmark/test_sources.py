@@ -88,7 +88,10 @@ def test_all_code_of_a_plug_in_counts_and_that_of_this_repository_outside_the_su
     (package / "mine.py").write_text("from theirs.base import FACTOR\n")
     first = hash_of({"_target_": "theirs.mine.Mine"})
     (package / "base.py").write_text("FACTOR = 3.0\n")
-    assert hash_of({"_target_": "theirs.mine.Mine"}) != first
+    assert (second := hash_of({"_target_": "theirs.mine.Mine"})) != first
+    (package / "parts").mkdir()
+    (package / "parts" / "far.py").write_text("FACTOR = 4.0\n")
+    assert hash_of({"_target_": "theirs.mine.Mine"}) != second
     assert set(sources.sources_of({"task": {"_target_": "scripts.speed.main"}})) == {"scripts.speed"}
 
 

@@ -3,8 +3,6 @@ import torch
 from datasets.digits import load_digits
 from datasets.digits_classes import CLASSES, SUPERCLASS_OF
 
-DECLARED = "6233fb1f43f3d95d81de28606aa91a5de7acf00b5da7bf6af4790f9ebccd8e2c"
-
 
 def test_coarse_labels_are_five_superclasses_of_four():
     fine, coarse = load_digits("fine"), load_digits("coarse")

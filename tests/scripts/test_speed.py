@@ -80,6 +80,10 @@ def test_libraries_that_are_not_installed_are_named(out, monkeypatch):
     assert all(f"| {name} |" in text for name in (*ROWS, *LIBRARIES))
 
 
+def test_the_help_names_every_option():
+    assert all(f"{name}=" in speed.__doc__ for name in (*speed.OPTIONS, *speed.OWN))
+
+
 def test_each_way_is_measured_as_often_and_in_turn():
     calls = []
     ours, other = ({name: lambda name=name: calls.append(name) or {"x": torch.ones(1)}} for name in ("a", "b"))

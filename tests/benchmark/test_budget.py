@@ -207,7 +207,7 @@ def test_an_engine_starts_nothing_after_the_end(monkeypatch):
         def shutdown(self):
             pass
 
-    monkeypatch.setattr(engine, "started", lambda workers, init: Machine())
+    monkeypatch.setattr(engine, "started", lambda workers, init, num_cpus: Machine())
     budget.end_at(time.time() - 1)
     tasks = {name: Task(name, {}, ()) for name in "ab"}
     results = dict(engine.run_tasks(tasks, workers=1, num_cpus=1, num_gpus=0, init={}))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from methods.base import get_classifier
+from methods.training import drawing_from
 
 Whole = Annotated[int, "[1, inf)"]
 TORCH_FILES = (".pth", ".pt", ".pth.tar", ".bin", ".ckpt")
@@ -227,7 +228,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def build(builder: Any, num_classes: int, seed: int) -> nn.Module:
     """Return `builder(num_classes)` initialised from `seed`; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPU too
+    with drawing_from(seed, torch.device("cpu")):
         model: nn.Module = builder(num_classes)
     return model

@@ -455,7 +455,7 @@ def make_record(bench: Workbench) -> RunRecord:
         cell.margins_path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(cell.margins_path) as part:
             save_file(kept_margins(seen) | {"rows": bench.forgotten_rows}, part)
-    dirty = facts["provenance"]["dirty"] or any(one["dirty"] for one in made_by(bench))
+    dirty = any(one["dirty"] for one in made_by(bench)) or facts["provenance"]["dirty"]  # None: nobody knows
     record = RunRecord(
         run_id=cell.run_id,
         scientific_hash=cell.scientific_hash,

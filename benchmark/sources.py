@@ -98,15 +98,15 @@ def module_hash(name: str) -> str:
     if path.suffix != ".py":
         return ""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    top, left_out = found_file(name.partition(".")[0]), SHARED if is_ours(name) else set()
-    files, waiting, root = set(), [path], path.parent
-    if "." in name and not is_ours(name):
-        root = top if top.is_dir() else top.parent
-        waiting += root.rglob("*.py")
+    root, top = path.parent, found_file(name.partition(".")[0])
+    if top.name == "__init__.py" and not is_ours(name):
+        root = top.parent
+        return joint_hash({str(file.relative_to(root)): plain_code(file) for file in files_of(root)})
+    files, waiting, left_out = set(), [path], SHARED if is_ours(name) else set()
     while waiting:
         if (file := waiting.pop()) not in files:
             files.add(file)
-            waiting += (at for other in imported(file, package) - left_out for at in files_of(path.parent / other))
+            waiting += (at for other in imported(file, package) - left_out for at in files_of(root / other))
     return joint_hash({str(file.relative_to(root)): plain_code(file) for file in files})
 
 
@@ -131,8 +131,11 @@ def files_of(place: Path) -> list[Path]:
 
 
 def plain_code(path: Path) -> str:
-    """Return a file's code without comments, docstrings and layout."""
-    tree = ast.parse(path.read_bytes())
+    """Return a file's code without comments, docstrings and layout; all of a file that is none, such as a template."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return path.read_text("utf-8", errors="replace")
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [part for part in node.body if not is_text(part)]

@@ -179,7 +179,10 @@ class TrainingState(Protocol):
 
 @contextmanager
 def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Let layers that draw (dropout, stochastic depth) draw by `seed` in the body, whatever the process did before."""
+    """Let torch's own generator of `device` draw by `seed` in the body; after it, it goes on as if nothing had been.
+
+    Layers that draw (dropout, stochastic depth) and new weights take their random numbers from it.
+    """
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed all GPUs

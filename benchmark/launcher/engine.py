@@ -79,7 +79,7 @@ def run_tasks(
         ray.shutdown()
 
 
-def started(workers: int | None, init: Mapping[str, Any], num_cpus: float = 1) -> Any:
+def started(workers: int | None, init: Mapping[str, Any], num_cpus: float) -> Any:
     """Return the module ray, started on this machine or connected to a cluster."""
     if workers is not None and not (type(workers) is int and workers > 0):
         raise ValueError(f"Expected hydra.launcher.workers to be a whole number above 0, but got {workers}.")

@@ -90,7 +90,7 @@ def test_all_code_of_a_plug_in_counts_and_that_of_this_repository_outside_the_su
     (package / "base.py").write_text("FACTOR = 3.0\n")
     assert (second := hash_of({"_target_": "theirs.mine.Mine"})) != first
     (package / "parts").mkdir()
-    (package / "parts" / "far.py").write_text("FACTOR = 4.0\n")
+    (package / "parts" / "far.py").write_text("{{ a template }} of = no code\n")
     assert hash_of({"_target_": "theirs.mine.Mine"}) != second
     assert set(sources.sources_of({"task": {"_target_": "scripts.speed.main"}})) == {"scripts.speed"}
 

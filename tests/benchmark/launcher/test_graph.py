@@ -102,7 +102,7 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize("workers", [0, 1.5, "many", True])
 def test_workers_are_counted(workers):
     with pytest.raises(ValueError, match=f"hydra.launcher.workers to be a whole number above 0, but got {workers}"):
-        started(workers, {})
+        started(workers, {}, 1)
 
 
 def test_a_finished_grid_starts_no_engine(tmp_path, monkeypatch, caplog):

@@ -158,10 +158,10 @@ def sentence(protocol: str, units: pd.DataFrame, goal: str) -> str:
     for method, whose in ((UNTOUCHED, "the untouched original's"), (FLOOR, "another retrained model's")):
         difference = gap(method, minus=SSD)
         note = " (not told apart from SSD's)" if difference.count() >= LEAST_UNITS and not sign(difference) else ""
-        beside += f", {whose} {text(gap(method))}{note}" if method in contest.shown else ""
-    lost, n = contest.lost(SSD)
-    if lost:
-        beside += f"; in {lost} of {n} units SSD's D_r lies more than {LOST:g} points below the retrained model's"
+        beside += f", {whose} is {text(gap(method))}{note}" if method in contest.shown else ""
+    lost = [(labels[name], *contest.lost(name)) for name in dict.fromkeys([SSD, rival])]
+    if below := [f"in {some} of {n} units {label}'s" for label, some, n in lost if some]:
+        beside += f"; {' and '.join(below)} D_r lies more than {LOST:g} points below the retrained model's"
     start = f"Under `{protocol}`, on {contest.label} (n = {contest.n})"
     return f"{start}, {claim}: SSD's gap is {text(gap(SSD))} points{beside}."
 

@@ -1,4 +1,4 @@
-"""Forget sentences that a classifier of Hugging Face transformers learnt, offline: python examples/sentences.py"""
+"""Forget sentences that a classifier of Hugging Face transformers learnt, offline: python examples/sentences.py. Needs transformers."""
 
 import torch
 from torch.utils.data import DataLoader

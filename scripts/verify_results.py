@@ -9,6 +9,7 @@
 Figures by another version of matplotlib are not compared.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from benchmark.report.overview import overview_files
 from benchmark.report.page.build import PAGE, page_of
 from benchmark.report.query import MEMORY, RECORDS, stored_query
 from benchmark.search.landscape import landscape_files
-from benchmark.search.several import stored_files
+from benchmark.search.several import SEARCHES, stored_files
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -42,6 +43,8 @@ def problems_of(folder: Path) -> Iterator[str]:
         yield from differences(folder, landscape_files(folder))
     elif name == "searches":
         yield from differences(folder, stored_files(folder))
+        if any(json.loads(line).get("dirty") for line in (folder / SEARCHES).read_text("utf-8").splitlines()):
+            yield f"{folder.name}: a search comes from uncommitted code"
     elif name == "answer":
         profile, _, experiment = folder.name.removeprefix("answer-").partition("-")
         yield from differences(folder, answer_files(folder.parent, profile, experiment=experiment or None))

@@ -87,3 +87,11 @@ def test_uncommitted_code_is_named(results):
     assert list(origin(record)) == []
     changed = replace(record, original={**record.original, "dirty": True})
     assert list(origin(changed)) == [f"record {record.run_id} comes from uncommitted code"]
+
+
+def test_uncommitted_code_behind_a_search_is_named(tmp_path):
+    copy = shutil.copytree(ROOT / "results" / "searches-digits-strict", tmp_path / "searches-mine")
+    assert list(problems_of(copy)) == []
+    path = copy / "searches.jsonl"
+    path.write_text(path.read_text("utf-8").replace('"dirty": false', '"dirty": true', 1), "utf-8")
+    assert list(problems_of(copy)) == ["searches-mine: a search comes from uncommitted code"]

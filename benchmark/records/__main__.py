@@ -5,7 +5,8 @@
     python -m benchmark.records show RUN_ID                        # one with its whole configuration and its command
     python -m benchmark.records sizes                              # disk use by kind
     python -m benchmark.records remove method=ssd --older-than 30d # asks first; needs a filter, an age or a run id
-    python -m benchmark.records remove --artefacts                 # models, importances, outputs that no record needs
+    python -m benchmark.records remove --artefacts                 # models, importances, outputs that no record needs;
+                                                                   # with --older-than alone the old ones, no record
 
 Options: output_dir=FOLDER (default runs), --yes (remove without asking). A filter is a label (dataset, method, …), a
 seed or an option of the run, with one value or several (method.alpha=3,10). A removed record is made again by its
@@ -81,7 +82,8 @@ def main() -> None:
             if not (run_ids or options or given.older_than or given.artefacts):
                 raise ValueError("Expected a run id, a filter, --older-than or --artefacts after remove, but got none.")
             own = [named(records, run_id) for run_id in run_ids] or found
-            gone = [x for x in own if x in found] if run_ids or options or given.older_than else []
+            by_age = given.older_than and not given.artefacts  # else the age is that of the artefacts
+            gone = [x for x in own if x in found] if run_ids or options or by_age else []
             rest = [record for record in records if record not in gone]
             artefacts = [x for x in orphans(folder, rest) if age_of_file(x.paths[0]) >= age] if given.artefacts else []
             remove(folder, gone, artefacts, sure=given.yes)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.cli import counted
-from benchmark.compose import choices
+from benchmark.composer import SEARCH_PATH
 from benchmark.records import to_lines
 from benchmark.report.answer_page import HOW_TO_READ, origin_of, quirks, targets_and_tests, variances
 from benchmark.report.contest import ABOUT, LOST, Contest, contests, listed, replicated, scopes
-from benchmark.report.query import RECORDS, RESULTS, write_files
+from benchmark.report.query import RECORDS, RESULTS, check_choice, write_files
 from benchmark.report.statistics import LEAST_UNITS, half_width, sign, text
 from benchmark.report.units import (
     CELL,
@@ -41,12 +41,12 @@ def write_answer(profile: str, overrides: Sequence[str], out: Path | None = None
     """
     options = dict(word.partition("=")[::2] for word in overrides)
     taken = "experiment" if "experiment" in options else "output_dir"
-    if others := [word for word in overrides if word.partition("=")[0] != taken]:
+    if others := [word for word in overrides if word.partition("=")[0] not in (taken, SEARCH_PATH)]:
         raise ValueError(f"Expected answer=PROFILE with out=… and {taken}=… alone, but got {others[0]!r}.")
     experiment = options.get("experiment")
     for key, group, name in (("answer", "profile", profile), ("experiment", "experiment", experiment)):
-        if name is not None and name not in (known := choices(group)):
-            raise ValueError(f"Expected {key}={' or '.join(known)}, but got {name!r}.")
+        if name is not None:
+            check_choice(key, group, name, overrides)
     output_dir = Path(options.get("output_dir", "runs")) if experiment is None else None
     files = answer_files(RESULTS, profile, output_dir, experiment=experiment)
     write_files(out or RESULTS / answer_folder(profile, experiment), files)

@@ -17,8 +17,8 @@ from benchmark.report.statistics import (
     wilcoxon_holm,
 )  # fmt: skip
 from benchmark.report.style import images, look
-from benchmark.report.table import COMPARED, span
-from benchmark.report.typeset import Grid
+from benchmark.report.table import COMPARED
+from benchmark.report.typeset import Grid, span
 from benchmark.report.units import CELL, FLOOR, NOTHING_SWITCHED, SSD, distances_of
 from benchmark.report.verdict import DRAWN, GAP_NOTE, UNTOUCHED
 
@@ -186,13 +186,14 @@ def quirks(units: pd.DataFrame) -> list[str]:
             continue
         change = {name: marked(contest.values(SSD) - none.values(SSD)) for name, contest in found.items()}
         rows = [[NOTHING_SWITCHED, *overview(none), ""], *([x, *overview(found[x]), change[x]] for x in found)]
-        first = {name: ABOUT.method(contest.ranked[0]).label for name, contest in found.items()}
-        usual = ABOUT.method(none.ranked[0]).label
-        changed = ", ".join(f"{name} ({method})" for name, method in first.items() if method != usual)
-        finding = f"Another method has it under {changed}." if changed else "No switch changes that."
+        both = {name: [x for x in contest.ranked if x in none.ranked] for name, contest in found.items()}
+        first = {name: names[0] for name, names in both.items() if names[0] != min(names, key=none.ranked.index)}
+        changed = ", ".join(f"{name} ({ABOUT.method(method).label})" for name, method in first.items())
+        same = "No switch changes that." if max(map(len, both.values())) > 1 else "No other method was run under one."
+        finding = f"Another method has it under {changed}." if changed else same
         parts += [f"### {none.label}, protocol {key[0]}"]
         parts += [Grid(["Switched", *OVERVIEW, "Change"], rows, "lllrrrr").markdown()]
-        parts += [f"Smallest mean gap under none: {usual}. {finding}"]
+        parts += [f"Smallest mean gap under none: {ABOUT.method(none.ranked[0]).label}. {finding}"]
     return parts
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.compose import choices
+from benchmark.composer import SEARCH_PATH
 from benchmark.report.about import About
-from benchmark.report.query import RESULTS, write_files
+from benchmark.report.query import RESULTS, check_choice, key_of, write_files
 from benchmark.report.typeset import Grid
-from benchmark.report.verdict import GAP_NOTE, MEANS, PAPER_KEY, REFERENCE, distances, published
+from benchmark.report.verdict import GAP_NOTE, GAP_OF_MEANS, MEANS, PAPER_KEY, REFERENCE, distances, published
 
 COMPARISON = [f"table{number}" for number in (2, 3, 4, 5, 6)]
 COLUMNS = ["claim", "of", "unit", "published", "published_same_cells", "ours", "n"]
@@ -29,15 +29,14 @@ def write_claims(overrides: Sequence[str], out: Path | None = None) -> str:
 def protocol_and_profile(overrides: Sequence[str], what: str, *more: str) -> dict[str, str]:
     """Return the names in `[protocol=…] [profile=…]`, and in those of `more` that are there; ValueError for others."""
     names, groups = {"protocol": "paper", "profile": "full"}, ("protocol", "profile", *more)
-    for word in overrides:
+    for word in [word for word in overrides if key_of(word) != SEARCH_PATH]:
         kind, _, name = word.partition("=")
         if kind not in groups:
             taken = ", ".join(f"{group}=…" for group in groups)
             raise ValueError(f"Expected {what} with {taken} and out=… alone, but got {word!r}.")
         names[kind] = name
     for kind, name in names.items():
-        if name not in (known := choices(kind)):
-            raise ValueError(f"Expected {kind}={' or '.join(known)}, but got {name!r}.")
+        check_choice(kind, kind, name, overrides)
     return names
 
 
@@ -64,7 +63,8 @@ def make_claims(results: Path, protocol: str, profile: str) -> pd.DataFrame:
         return found[list(columns)].assign(table=name)
 
     paper, key = published(), ["table", *PAPER_KEY]
-    tables = [read(name, "table.csv", *PAPER_KEY, "mean") for name in (*COMPARISON, "table1")]
+    tables = [read(name, "table.csv", "ablation", *PAPER_KEY, "mean") for name in (*COMPARISON, "table1")]
+    tables = [table[table["ablation"] == "none"] for table in tables]
     ours = pd.concat([table for table in tables if len(table)] or tables[:1])
     both = paper.merge(ours, on=key, how="left", suffixes=("_published", "_ours"))[[*key, *MEANS]]
     changed = read("selectivity", "table.csv", "method", "mean", "n")
@@ -123,7 +123,7 @@ def to_markdown(claims: pd.DataFrame, protocol: str, profile: str) -> str:
         for claim, of, unit, *numbers, n in claims.itertuples(index=False)
     ]
     return (
-        f"**The paper's claims.** Protocol {protocol}, profile {profile}. The gap is over D_r, D_f, MIA. Published, "
-        f"same cells: the published number over the cells behind ours. n: numbers, blocks or method seeds behind "
-        f"ours. {GAP_NOTE}\n\n{Grid(HEADS, rows, 'lllrrrr').markdown()}"
+        f"**The paper's claims.** Protocol {protocol}, profile {profile}. gap: {GAP_OF_MEANS} Published, same "
+        f"cells: the published number over the cells behind ours. n: numbers, blocks or method seeds behind ours. "
+        f"{GAP_NOTE}\n\n{Grid(HEADS, rows, 'lllrrrr').markdown()}"
     )

@@ -1,5 +1,6 @@
 """Methods compared over the same units: of one target, or of the targets of a task or a protocol together."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,7 +57,8 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
 
     Units without SSD do not count, nor do targets without any. Of several targets, the values are their means per train
     seed, which counts for a method if that has all units that SSD has: originals of one seed and several data sets make
-    one replication of the whole, and targets of one original are not independent.
+    one replication of the whole, and targets of one original are not independent. The noise floor counts if each train
+    seed that it has does: pseudo-values mean something together alone.
     """
     found, several_models = [], len(units.index.unique("model")) > 1
     for key, part in units[units["gap", SSD].notna()].groupby(list(by), sort=False):
@@ -68,6 +70,9 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
             table = groups.mean().where(groups.count() == len(targets)).dropna(subset=[("gap", SSD)])
         else:
             table = part.droplevel([*CELL, "original"])
+        floor = units.loc[targets_of(units).isin(targets), [("gap", FLOOR)]].dropna()
+        if not floor.index.unique("train").isin(table.index.unique("train")).all():
+            table["gap", FLOOR] = math.nan
         n, originals = len(table), len(table) if several else originals
         n_text = counted(n, "train seed") if several else f"{n}, of {counted(originals, 'original')}"
         gaps = pd.DataFrame(table["gap"]).dropna(axis="columns", how="all")

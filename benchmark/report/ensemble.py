@@ -13,8 +13,8 @@ from benchmark.records import RunRecord, read_lines
 from benchmark.report import attacks
 from benchmark.report.query import RECORDS, Query
 from benchmark.report.statistics import half_width
-from benchmark.report.table import columns_of, different, references, span
-from benchmark.report.typeset import BLOCK, HEADS, KEY, Grid, by, escape
+from benchmark.report.table import columns_of, different, references
+from benchmark.report.typeset import BLOCK, HEADS, KEY, Grid, by, escape, span
 
 MARGINS = "margins.safetensors"
 RETAINED = 500  # images of the training set whose margins a folder keeps, evenly spaced

@@ -17,8 +17,7 @@ from benchmark.records import to_frame
 from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.style import BAND, COLUMN, INK, LIGHT, PAPER, add_title, images, look, plain_log, typeset
-from benchmark.report.table import span
-from benchmark.report.typeset import mean_and_spread
+from benchmark.report.typeset import mean_and_spread, span
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

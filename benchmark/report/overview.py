@@ -9,11 +9,11 @@ import pandas as pd
 
 from benchmark.report.about import About, in_repository
 from benchmark.report.claims import protocol_and_profile
-from benchmark.report.query import RESULTS, write_files
+from benchmark.report.query import RESULTS, read_memory, write_files
 from benchmark.report.statistics import LEAST_UNITS, half_width
 from benchmark.report.style import BAND, COLUMN, GREY, INK, LIGHT, PAGE, PAPER, images, look, style_of, typeset
-from benchmark.report.table import COMPARED, span
-from benchmark.report.typeset import blocks
+from benchmark.report.table import COMPARED
+from benchmark.report.typeset import blocks, span
 from benchmark.report.units import CELL, FLOOR, NOTHING_SWITCHED, UNIT, committed, runs_of, units_of
 from benchmark.report.verdict import GAP_NOTE, REFERENCE, published
 
@@ -67,14 +67,17 @@ def overview_files(
         experiment: draw its table; None: the paper's.
     """
     start, found = experiment or "table", committed(results, profile, experiment)
-    folders = {folder: records for folder, records in found.items() if folder.startswith(start)}
-    runs = runs_of([x for part in folders.values() for x in part if x.labels["protocol"] == protocol])
+    names = [name for name in found if str(read_memory(results / name).get("experiment")).startswith(start)]
+    runs = runs_of([x for name in names for x in found[name] if x.labels["protocol"] == protocol])
     runs = runs[runs["ablation"] == NOTHING_SWITCHED]
     values, about = with_published(values_of(units_of(runs))), About()
     if values.empty:
+        first = f"make reproduce-table2 PROTOCOL={protocol} PROFILE={profile} or another"
+        if experiment is not None:
+            first = f"python -m benchmark.report table={experiment} protocol={protocol} profile={profile}"
         raise ValueError(
-            f"Expected tables with a retrained model in {results}/table*-{protocol}-{profile}, but there are none; "
-            f"run make reproduce-table2 PROTOCOL={protocol} PROFILE={profile} or another first."
+            f"Expected tables with a retrained model in {results}/{experiment or 'table*'}-{protocol}-{profile}, but "
+            f"there are none; run {first} first."
         )
     with look():
         figure = {"distance": draw_distances, "tradeoff": draw_tradeoff}[name](values, about)

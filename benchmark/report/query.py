@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra.core.object_type import ObjectType
 from hydra.utils import get_method
 
 from benchmark.cell import Cell
 from benchmark.cli import counted
-from benchmark.compose import cells_of, varying
+from benchmark.compose import cells_of, initialised
+from benchmark.composer import SEARCH_PATH, options_of
 from benchmark.files import content_hash
 from benchmark.records import RunRecord, load_records, read_lines, to_lines
 from benchmark.report.about import About, read_about
@@ -130,7 +132,8 @@ def read_query(
     if merged != own:
         cells = cells_of([*base, *merged, *here])
     remembered = [c for line in lines for c in (cells if line == merged else cells_of([*base, *line, *here]))]
-    known, new = ({distinct(cell): cell for cell in part} for part in (remembered, cells))
+    is_sweep = kind == "sweep"  # an option may not concern a method: the same run stands in the row of each value
+    known, new = ({(*distinct(x), *x.overrides * is_sweep): x for x in part} for part in (remembered, cells))
     if known.keys() <= new.keys():
         lines, known = [merged], {}
     elif not new.keys() <= known.keys():
@@ -156,6 +159,14 @@ def read_query(
         )
     unchanged = {record.run_id for record in query.records} == run_ids and len(kept) == len(committed)
     return query if unchanged else replace(query, caption=None)
+
+
+def check_choice(key: str, group: str, name: str, overrides: Sequence[str]) -> None:
+    """Raise a ValueError if `name` is no file of a configuration group, nor of the folder of `--config-dir`."""
+    with initialised():
+        known = sorted(options_of(group, ObjectType.CONFIG, [x for x in overrides if key_of(x) == SEARCH_PATH]))
+    if name not in known:
+        raise ValueError(f"Expected {key}={' or '.join(known)}, but got {name!r}.")
 
 
 def stored_query(folder: Path) -> Query:
@@ -188,10 +199,15 @@ def made_anew(record: RunRecord, found: Sequence[RunRecord]) -> bool:
 
 def by_varying(places: Sequence[Place]) -> list[Place]:
     """Return the places of a sweep, each with what varies, but for seeds, in the place of the switched option."""
-    found = varying([place.cell for place in places if place.cell is not None])
-    varied = [[] if place.cell is None else shlex.split(found[place.cell.scientific_hash]) for place in places]
-    words = [shlex.join(word for word in words if key_of(word) not in SEEDS) for words in varied]
-    return [replace(x, labels={**x.labels, "ablation": text}) for x, text in zip(places, words, strict=True)]
+    shared: dict[str, set[str]] = {}  # cells of one name may share a run: `varying` tells those apart by it
+    for cell in [place.cell for place in places if place.cell is not None]:
+        shared.setdefault(str(cell), set(cell.overrides)).intersection_update(cell.overrides)
+
+    def varied(cell: Cell | None) -> str:
+        words = [] if cell is None else [word for word in cell.overrides if word not in shared[str(cell)]]
+        return shlex.join(word for word in words if key_of(word) not in SEEDS)
+
+    return [replace(place, labels={**place.labels, "ablation": varied(place.cell)}) for place in places]
 
 
 def folder_name(overrides: Sequence[str]) -> str:

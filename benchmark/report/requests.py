@@ -25,7 +25,8 @@ from benchmark.report.style import (
     typeset,
 )  # fmt: skip
 from benchmark.report.table import COMPARED, caption, make_values, to_csv
-from benchmark.report.typeset import Grid, by, escape, label_of, printed
+from benchmark.report.typeset import Grid, by, escape, label_of, notes, printed, span
+from datasets.targets import joined
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def request_files(query: Query) -> dict[str, str | bytes]:
     curves, about = make_curves(make_values(query), query), query.about
     text = caption(query) if query.caption else f"{caption(query)} {finding(curves)}"
     text = f"{text} Bold: where a curve breaks."
-    names, n = query.options.labels, curves.values["n"].max()
+    names, n = query.options.labels, span([n for n in curves.values["n"] if n] or [0], 0)
     device = ", ".join(sorted({record.device for record in query.records}))
     setting = f"{names['model']}, protocol {names['protocol']}, profile {names['profile']}; {device}; n = {n}"
     columns = columns_of(curves, about)
@@ -80,7 +81,7 @@ def request_files(query: Query) -> dict[str, str | bytes]:
     above = " & ".join(over) + " \\\\\n"
     return {
         "table.csv": to_csv(curves.values, about),
-        "table.md": f"**{query.title}.** {text}\n\n{grid.markdown()}",
+        "table.md": f"**{query.title}.** {text}\n\n{grid.markdown()}{notes(curves.values, about)}",
         "table.tex": latex.latex(query.title, text, size="footnotesize", above=above),
         **images(figure),
     }
@@ -103,14 +104,17 @@ def make_curves(values: pd.DataFrame, query: Query) -> Curves:
 
 def with_requests(values: pd.DataFrame, query: Query) -> pd.DataFrame:
     """Add `request`, `newest` and `curve`; a curve that an ablation does not concern stands there once."""
-    curve = {}
+    curve, requests = {}, {}
     for place in query.places:
         if place.cell and place.cell.targets is None:
             raise ValueError(f"Expected several requests, but {place.cell} has one; use requests=sequence.")
         method = place.cell.scientific["method"] if place.cell else place.record.hyperparameters if place.record else {}
         title, source = query.about.method(place.labels["method"]).label, method.get("importance")
         curve[place.labels["ablation"], place.labels["method"]] = title if source is None else f"{title}, I_D {source}"
-    targets = [target.split("+") for target in values["target"]]
+        task = (place.record.scientific or {}).get("task", {}) if place.record else {}
+        targets = (place.cell.targets if place.cell else task.get("target")) or place.labels["target"].split("+")
+        requests[place.labels["target"]] = list(map(joined, targets))
+    targets = [requests[target] for target in values["target"]]
     named = values.assign(
         request=list(map(len, targets)),
         newest=[names[-1] for names in targets],
@@ -132,8 +136,9 @@ def finding(curves: Curves) -> str:
     """Return the rule of the breaking point and where each curve breaks, in two sentences."""
     targets = dict(zip(curves.values["request"], curves.values["newest"], strict=True))
     last = curves.values.dropna(subset=["mean"]).groupby("curve")["request"].max()
+    ends = {name: f"not within {n} requests" for name, n in last.items()}
     where = [
-        f"{name}: not within {last[name]} requests" if n is None else f"{name}: request {n} ({targets[n]})"
+        f"{name}: {ends.get(name, 'no run') if n is None else f'request {n} ({targets[n]})'}"
         for name, n in curves.breaks.items()
     ]
     return (

@@ -1,7 +1,7 @@
 """Which records belong to which cell, and which cells may share a column."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmark.cell import Cell
@@ -60,16 +60,9 @@ def check_column(name: str, places: Sequence[Place], *, pooled: bool) -> None:
     free = (*SEEDS, "task.target") if pooled else SEEDS
     records = {place.record.run_id: place.record for place in places if place.record is not None}
     cells = [flatten(place.cell.scientific) for place in places if place.cell is not None]
-    whole = [flatten(record.scientific) for record in records.values() if record.scientific is not None]
-    for values in (cells, whole, [flatten(shared(record)) for record in records.values()]):
-        for other in values[1:]:
-            for key in {**values[0], **other}:
-                if values[0].get(key) != other.get(key) and key not in free:
-                    raise ValueError(
-                        f"Expected the cells of {name} to differ in nothing but seeds, but {key} is "
-                        f"{values[0].get(key)} and {other.get(key)}; give each its own out=…, or a YAML file with its "
-                        f"own name."
-                    )
+    advice = "give each its own out=…, or a YAML file with its own name"
+    check_alike(name, cells, free, advice)
+    check_records(name, records.values(), free, advice)
     by_seed: dict[tuple[object, ...], str] = {}
     for run_id, record in records.items():
         first = by_seed.setdefault((*sorted(record.seeds.items()), record.labels["target"]), run_id)
@@ -80,11 +73,35 @@ def check_column(name: str, places: Sequence[Place], *, pooled: bool) -> None:
             )
 
 
+def check_records(name: str, records: Collection[RunRecord], free: Collection[str], advice: str) -> None:
+    """Raise a ValueError that names the difference if records differ in more than the keys of `free`."""
+    by_time = sorted(records, key=lambda record: str(record.provenance.get("finished")))
+    *old, last = dict.fromkeys(record.data_fingerprint for record in by_time) or [""]
+    if old:
+        raise ValueError(
+            f"Expected the runs of {name} to be on the same data, but data_fingerprint is {', '.join(old)} and {last}; "
+            f"python -m benchmark.records remove data_fingerprint={','.join(old)} takes the older runs away, drop=… or "
+            f"drop=all those of the folder."
+        )
+    check_alike(name, [flatten(x.scientific) for x in records if x.scientific is not None], free, advice)
+    check_alike(name, [flatten(shared(record)) for record in records], free, advice)
+
+
+def check_alike(name: str, values: Sequence[Mapping[str, object]], free: Collection[str], advice: str) -> None:
+    """Raise a ValueError that names the first difference outside `free`, and the advice."""
+    for other in values[1:]:
+        for key in {**values[0], **other}:
+            if values[0].get(key) != other.get(key) and key not in free:
+                raise ValueError(
+                    f"Expected the cells of {name} to differ in nothing but seeds, but {key} is {values[0].get(key)} "
+                    f"and {other.get(key)}; {advice}."
+                )
+
+
 def shared(record: RunRecord) -> dict[str, object]:
     """Return what all seeds of a column share, as far as a record without `scientific` tells."""
     return {
         "method": record.hyperparameters,
-        "data_fingerprint": record.data_fingerprint,
         "parameters": record.sizes["parameters"],
         "original.epochs": record.original["epochs"],
     }

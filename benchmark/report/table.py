@@ -10,7 +10,7 @@ from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
-from benchmark.report.typeset import BLOCK, KEY, blocks, notes, printed, to_latex, to_markdown
+from benchmark.report.typeset import BLOCK, KEY, blocks, notes, printed, span, to_latex, to_markdown
 from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts, with_gaps
 
 COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
@@ -114,9 +114,12 @@ def model_of(record: RunRecord) -> tuple[object, ...]:
 
 
 def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
-    """Fill the rows of the metric `rank`: 1 for the smallest mean gap to the retrained model within a block."""
+    """Fill the rows of the metric `rank`: 1 for the smallest mean gap to the retrained model within a block.
+
+    A method that lacks a seed has none.
+    """
     block = [name for name in KEY if name not in ("method", "metric")]
-    compared = values["method"].isin(ranked) & (values["metric"] == "gap")
+    compared = values["method"].isin(ranked) & (values["metric"] == "gap") & values["command"].isna()
     gaps = values[compared].set_index([*block, "method"])["mean"]
     ranks = gaps.groupby(level=block).rank(method="min")
     is_rank = values["metric"] == "rank"
@@ -128,13 +131,14 @@ def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
 def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd.DataFrame:
     """Add `best`: within block and metric, the ranked method closest to the retrained model; times have none.
 
-    A retrained model that is missing leaves a block without: that of another seed does not stand for it.
+    A retrained model that lacks a seed leaves a block without: that of another one does not stand for it. A method that
+    lacks one is not compared.
     """
     values = values.assign(best=False)
     compared = values[values["metric"].isin(COMPARED)]
     for _, rows in compared.groupby([name for name in KEY if name != "method"], sort=False):
         goal = rows.loc[rows["method"].isin(reference) & rows["command"].isna(), "mean"]
-        others = rows.loc[rows["method"].isin(ranked), "mean"]
+        others = rows.loc[rows["method"].isin(ranked) & rows["command"].isna(), "mean"]
         if goal.notna().any() and others.notna().any():
             gaps = (others - goal.iloc[0]).abs().round(2)
             values.loc[gaps.index[gaps == gaps.min()], "best"] = True
@@ -186,16 +190,18 @@ def counts(query: Query) -> str:
     return f"{but if others else 'Percent'}, {spread} (n = {span(sizes, 0)})."
 
 
-def repeated(values: pd.DataFrame, about: About) -> str:
+def repeated(values: pd.DataFrame, query: Query) -> str:
     """Return the notes on methods with the same values under several seeds, or nothing."""
-    telling = [part for part in BLOCK if values[part].nunique() > 1]
+    about, telling = query.about, [part for part in BLOCK if values[part].nunique() > 1]
     rows = values[(values["n"] > 0) & ~values["metric"].isin(["gap", "rank", "seconds"])]
     rows = rows.assign(block=[" ".join(dict.fromkeys(names)) for names in rows[telling].to_numpy().tolist()])
     labels = {name: about.method(name).label for name in rows["method"]}
-    once = rows[rows["n"] < rows["records"].map(lambda run_ids: len(run_ids.split()))]
+    once: dict[str, bool] = {}  # whether two records of the method are one model's
+    for key, places in columns_of(query).items():
+        records = [place.record for place in places if place.record is not None and place.record.metrics]
+        once[key[-1]] = once.get(key[-1], False) or len(different(records)) < len(records)
     notes = [
-        f"{labels[x]}: the same values under several seeds are one model's and count once."
-        for x in once["method"].unique()
+        f"{labels[x]}: the same values under several seeds are one model's and count once." for x in labels if once[x]
     ]
     same: dict[str, dict[str, list[str]]] = {}  # labels of metrics by where that is and method
     for (method, metric), part in rows[rows["n"] > 1].groupby(["method", "metric"], sort=False):
@@ -230,16 +236,6 @@ def varied(seeds: Sequence[Mapping[str, int]]) -> list[str]:
     return [name.removesuffix("_seed") for name in names if len({values[name] for values in seeds}) > 1]
 
 
-def span(values: Sequence[float], decimals: int = 1) -> str:
-    """Return one number, or the range.
-
-    >>> span([1.0, 1.01]), span([1.0, 2.0]), span([3, 5], 0)
-    ('1.0', '1.0 to 2.0', '3 to 5')
-    """
-    low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
-    return low if low == high else f"{low} to {high}"
-
-
 def images_of(records: Sequence[RunRecord]) -> str:
     """Return over how many images D_f and MIA are, and how many points one of them is."""
     shares, attacks = ([record.sizes[part] for record in records] for part in ("forget_test", "forget_train"))
@@ -267,7 +263,7 @@ def table_files(query: Query) -> dict[str, str]:
     files = {
         "table.csv": to_csv(with_varied(values) if sweep else values, about),
         "table.tex": to_latex(values, title, text, about, sweep=sweep),
-        "table.md": to_markdown(values, title, text, about, sweep=sweep) + repeated(values, about),
+        "table.md": to_markdown(values, title, text, about, sweep=sweep) + repeated(values, query),
     }
     if query.options.config.table.first_block:
         files["block.md"] = block_markdown(values, query, text)

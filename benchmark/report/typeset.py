@@ -48,7 +48,8 @@ class Grid:
 
     def markdown(self) -> str:
         """Return the head and the rows in Markdown."""
-        lines = [self.head, [{"l": "---", "r": "---:"}[letter] for letter in self.align], *self.rows]
+        rules = [{"l": "---", "r": "---:"}[letter] for letter in self.align]
+        lines = [[cell.replace("|", r"\|") for cell in line] for line in (self.head, rules, *self.rows)]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
     def latex(self, title: str, caption: str, *, size: str = "small", above: str = "") -> str:
@@ -157,6 +158,16 @@ def mean_and_spread(mean: float, std: float, plus_minus: str = " ± ", decimals:
     return f"{mean:.{decimals}f}" + ("" if math.isnan(std) else f"{plus_minus}{std:.{decimals}f}")
 
 
+def span(values: Sequence[float], decimals: int = 1) -> str:
+    """Return one number, or the range.
+
+    >>> span([1.0, 1.01]), span([1.0, 2.0]), span([3, 5], 0)
+    ('1.0', '1.0 to 2.0', '3 to 5')
+    """
+    low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def to_markdown(values: pd.DataFrame, title: str, caption: str, about: About, *, sweep: bool = False) -> str:
     """Return the table in Markdown; missing cells are named below it with the commands that fill them."""
     grid = blocks(values, about, lambda row: printed(row, about, bold=row["best"]), sweep=sweep)
@@ -226,7 +237,7 @@ def on_terminal(lines: Sequence[str]) -> "Table":
         [re.sub(" / |, ", "\n", x.replace(" ± ", "±")) if a == ":" else x for x in cells] for _, a, cells in kept
     ]
     for row in zip(*stacked, strict=True):
-        table.add_row(*map(styled, row))
+        table.add_row(*(styled(x.replace(r"\|", "|")) for x in row))
     return table
 
 

@@ -18,7 +18,7 @@ from benchmark.files import content_hash
 from benchmark.records import RunRecord, flatten, load_records, read_lines, to_frame
 from benchmark.report.about import About
 from benchmark.report.query import RECORDS, made_anew, read_memory, stored_query
-from benchmark.report.select import SEEDS
+from benchmark.report.select import SEEDS, check_records
 from benchmark.report.statistics import pseudo_values
 from benchmark.report.table import COMPARED
 from benchmark.report.verdict import DRAWN, REFERENCE, UNTOUCHED
@@ -36,6 +36,7 @@ FACTS = ["sizes.forget_train", "sizes.retain_train", "sizes.parameters", "origin
          "provenance.device", "provenance.precision"]  # fmt: skip
 SHORT = {"seeds.train_seed": "train", "seeds.split_seed": "split", "seeds.method_seed": "seed",
          "original.sha256": "original", "provenance.finished": "finished", "hyperparameters.reset": "fresh",
+         "scientific.task.seed": "drawn",
          **{f"metrics.{name}": name for name in METRICS}}  # fmt: skip
 NOTHING_SWITCHED = "none"
 
@@ -102,19 +103,29 @@ def runs_of(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Return one row per run that gave numbers: `CELL`, method, seeds, original, `COMPARED` in points and `FACTS`.
 
     Runs of one (cell, train seed, split) rest on one original: that with the most runs, of equals the latest. Of two
-    records of the same run the one finished last counts. A split seed counts in the random task alone.
+    records of the same run the one finished last counts. A split seed counts in tasks that draw by it.
+
+    Raises:
+        ValueError: runs of one method in one cell differ in more than seeds.
     """
-    frame = to_frame([record for record in records if record.metrics]).rename(columns=SHORT)
-    frame = frame.reindex(columns=["finished", *CELL, *UNIT, "method", "seed", "fresh", *METRICS, *FACTS])
+    records = [record for record in records if record.metrics]
+    groups: dict[tuple[str, ...], list[RunRecord]] = {}
+    for record in records:
+        names = tuple(record.labels.get(name, NOTHING_SWITCHED) for name in [*CELL, "method"])
+        groups.setdefault(names, []).append(record)
+    for key, group in groups.items():
+        check_records(" ".join(key), group, SEEDS, "keep one of them in another folder, or give it a name of its own")
+    frame = to_frame(records).rename(columns=SHORT)
+    frame = frame.reindex(columns=["finished", *CELL, *UNIT, "method", "seed", "fresh", "drawn", *METRICS, *FACTS])
     scales = {metric: About().metric(metric).scale for metric in METRICS}
     frame[METRICS] = frame[METRICS].astype(float) * pd.Series(scales)
     frame["ablation"] = frame["ablation"].fillna(NOTHING_SWITCHED)
-    frame["split"] = frame["split"].where(frame["task"] == DRAWN, 0)
+    frame["split"] = frame["split"].where(frame["drawn"].notna() | (frame["task"] == DRAWN), 0)
     frame["fresh"] = frame["fresh"] == "all"  # a retrained model that starts from no original
     frame = frame.sort_values("finished").drop_duplicates([*CELL, *UNIT, "method", "seed"], keep="last")
     votes = frame.groupby([*CELL, *UNIT])["finished"].agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
     best = votes.drop_duplicates([*CELL, "train", "split"], keep="last")[[*CELL, *UNIT]]
-    return frame.drop(columns="finished").merge(best).dropna(subset=METRICS)
+    return frame.drop(columns=["finished", "drawn"]).merge(best).dropna(subset=METRICS)
 
 
 def distances_of(runs: pd.DataFrame) -> pd.DataFrame:

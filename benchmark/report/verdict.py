@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmark.records import RunRecord
 from benchmark.report.about import About
-from benchmark.report.typeset import KEY, blocks, mean_and_spread
+from benchmark.report.typeset import KEY, blocks, mean_and_spread, span
 
 PAPER_KEY = [name for name in KEY if name != "ablation"]
 PAPER_BLOCK = [name for name in PAPER_KEY if name not in ("method", "metric")]
@@ -23,6 +23,11 @@ WITHIN = 1.5  # factor within which a printed ± of unknown unit fits the spread
 GAP_NOTE = (
     "The Baseline changes nothing and is near the retrained model if there is little to forget, so a small gap alone "
     "is no evidence of forgetting."
+)
+
+GAP_OF_MEANS = (
+    "mean over D_r, D_f and MIA of the distance between our means and the retrained model's (an answer averages over "
+    "single runs instead)."
 )
 
 
@@ -44,7 +49,7 @@ def verdicts(
     """
     comparable = paper["metric"] != "seconds"  # times belong to their device
     theirs = paper[(paper["table"] == name) & comparable].drop(columns="table")
-    ours = values[[*PAPER_KEY, "mean", "std", "n", "records"]]
+    ours = values.loc[values["ablation"] == "none", [*PAPER_KEY, "mean", "std", "n", "records"]]
     joined = theirs.merge(ours, on=PAPER_KEY, how="left", suffixes=("_published", "_ours"))
     joined["n"] = joined["n"].fillna(0).astype(int)
     joined["difference"] = joined["mean_ours"] - joined["mean_published"]
@@ -139,14 +144,15 @@ def verdict_markdown(verdict: pd.DataFrame, title: str, about: About, images: st
         ours = mean_and_spread(row["mean_ours"], row["std_ours"])
         return ", ".join(filter(None, [f"{ours} / {theirs}", row["verdict"]]))
 
+    n = verdict.loc[verdict["n"] > 0, "n"].tolist() or [0]
     first, counts = verdict.iloc[0], verdict["verdict"].value_counts()
     numbers = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("match", "near", "off", "missing"))
     shown = with_gaps(with_runs(verdict)).assign(ablation="none")
     caption = (
         f"**{title}: ours / published.** Protocol {first['protocol']}, profile {first['profile']}, percent, "
-        f"n = {verdict['n'].max()}. {images} Of {len(verdict)} published numbers: {numbers}; "
+        f"n = {span(n, 0)}. {images} Of {len(verdict)} published numbers: {numbers}; "
         f"results/README.md has the rule."
     )
     if (shown["metric"] == "gap").any():
-        caption += f" gap: mean distance of the three to the retrained model. {GAP_NOTE}"
+        caption += f" gap: {GAP_OF_MEANS} {GAP_NOTE}"
     return f"{caption}\n\n{blocks(shown, about, cell).markdown()}" if len(shown) else f"{caption}\n"

@@ -129,6 +129,7 @@ def test_artefacts_go_if_no_record_needs_them(command, runs):
     kinds = ("original", "importance_full", "outputs")
     assert [files(runs, kind) for kind in kinds] == [2, 2, 6]
     assert command("remove", "--artefacts", "--yes")[1] == "nothing to remove\n"
+    assert command("remove", "--artefacts", "--older-than", "30d", "--yes")[1] == "nothing to remove\n"
     command("remove", "method.alpha=3", "--artefacts", "--yes")
     assert [files(runs, kind) for kind in kinds] == [2, 2, 4]
     command("remove", "train_seed=1", "--artefacts", "--yes")

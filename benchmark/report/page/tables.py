@@ -35,8 +35,9 @@ def plain(folder: Folder) -> Grid:
     if "ablation" in values:
         return to_grid(values, folder, first="Switched")
     varied = values.columns[: values.columns.get_loc("task")]
-    words = [" ".join(f"{name}={value}" for name, value in row.items()) for row in values[varied].to_dict("records")]
-    return to_grid(values.assign(ablation=words), folder, first="Varied")
+    options = values[varied].to_dict("records")
+    words = [" ".join(f"{name}={value}" for name, value in row.items() if not pd.isna(value)) for row in options]
+    return to_grid(values.assign(ablation=[text or "–" for text in words]), folder, first="Varied")
 
 
 def requests(folder: Folder) -> Grid:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from page_reader import PageReader
 from report_cases import ROOT
 
 from benchmark.records import read_lines, to_lines
 from benchmark.report.about import About
-from benchmark.report.page import build, pictures
+from benchmark.report.page import build, pictures, tables
 from benchmark.report.page.build import PAGE, page_of
 from benchmark.report.page.folders import Folder, folders_of
 from benchmark.report.page.markup import markdown, typeset
@@ -175,6 +176,14 @@ def test_names_that_are_the_same_in_every_row_stand_above_the_table():
     assert note == "Model vit"
     assert grid.head == ["Method", "Target", "MIA"]
     assert grid.rows == [["SSD", "a", "1"], ["UNSIR", "b", "1"]]
+
+
+def test_an_option_that_a_row_of_a_sweep_lacks_is_not_printed(tmp_path):
+    block = {"task": "class", "dataset": "digits", "model": "resnet18", "target": "a", "metric": "mia", "mean": 1.0}
+    rows = [{"lr": lr, **block, "method": "ssd", "records": "x", "best": False} for lr in (0.1, None)]
+    pd.DataFrame(rows).assign(std=None, skipped=None).to_csv(tmp_path / "table.csv", index=False)
+    grid = tables.plain(Folder(tmp_path))
+    assert [row[grid.head.index("Varied")] for row in grid.rows] == ["lr=0.1", "–"]
 
 
 def test_symbols_are_typeset(reader):

@@ -219,6 +219,16 @@ def test_a_row_of_a_sweep_is_missing_if_its_method_was_edited(report, caplog):
     assert "missing" not in before
 
 
+def test_a_method_that_an_option_does_not_concern_stands_in_each_row_of_a_sweep(report):
+    sweep = ("case=digits_class", "method=retrain,ssd", "protocol.importance.reduction=batch_mean,per_sample")
+    for cell in compose(*sweep, "method_seed=0"):
+        record_of(cell).write(Path("runs/records"))
+    assert report("-m", *sweep, "method_seed=0", "out=here")[0] == 0
+    varied = table_of(Path("here")).drop_duplicates(["protocol.importance.reduction", "method"])
+    assert varied["protocol.importance.reduction"].tolist() == ["batch_mean", "per_sample"] * 2
+    assert varied["records"].nunique() == 3
+
+
 def test_a_sweep_without_records_says_what_to_run(report):
     code, printed = report("-m", *SWEEP)
     assert code == 1

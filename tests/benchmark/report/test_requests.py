@@ -39,6 +39,21 @@ def test_table_and_figure(report):
     assert content_of(FOLDER) == before
 
 
+def test_a_method_without_a_run_and_a_request_of_two_classes(report):
+    grid = ("dataset=digits", "profile=quick", "requests.targets=[[1,2],3]", "requests.n=1,2", "switched=none")
+    for cell in compose("experiment=requests", *grid, "method=baseline"):
+        record_of(cell).write(Path("runs/records"))
+    code, printed = report("requests", *grid, "method=baseline,ssd")
+    assert code == 0, printed
+    assert "SSD, I_D kept: no run." in printed
+    table = pd.read_csv(FOLDER / "table.csv")
+    assert table[["request", "newest"]].drop_duplicates().to_numpy().tolist() == [
+        [1, "upright_1+upright_2"],
+        [2, "upright_3"],
+    ]
+    assert "Missing cells, and what fills them:" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

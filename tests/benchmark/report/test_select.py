@@ -83,6 +83,16 @@ def test_records_of_another_original_are_seen():
     check_column("SSD", column(first, replace(second, scientific=None)), pooled=False)  # an older record
 
 
+def test_data_that_changed_name_the_command_that_takes_the_older_runs_away():
+    first, second = map(record_of, demo_cells("ssd"))
+    new, old = (
+        replace(x, data_fingerprint=name, provenance={"finished": day})
+        for x, name, day in ((first, "new", "2026-02"), (second, "old", "2026-01"))
+    )
+    with pytest.raises(ValueError, match=r"is old and new; python -m benchmark.records remove data_fingerprint=old "):
+        check_column("SSD", column(new, old), pooled=False)
+
+
 def test_one_seed_has_one_record():
     first = record_of(demo_cells()[0])
     check_column("retrain", column(first, first), pooled=False)

@@ -271,8 +271,27 @@ def test_the_notes_and_the_caption_know_blocks_apart():
     first, *rest = query.places
     other = replace(first.record, metrics=first.record.metrics | {"zrf": 0.1})
     assert "every run (random): SSD ZRF.\n" in repeated(
-        make_values(replace(query, places=[replace(first, record=other), *rest])), ABOUT
+        make_values(replace(query, places=[replace(first, record=other), *rest])), query
     )
+
+
+def test_a_metric_that_some_seeds_lack_makes_no_model_of_several():
+    query = seeds_query("method=ssd", "method_seed=0,1", "table.metrics=[zrf]")
+    first, *rest = query.places
+    lacks = replace(first, record=replace(first.record, metrics=first.record.metrics | {"zrf": None}))
+    assert repeated(make_values(changed := replace(query, places=[lacks, *rest])), changed) == ""
+
+
+def test_a_method_that_lacks_a_seed_has_neither_bold_nor_rank():
+    metrics = "table.metrics=[mia,gap,rank]"
+    query = seeds_query("method=retrain,ssd,finetune", "method_seed=0,1", metrics)
+    places = [
+        Place(x.labels, x.cell) if x.labels["method"] == "finetune" and i % 2 else x for i, x in enumerate(query.places)
+    ]
+    for whole, best, n in ((query, "finetune", 2), (replace(query, places=places), "ssd", 1)):
+        rows = make_values(whole)
+        assert rows.loc[rows["best"], "method"].tolist() == [best]
+        assert rows.loc[rows["metric"] == "rank", "mean"].count() == n
 
 
 def test_a_model_of_another_seed_counts_once_though_two_seeds_share_it():
@@ -371,6 +390,12 @@ def shown(text: str, monkeypatch, capsys, **variables: str) -> str:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     show(text)
     return capsys.readouterr().out
+
+
+def test_a_bar_in_a_name_opens_no_column(monkeypatch, capsys):
+    text = Grid(["Method", "D_r"], [["dress | skirt", "1.00"], ["b|c", "2.00"]], "lr").markdown()
+    assert r"| dress \| skirt | 1.00 |" in text
+    assert "dress | skirt" in shown(text, monkeypatch, capsys)
 
 
 def test_a_pipe_gets_the_markdown_as_it_is(capsys):

@@ -34,11 +34,23 @@ def test_method_seeds_are_averaged_inside_a_unit():
     assert unit["gap", "ssd"] == pytest.approx((1 + 3) / 2)  # each run's distance counts
 
 
-def test_the_split_seed_makes_a_unit_in_the_random_task_alone():
+def test_the_split_seed_makes_a_unit_in_tasks_that_draw_by_it_alone():
     draws = [make_record(x, 0.5, seeds=(0, split, split)) for x in ("retrain", "ssd") for split in range(3)]
     drawn = [replace(x, labels={**x.labels, "task": "random", "target": "random"}) for x in draws]
+    confused = [replace(x, scientific={"task": {"seed": x.seeds["split_seed"]}}) for x in draws]
     assert len(gaps(draws)) == 1
-    assert len(gaps(drawn)) == 3
+    assert len(gaps(drawn)) == len(gaps(confused)) == 3
+
+
+@pytest.mark.parametrize("change", [{"scientific": {"method": {"alpha": 5}}}, {"hyperparameters": {"alpha": 5}}])
+def test_runs_of_other_hyper_parameters_are_never_merged(change):
+    own = [replace(x, **{name: {}}) for x in study({"ssd": 0.02}) for name in change]
+    assert gaps(own) == gaps(study({"ssd": 0.02}))
+    (*_, last) = own
+    with pytest.raises(
+        ValueError, match=r"cells of strict none .* ssd to differ .* (method\.)+alpha is None and 5; keep"
+    ):
+        runs_of([*own, replace(last, **change)])
 
 
 def test_two_originals_of_one_unit_are_never_mixed():

@@ -10,7 +10,15 @@ from report_cases import ROOT, demo_cells, record_of
 
 from benchmark.records import RunRecord
 from benchmark.report.about import About
-from benchmark.report.verdict import GAP_NOTE, PAPER_DRAW, PAPER_KEY, published, verdict_markdown, verdicts
+from benchmark.report.verdict import (
+    GAP_NOTE,
+    GAP_OF_MEANS,
+    PAPER_DRAW,
+    PAPER_KEY,
+    published,
+    verdict_markdown,
+    verdicts,
+)
 
 NAN = math.nan
 IMAGES = "D_f is over 20 images."
@@ -20,7 +28,7 @@ def values(rows: list[tuple]) -> pd.DataFrame:
     """rows: (method, metric, mean, std, n)."""
     block = ("class", "cifar100", "resnet18", "rocket")
     columns = [*PAPER_KEY, "mean", "std", "n", "records"]
-    return pd.DataFrame([block + row + ("",) for row in rows], columns=columns)
+    return pd.DataFrame([block + row + ("",) for row in rows], columns=columns).assign(ablation="none")
 
 
 def judged(frame: pd.DataFrame, table: str = "table2", records: tuple[RunRecord, ...] = ()) -> pd.DataFrame:
@@ -42,6 +50,7 @@ def drawn(method: str, metric: str, mean: float, records: tuple[RunRecord, ...],
     ids = " ".join(record.run_id for record in records)
     key = ("random", "cifar10", model, "random", method, metric)
     frame = pd.DataFrame([(*key, mean, std, len(records), ids)], columns=[*PAPER_KEY, "mean", "std", "n", "records"])
+    frame = frame.assign(ablation="none")
     return judged(frame, "table6", records).set_index(PAPER_KEY).loc[key]
 
 
@@ -64,7 +73,8 @@ def test_verdict(ours, std, expected):
 
 
 def test_every_published_number_of_the_table_has_a_verdict():
-    verdict = judged(values([]))
+    switched = values([("ssd", "mia", 1.0, NAN, 1)]).assign(ablation="retrain")
+    verdict = judged(pd.concat([values([]), switched]))
     assert len(verdict) == (published()["table"] == "table2").sum() == 84
     assert set(verdict["verdict"]) == {"missing"}
 
@@ -123,7 +133,7 @@ def test_markdown_shows_the_gap_of_the_untouched_original():
     cells = next(line for line in text.splitlines() if "| gap |" in line).split(" | ")
     assert cells[3:5] == [f"38.67 / {gaps['baseline']:.2f}", ""]
     assert cells[-1] == f"1.00 / {gaps['ssd']:.2f} |"
-    assert GAP_NOTE in text.splitlines()[0]
+    assert f"gap: {GAP_OF_MEANS} {GAP_NOTE}" in text.splitlines()[0]
     alone = [row for row in rows if row[0] != "baseline"]
     assert "gap" not in verdict_markdown(judged(values(alone)), "A title", About(), IMAGES)
 
@@ -135,8 +145,8 @@ def test_markdown_shows_both_numbers_and_counts():
     ]  # fmt: skip
     lines = verdict_markdown(judged(values(rows)), "A title", About(), IMAGES).splitlines()
     assert lines[0] == (
-        "**A title: ours / published.** Protocol paper, profile full, percent, n = 3. D_f is over 20 images. Of 84 "
-        "published numbers: 2 match, 0 near, 1 off, 81 missing; results/README.md has the rule."
+        "**A title: ours / published.** Protocol paper, profile full, percent, n = 1 to 3. D_f is over 20 images. Of "
+        "84 published numbers: 2 match, 0 near, 1 off, 81 missing; results/README.md has the rule."
     )
     assert lines[2].startswith("| Model | Target | Metric | Baseline | Retrain |")
     accuracy, _, attack = (line.split(" | ") for line in lines[4:])

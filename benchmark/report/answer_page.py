@@ -131,10 +131,10 @@ def significance(units: pd.DataFrame, title: str, picture: str) -> tuple[str, di
     if not enough_blocks(n, comparisons):
         needed = next(m for m in range(99) if enough_blocks(m, comparisons))
         least = f"{comparisons} comparisons with SSD need {needed} (2/2ⁿ ≤ 0.05/{comparisons})"
-        return f"No test and no p-value: independent blocks (data set, train seed): {n}; {least}.", {}
+        return f"No test and no p-value: independent blocks (data set, model, train seed): {n}; {least}.", {}
     p, ranks = wilcoxon_holm(blocks, SSD), blocks.rank(axis="columns").mean().sort_values()
     rows = [[ABOUT.method(x).label, f"{ranks[x]:.2f}", "" if x == SSD else f"{p[x]:.4f}"] for x in ranks.index]
-    start = f"{n} independent blocks (data set, train seed); of each the mean gap over its targets."
+    start = f"{n} independent blocks (data set, model, train seed); of each the mean gap over its targets."
     files: dict[str, str | bytes] = {}
     end = f"\n\n{Grid(['Method', 'Mean rank', 'p'], rows, 'lrr').markdown()}"
     if comparisons > 1:

@@ -237,7 +237,7 @@ def test_no_run_leaves_the_question_open():
 
 def test_three_seeds_get_no_p_value_and_nine_blocks_do():
     assert significance(units_of(runs_of(study())), "", "") == (
-        "No test and no p-value: independent blocks (data set, train seed): 3; 2 comparisons with SSD need 7 "
+        "No test and no p-value: independent blocks (data set, model, train seed): 3; 2 comparisons with SSD need 7 "
         "(2/2ⁿ ≤ 0.05/2).",
         {},
     )

@@ -159,10 +159,8 @@ class GridCallback(Callback):
 
     def _begin(self, configs: Sequence[DictConfig]) -> None:
         """Begin the budget; ValueError for a wrong one, for several, and for a search, which another command does."""
-        if name := next((config.search.name for config in configs if config.get("search") is not None), None):
-            raise ValueError(
-                f"Expected no search here, but got search={name}; run python -m benchmark.search search={name}."
-            )
+        if any(config.get("search") is not None for config in configs):
+            raise ValueError(f"Expected no search here, but got one; run {command('benchmark.search')}.")
         budgets = {config.get("budget") for config in configs}
         if len(budgets) != 1:
             raise ValueError(f"Expected one budget for all cells, but got {', '.join(sorted(map(str, budgets)))}.")
@@ -327,7 +325,7 @@ def comparison(cell: Cell) -> str:
     own = RunRecord.find(cell.record_path)
     if own is not None and (share := own.metrics.get("changed_fraction")) is not None:
         lines.append(f"{cell.method_about['label']} changed {100 * share:.3g} % of the parameters")
-    words = [word for word in cell.overrides if not word.startswith("save_model=")]
+    words = [word for word in cell.overrides if not word.startswith(("budget=", "save_model="))]
     if not any(re.match(r"\+*method\.", word) for word in words):  # which the other methods do not have
         names = dict.fromkeys(method_name(other.config) for other in cells.values())
         words = [*(word for word in words if not word.startswith("method=")), f"method={','.join(names)}"]

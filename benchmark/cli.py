@@ -56,9 +56,7 @@ def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], A
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported; its own 300000 starve a busy machine
     if cells_of is not None:  # runs open no storage, and Hydra keeps the words of a sweep in a file
         sys.argv[1:] = map(without_passwords, sys.argv[1:])
-    for flag in {"-m", "--multirun"} & {*sys.argv[1:]}:  # argparse takes no overrides on both sides of it
-        sys.argv.remove(flag)
-        sys.argv.insert(1, flag)
+    sys.argv[1:] = options_first(sys.argv[1:])
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         # Hydra then raises instead of printing several lines; the second variable tells worker processes who asked.
         os.environ |= {"HYDRA_FULL_ERROR": "1", ONE_LINE: "1"}
@@ -88,23 +86,40 @@ def run_cli(command: Callable[[], Any], *, cells_of: Callable[[Sequence[str]], A
     sys.exit(code)
 
 
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments, -m and `--config-dir=FOLDER` in front: argparse takes no overrides on both sides of them.
+
+    >>> options_first(["method=ssd", "--config-dir", "mine", "+found=best", "-m"])
+    ['--config-dir=mine', '-m', 'method=ssd', '+found=best']
+    """
+    words = [re.sub(r"^-cd(?==|$)", "--config-dir", word) for word in arguments]
+    while "--config-dir" in words[:-1]:
+        at = words.index("--config-dir")
+        words[at : at + 2] = [f"--config-dir={words[at + 1]}"]
+    return sorted(words, key=lambda word: not re.match(r"(-m|--multirun|--config-dir=.*)$", word))
+
+
 def with_search_path(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `--config-dir FOLDER`, or `--config-dir=FOLDER`, as Hydra's own override.
+    """Return the arguments with every folder of `--config-dir` and `hydra.searchpath` in one override, the last word.
+
+    Hydra takes the first such override alone.
 
     Raises:
         ValueError: there is no such folder.
     """
-    option, words = "--config-dir", list(arguments)
-    if option in words[:-1]:
-        at = words.index(option)
-        words[at : at + 2] = [f"{option}={words[at + 1]}"]
-    for at, word in enumerate(words):
-        if word.startswith(f"{option}="):
-            folder = Path(word.removeprefix(f"{option}=")).resolve()
+    option, override = "--config-dir=", "hydra.searchpath="
+    words = options_first(arguments)
+    places: list[str] = []
+    for word in words:
+        if word.startswith(option):
+            folder = Path(word.removeprefix(option)).resolve()
             if not folder.is_dir():
-                raise ValueError(f"Expected {option} to name a folder, but {folder} is none.")
-            words[at] = f"hydra.searchpath=[file://{folder}]"
-    return words
+                raise ValueError(f"Expected --config-dir to name a folder, but {folder} is none.")
+            places.append(f"file://{folder}")
+        elif word.startswith(override):
+            places.append(word.removeprefix(override).removeprefix("[").removesuffix("]"))
+    rest = [word for word in words if not word.startswith((option, override))]
+    return [*rest, f"{override}[{','.join(filter(None, places))}]"] if places else rest
 
 
 def check_folders(arguments: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
+from benchmark.cli import with_search_path
 from benchmark.composer import NAME, Composer, options_of
 from benchmark.targets import check_composed
 
@@ -48,10 +49,10 @@ def choices(group: str) -> list[str]:
 
 def own_overrides(hydra: Any) -> tuple[str, ...]:
     """Return the overrides that compose the job with this node of Hydra's, the folder of `--config-dir` among them."""
-    folder = next((source.path for source in hydra.runtime.config_sources if source.provider == "command-line"), None)
+    folders = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
     words = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
     task: Any = OmegaConf.to_container(hydra.overrides.task)
-    return (*([] if folder is None else [f"hydra.searchpath=[file://{folder}]"]), *words, *task)
+    return (*with_search_path([*folders, *words]), *task)
 
 
 def varying(cells: Sequence[Cell]) -> dict[str, str]:

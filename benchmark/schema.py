@@ -113,6 +113,8 @@ def check(config: DictConfig, resolve: Resolve) -> None:
     mean, std = config.preprocessing.mean, config.preprocessing.std
     if (mean is None) != (std is None):
         raise ValueError(f"Expected preprocessing.mean and preprocessing.std together, but got {mean} and {std}.")
+    if (n := config.requests.n) is not None and config.requests.targets is None:
+        raise ValueError(f"Expected requests.n with targets, but got {n} and no targets; add requests=sequence.")
     if (weights := config.model.get("weights")) is not None and not config.model.get("pretrained", True):
         raise ValueError(f"Expected model.pretrained=true beside model.weights={weights}, but got false.")
 

@@ -119,12 +119,20 @@ def indices_split(dataset: ImageDataset, *, file: str) -> ForgetSplit:
     if absent:
         row, last = absent[0], len(train.storage) - 1
         name = dataset.file_names[row] if row < len(dataset.file_names) else row
-        part = "is a test image, or dataset.subset.train_images (null: all) leaves it out"
-        reason = part if row <= last else f"is more than the last index, {last}"
+        apart = [
+            part for part in (dataset.test, dataset.validation) if part is not None and part.storage is train.storage
+        ]
+        reason, hint = "is a test image, or dataset.subset.train_images (null: all) leaves it out", "remove the line"
+        if row > last:
+            reason = f"is more than the last index, {last}"
+        elif any(row in part.index.tolist() for part in apart):
+            reason = (
+                "is a test image, or search.held_out, dataset.subset.held_out or .validation holds it out of training"
+            )
+            hint = "set that to null, or name no test image"
         more = f" So for lines {', '.join(str(lines[row]) for row in absent[1:6])}." if len(absent) > 1 else ""
         raise ValueError(
-            f"Expected line {lines[row]} of {file} to name a training image, but {name} {reason}; "
-            f"remove the line.{more}"
+            f"Expected line {lines[row]} of {file} to name a training image, but {name} {reason}; {hint}.{more}"
         )
     return forget_samples(dataset, torch.isin(train.index.cpu(), torch.tensor(list(lines))), f"{len(lines)} samples")
 

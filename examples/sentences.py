@@ -1,4 +1,4 @@
-"""Forget sentences that a classifier of Hugging Face transformers learnt, offline: python examples/sentences.py. Needs transformers."""
+"""Forget sentences that a classifier learnt: python examples/sentences.py, offline. Needs Hugging Face transformers."""
 
 import torch
 from torch.utils.data import DataLoader

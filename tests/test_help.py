@@ -48,6 +48,27 @@ def test_help_needs_no_torch_and_leaves_no_file(path, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("reproduce-table2 METHOD=ssd", "variables among METHODS MODEL SEEDS .*, but got METHOD"),
+        ("search search=finetune", "SEARCH, but got search"),
+        ("search WORKERS=2", "no WORKERS for a search"),
+    ],
+)
+def test_make_refuses_what_it_would_not_heed(words, message):
+    done = subprocess.run(["make", "--dry-run", "PY=x", *words.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode
+    assert re.search(message, done.stderr)
+
+
+def test_the_table_that_needs_an_account_keeps_nothing_else_from_being_made():
+    words = ["make", "--dry-run", "--old-file=.venv/.ready", "PY=x", "reproduce-all"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    made = re.findall(r"x -m benchmark.*?(?:experiment=| )(table\w+|ablation|claims|answer)", done.stdout)
+    assert made[-6:] == ["ablation", "claims", "answer", "table4", "claims", "answer"]
+
+
 def test_the_help_of_a_run_does_too():
     header = yaml.safe_load((ROOT / "configs" / "run.yaml").read_text())["hydra"]["help"]["header"]
     assert len(examples(header)) == 5

@@ -37,7 +37,7 @@ KINDS = {
 ENSEMBLE = "benchmark.report.ensemble.ensemble_files"  # beside them, if table.ensemble names something
 # Keys that say where and on what, and change no cell.
 MACHINE = ("output_dir", "data_dir", "dataset.load.data_dir", "dataset.load.folder", "dataset.root", "dataset.file",
-           "compute", "launcher", "hydra", "plugins", "reuse", "force")  # fmt: skip
+           "compute", "launcher", "hydra", "plugins", "reuse", "force", "budget", "save_model")  # fmt: skip
 
 
 @dataclass(frozen=True)

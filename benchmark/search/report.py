@@ -25,13 +25,18 @@ def refuse_to_replace(folder: Path, key: str, n_trials: int) -> None:
     """Raise ValueError if `folder` holds the results of another study, or of more than `n_trials` complete trials."""
     if not (folder / "trials.csv").is_file():  # written last
         return
-    there = int((pd.read_csv(folder / "trials.csv")["state"] == "complete").sum())
+    there = complete_in((folder / "trials.csv").read_text("utf-8"))
     study = re.search(r"^\| study \| (\w+) \|$", (folder / "summary.md").read_text("utf-8"), flags=re.MULTILINE)
     if there > n_trials or (study and study[1] != key):
         raise ValueError(
             f"Expected {folder} to hold at most {n_trials} trials of the study {key}, but it holds {there} of "
             f"{study[1] if study else 'an unnamed one'}; set out=ANOTHER_FOLDER."
         )
+
+
+def complete_in(trials: str) -> int:
+    """Return the number of complete trials in a table of trials, as CSV."""
+    return int((pd.read_csv(io.StringIO(trials))["state"] == "complete").sum())
 
 
 def write_report(bench: Workbench, study: Study, key: str, folder: Path) -> str:
@@ -159,13 +164,17 @@ def percent(value: float | None) -> str:
 def run_command(cell: Cell, study: Study, best: Sequence[str] | None = None) -> str:
     """Return the command that runs the method with the best values and records it, on the test images.
 
-    It repeats all words of the search's own command but those of the search, and the values that were searched.
+    It repeats all words of the search's own command but its budget, those of the search, and the values searched.
 
     Args:
         best: words for the best values; None: each value itself.
     """
     found = {f"method.{name}": value for name, value in study.best_params.items()}
     other = [word for word in cell.overrides if not re.match(r"[+~]*search\b", word)]
-    words = [word for word in other if word.partition("=")[0].lstrip("+") not in {"method", *found}]
+    apart = "dataset.subset.validation"  # a search's own file may set it
+    skipped = {"method", "budget", apart, *found}
+    words = [word for word in other if word.partition("=")[0].lstrip("+") not in skipped]
+    if (share := cell.config.dataset.subset.get("validation")) is not None:
+        words.append(f"++{apart}={share}")
     values = [f"{name}={value}" for name, value in found.items()] if best is None else best
     return shlex.join(["python", "-m", "benchmark.run", f"method={cell.labels['method']}", *words, *values])

@@ -26,6 +26,7 @@ from benchmark.search.study import (
     Evaluate,
     NumberedTPE,
     check_code,
+    check_time,
     check_trials,
     n_complete,
     open_storage,
@@ -46,6 +47,13 @@ NAMED = (
     "dataset", "model", "task", "task.target", "case", "protocol", "profile",
 )  # fmt: skip
 
+SHARE = "trials run one after the other; start the same command several times to share them"
+OF_RUNS = {  # what no search does, and what to do instead
+    "launcher": SHARE, "hydra/launcher": SHARE, "hydra.launcher": SHARE,
+    "force": "search.storage=ANOTHER searches anew", "save_model": "give it to the command of the best values",
+    "stage": "a search ends with the last trial",
+}  # fmt: skip
+
 
 def search_cells(overrides: Sequence[str]) -> list[Cell]:
     """Return the cells whose methods are searched; test images are held-out training images if a search says so.
@@ -57,6 +65,10 @@ def search_cells(overrides: Sequence[str]) -> list[Cell]:
     if not names:
         known = ", ".join(name for name in choices("search") if name != "common")
         raise ValueError(f"Expected search=…, for example search=ssd, but got none; there are {known}.")
+    for word in rest:
+        for key, hint in OF_RUNS.items():
+            if re.match(rf"\+*{key}[.=]", word):
+                raise ValueError(f"Expected no {key} in a search, but got {word}; {hint}.")
     cells = [cell for name in names[-1] for cell in cells_of([f"search={name}", *rest])]
     for config in (cell.config for cell in cells):
         if config.search.held_out is not None:
@@ -239,6 +251,7 @@ def run_study(cell: Cell, folder: Path | None = None) -> tuple[Workbench, optuna
     evaluate = mean_over_seeds([make_evaluate(*one) for one in zip(benches, references, strict=True)])
     parameters = content(options.parameters)
     if "default" not in study.user_attrs:  # the configured values: warms up, and shows an error of the set-up
+        check_time(study, options.n_trials, first=True)
         values = {one["name"]: OmegaConf.select(cell.config.method, one["name"]) for one in parameters}
         try:
             value, kept = evaluate(values)

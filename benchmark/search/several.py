@@ -18,7 +18,7 @@ from benchmark.cli import describe
 from benchmark.report.about import About
 from benchmark.report.query import is_here, write_files
 from benchmark.report.typeset import Grid, escape
-from benchmark.search.report import judged_on, percent, run_command, trials_of
+from benchmark.search.report import complete_in, judged_on, percent, run_command, trials_of
 from benchmark.search.run import run_study, study_key
 from benchmark.search.study import shown
 from benchmark.workbench import Workbench
@@ -64,7 +64,7 @@ def run_searches(cells: Sequence[Cell], folder: Path) -> str:
             log.error("failed: %s", describe(error))
             failed[key] = {**names, "error": describe(error)}
         else:
-            if key in found and n_complete(found[key][1]) > n_complete(trials):
+            if key in found and complete_in(found[key][1]) > complete_in(trials):
                 log.warning("%s holds more trials of this search; they stay", folder)
             else:
                 found[key] = {**names, "study": key, **facts}, trials
@@ -110,10 +110,6 @@ def facts_of(bench: Workbench, study: Study) -> dict[str, Any]:
         **default["provenance"],
         "command": shlex.join(word for word in words if not is_here(word)),
     }
-
-
-def n_complete(trials: str) -> int:
-    return int((pd.read_csv(io.StringIO(trials))["state"] == "complete").sum())
 
 
 def stored_searches(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:

@@ -188,7 +188,7 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
 
     Raises:
         RuntimeError: `max_failures` trials in a row failed.
-        OutOfBudgetError: the budget has no time for another trial like the last one.
+        OutOfBudgetError: the budget has no time for another trial, see `check_time`.
     """
     failures = 0
 
@@ -214,13 +214,9 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
                 f"Expected trials to succeed, but {failures} in a row failed, the last one by: "
                 f"{trial.user_attrs.get('error')}; narrow search.parameters."
             )
-        check_time((trial.duration or timedelta()).total_seconds())
+        check_time(study, n_trials)
 
-    def check_time(seconds: float) -> None:
-        if seconds >= budget.left() and n_complete(study) < n_trials:
-            raise OutOfBudgetError(f"{n_trials - n_complete(study)} of {n_trials} trials")
-
-    check_time(0.0)
+    check_time(study, n_trials, first=True)
     while n_complete(study) < n_trials:
         try:
             study.optimize(objective, catch=(Exception,), callbacks=[after_trial, MaxTrialsCallback(n_trials)])
@@ -229,6 +225,20 @@ def run_trials(study: Study, parameters: Parameters, evaluate: Evaluate, *, n_tr
             if failures >= max_failures:
                 raise
             log.warning("another process took a trial of this one for dead; it does not count (%s)", error)
+
+
+def check_time(study: Study, n_trials: int, *, first: bool = False) -> None:
+    """Raise OutOfBudgetError if a trial is missing and the budget has no time for one like the longest one so far.
+
+    Args:
+        first: of this process: like the shortest one, so that a single long trial does not end every start.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    seconds = [trial.duration.total_seconds() for trial in complete if trial.duration]
+    needed, missing = (min if first else max)(seconds, default=0.0), n_trials - len(complete)
+    if missing > 0 and needed >= budget.left():
+        time = f"; one takes about {duration(needed)}" if seconds else ""
+        raise OutOfBudgetError(f"{missing} of {n_trials} trials{time}")
 
 
 def check_trials(study: Study) -> None:

@@ -1,9 +1,12 @@
 """`budget=`: what fits is made, a training is kept, and the exit code and the last lines say what is left."""
 
 import math
+import re
 import time
+from datetime import timedelta
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from command_line import TINY, make_cell, make_cells, records_of, run_command
@@ -14,6 +17,7 @@ from benchmark.budget import OutOfBudgetError, seconds_of
 from benchmark.cli import Left
 from benchmark.launcher import engine
 from benchmark.launcher.graph import Task, add_tasks, work
+from benchmark.report.query import is_here
 from benchmark.search.study import run_trials
 from benchmark.training_state import StoredTraining
 from benchmark.workbench import Workbench
@@ -46,6 +50,8 @@ def test_a_budget_is_a_time_with_its_units():
 
 def test_a_budget_is_no_part_of_a_name(tmp_path):
     assert make_cell(tmp_path, "budget=9m").run_id == make_cell(tmp_path).run_id
+    assert is_here("budget=9m")
+    assert is_here("save_model=m.safetensors")
 
 
 def test_what_would_not_end_in_time_is_not_started(tmp_path):
@@ -172,6 +178,8 @@ def test_a_single_run_ends_with_its_budget(tmp_path, monkeypatch, caplog):
     assert run_command([*arguments, "budget=0.000001s"], monkeypatch) == 3
     assert caplog.messages[-1].startswith("left by budget=0.000001s: ")
     assert run_command([*arguments, "budget=1h"], monkeypatch) == 0
+    (table,) = re.findall("table: .*", caplog.text)
+    assert "budget" not in table
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
@@ -214,20 +222,29 @@ def test_an_engine_starts_nothing_after_the_end(monkeypatch):
     assert results == {name: Left(name, "the time is over") for name in "ab"}
 
 
-def test_a_search_stops_before_a_trial_that_would_not_end(monkeypatch):
-    import optuna
-
-    study, trials = optuna.create_study(), []
+def test_a_search_stops_before_a_trial_that_would_not_end():
+    study, parameters, trials = optuna.create_study(), [{"name": "x", "low": 0.0, "high": 1.0}], []
+    for seconds in (100, 1):
+        trial = study.ask()
+        study.tell(trial, 0.0)
+        stored = study._storage._get_trial(trial._trial_id)
+        stored.datetime_start = stored.datetime_complete - timedelta(seconds=seconds)
 
     def evaluate(values):
         trials.append(values)
-        budget.end_at(time.time() + (1e-6 if len(trials) == 2 else 3600))
         return 0.0, {}
 
+    budget.begin("1s")
+    with pytest.raises(OutOfBudgetError, match="3 of 5 trials; one takes about 1 s"):  # not even like the shortest
+        run_trials(study, parameters, evaluate, n_trials=5, max_failures=1)
+    assert trials == []
+    budget.begin("1m")
+    with pytest.raises(OutOfBudgetError, match="2 of 5 trials; one takes about 1 min 40 s"):  # after one, the longest
+        run_trials(study, parameters, evaluate, n_trials=5, max_failures=1)
+    assert len(trials) == 1
     budget.begin("1h")
-    with pytest.raises(OutOfBudgetError, match="3 of 5 trials"):
-        run_trials(study, [{"name": "x", "low": 0.0, "high": 1.0}], evaluate, n_trials=5, max_failures=1)
-    assert len(trials) == 2
+    run_trials(study, parameters, evaluate, n_trials=5, max_failures=1)
+    assert len(trials) == 3
 
 
 def test_outputs_that_a_method_skips_are_not_planned(tmp_path):

@@ -73,6 +73,16 @@ def test_a_sweep_is_what_hydra_makes_of_it(arguments, tmp_path, own_configs, mon
     assert ours(cells_of([search_path, *arguments])) == plain_hydra(tmp_path, search_path, *arguments)
 
 
+@pytest.mark.parametrize("second", ["--config-dir={}", "hydra.searchpath=['file://{}']"])
+def test_every_search_path_counts(second, own_configs, tmp_path):
+    (tmp_path / "more" / "case").mkdir(parents=True)
+    (tmp_path / "more" / "case" / "mine.yaml").write_text("# @package _global_\nsplit_seed: 5\n")
+    words = ["method=my_ssd", second.format(tmp_path / "more"), "case=mine", "-cd", str(own_configs)]
+    (cell,) = cells_of(with_search_path(words))
+    assert (cell.labels["method"], cell.seeds["split_seed"]) == ("my_ssd", 5)
+    assert cells_of(cell.overrides)[0].config == cell.config
+
+
 def test_a_config_dir_is_a_search_path(own_configs, tmp_path):
     (cell,) = cells_of(with_search_path(["--config-dir", str(own_configs), "method=my_ssd"]))
     assert (cell.labels["method"], cell.method_about["label"], cell.config.method.alpha) == ("my_ssd", "Mine", 3.0)
@@ -146,7 +156,7 @@ def test_unusual_overrides_too():
     for overrides in (
         ["method=ssd,retrain,finetune", "requests=sequence", "method@reference=finetune"],
         ["method=ssd,retrain", "recipe.lr=1", "model=vit,resnet18", "switched=retrain,none"],
-        ["method=ssd,retrain", "+method.beta=1", "search=ssd"],
+        ["method=ssd,retrain", "+method.beta=1", "search=ssd", "search.name=ssd"],
         ["method=retrain,finetune,scrub", "values=released,searched"],
         ["method=retrain,finetune,scrub", "values=searched"],
         ["method=ssd", "~method.lam"],

@@ -85,6 +85,7 @@ def test_every_option_has_a_kind():
     ("words", "key"),
     [
         (["preprocessing.mean=[0.5,0.5,0.5]"], "preprocessing.mean and preprocessing.std"),
+        (["requests.n=3"], "requests.n with targets"),
         (["dataset.augmentation.flip=maybe"], "dataset.augmentation.flip"),
         (["dataset.augmentation.padding=1.5"], "dataset.augmentation.padding"),
         (["recipe.decay=-1"], "recipe.decay"),

@@ -278,6 +278,14 @@ def test_a_wrong_line_of_a_request_is_named(text, expected, dataset, tmp_path):
         indices_split(part, file=str(request(tmp_path, text)))
 
 
+@pytest.mark.parametrize("kept", ["held_out", "validation"])
+def test_a_request_for_an_image_that_is_held_out_is_not_to_lose_its_line(kept, dataset, tmp_path):
+    part = drawn(dataset, None, **{kept: 0.25})
+    row = (rows(dataset.train) - rows(part.train)).pop()
+    with pytest.raises(ValueError, match=r"or \.validation holds it out of training; set that to null"):
+        indices_split(part, file=str(request(tmp_path, str(row))))
+
+
 def test_a_request_that_is_no_text_is_refused(dataset, tmp_path):
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "ids.txt", tmp_path / "none.txt", tmp_path):

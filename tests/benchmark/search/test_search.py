@@ -13,18 +13,21 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 from command_line import TINY, records_of, run_command
 from omegaconf import OmegaConf
 
-from benchmark import pipeline
+from benchmark import budget, pipeline
 from benchmark.cell import content, without_about
+from benchmark.compose import cells_of
 from benchmark.records import load_records
 from benchmark.search import run as search
 from benchmark.search import several as several_searches
 from benchmark.search.__main__ import main
 from benchmark.search.report import refuse_to_replace
+from benchmark.search.report import run_command as command_of
 from benchmark.search.several import rows_of, stored_files
 from benchmark.workbench import Workbench
 
@@ -89,6 +92,7 @@ def test_the_best_values_as_a_configuration_give_the_best_gap(found, monkeypatch
     assert run_command(words[3:], monkeypatch) == 0
     head = (folder / "out" / "found" / "best.yaml").read_text().splitlines()[2]
     assert shlex.split(head)[1:] == [*words[:-2], "--config-dir", str(folder / "out"), "+found=best"]
+    assert run_command(shlex.split(head)[4:], monkeypatch) == 0
     assert {*run} <= {*words}  # every word of the search's command but its own
     records = load_records(folder / "runs" / "records")
     (record,) = [record for record in records if record.labels["method"] == "ssd"]  # one: both ways are the same run
@@ -258,6 +262,22 @@ def test_every_search_composes_and_names_parameters_of_its_method(name):
     assert cell.labels["method"] == cell.config.search.name == name
 
 
+def test_the_command_of_the_best_values_sets_apart_what_the_search_does():
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(value=0.0))
+    for words, share in ([], 0.1), (["dataset.subset.validation=0.2"], 0.2):
+        command = shlex.split(command_of(search.search_cell(["search=scrub_r", "budget=9m", *words]), study))
+        (cell,) = cells_of(command[3:])
+        assert (cell.labels["method"], cell.config.dataset.subset.validation) == ("scrub_r", share)
+        assert "budget=9m" not in command
+
+
+def test_a_budget_that_is_over_leaves_the_configured_values_too(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "make_evaluate", lambda *_: budget.end_at(0) or pytest.fail)
+    words = ["search=ssd", "protocol=paper", "search.seed=1", f"out={tmp_path}"]
+    assert start(words, found[0], monkeypatch) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -274,6 +294,11 @@ def test_every_search_composes_and_names_parameters_of_its_method(name):
         (["search=ssd", "requests=sequence"], "Expected one forget request to search on, but got "),
         (["search=unsir", "task=random", "task.n=5"], "applies to the task"),
         (["search=ssd", "method_seed=0,1"], "Expected one cell to search on, but got 2"),
+        (["search=ssd", "launcher=local"], "no launcher in a search, but got launcher=local; trials run one after"),
+        (["search=ssd", "hydra.launcher.workers=2"], "the same command several times"),
+        (["search=ssd", "force=true"], "search.storage=ANOTHER"),
+        (["search=ssd", "save_model=m.safetensors"], "no save_model in a search"),
+        (["search=ssd", "stage=original"], "no stage in a search"),
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):

@@ -17,7 +17,6 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
-from benchmark.cli import with_search_path
 from benchmark.composer import NAME, Composer, options_of
 from benchmark.targets import check_composed
 
@@ -49,10 +48,11 @@ def choices(group: str) -> list[str]:
 
 def own_overrides(hydra: Any) -> tuple[str, ...]:
     """Return the overrides that compose the job with this node of Hydra's, the folder of `--config-dir` among them."""
-    folders = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
-    words = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
+    key = "hydra.searchpath="
+    places = [f"file://{one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
+    places += [word.removeprefix(key).strip("[]") for word in hydra.overrides.hydra if word.startswith(key)]
     task: Any = OmegaConf.to_container(hydra.overrides.task)
-    return (*with_search_path([*folders, *words]), *task)
+    return (*([f"{key}[{','.join(filter(None, places))}]"] if places else []), *task)
 
 
 def varying(cells: Sequence[Cell]) -> dict[str, str]:

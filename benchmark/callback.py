@@ -61,9 +61,7 @@ class GridCallback(Callback):
             forget(self.cells)
             self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
             varies = varying(self.cells)
-            self.names = {
-                cell.scientific_hash: f"{cell} {varies[cell.scientific_hash]}".rstrip() for cell in self.cells
-            }
+            self.names = {cell.scientific_hash: f"{cell} {varies[cell]}".rstrip() for cell in self.cells}
             total, to_run = len(self.cells), self._n_waiting()
             check_model_files(self.cells)
             log.info("%s: %d done, %d to run%s", counted(total, "cell"), total - to_run, to_run, self._to_make())
@@ -159,8 +157,10 @@ class GridCallback(Callback):
 
     def _begin(self, configs: Sequence[DictConfig]) -> None:
         """Begin the budget; ValueError for a wrong one, for several, and for a search, which another command does."""
-        if any(config.get("search") is not None for config in configs):
-            raise ValueError(f"Expected no search here, but got one; run {command('benchmark.search')}.")
+        if name := next((config.search.name for config in configs if config.get("search") is not None), None):
+            raise ValueError(
+                f"Expected no search here, but got search={name}; run python -m benchmark.search search={name}."
+            )
         budgets = {config.get("budget") for config in configs}
         if len(budgets) != 1:
             raise ValueError(f"Expected one budget for all cells, but got {', '.join(sorted(map(str, budgets)))}.")

@@ -100,26 +100,19 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def with_search_path(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with every folder of `--config-dir` and `hydra.searchpath` in one override, the last word.
-
-    Hydra takes the first such override alone.
+    """Return the arguments, the folder of each `--config-dir` as Hydra's own override.
 
     Raises:
         ValueError: there is no such folder.
     """
-    option, override = "--config-dir=", "hydra.searchpath="
-    words = options_first(arguments)
-    places: list[str] = []
-    for word in words:
+    option, words = "--config-dir=", options_first(arguments)
+    for at, word in enumerate(words):
         if word.startswith(option):
             folder = Path(word.removeprefix(option)).resolve()
             if not folder.is_dir():
                 raise ValueError(f"Expected --config-dir to name a folder, but {folder} is none.")
-            places.append(f"file://{folder}")
-        elif word.startswith(override):
-            places.append(word.removeprefix(override).removeprefix("[").removesuffix("]"))
-    rest = [word for word in words if not word.startswith((option, override))]
-    return [*rest, f"{override}[{','.join(filter(None, places))}]"] if places else rest
+            words[at] = f"hydra.searchpath=[file://{folder}]"
+    return words
 
 
 def check_folders(arguments: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.cell import Cell
-from benchmark.composer import NAME, Composer, options_of
+from benchmark.composer import NAME, SEARCH_PATH, Composer, options_of, search_path_of
 from benchmark.targets import check_composed
 
 CONFIGS = str(Path(__file__).parent.parent.resolve() / "configs")
@@ -40,30 +40,25 @@ def cells_of(overrides: Sequence[str], *, like: DictConfig | None = None) -> lis
         return [composer.cell(job) for job in composer.jobs()]
 
 
-def choices(group: str) -> list[str]:
-    """Return the choices of a configuration group, sorted by name."""
+def choices(group: str, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the choices of a configuration group, sorted by name; those of the overrides' search path too."""
     with initialised():
-        return sorted(options_of(group, ObjectType.CONFIG))
+        return sorted(options_of(group, ObjectType.CONFIG, search_path_of(overrides)))
 
 
 def own_overrides(hydra: Any) -> tuple[str, ...]:
     """Return the overrides that compose the job with this node of Hydra's, the folder of `--config-dir` among them."""
-    key = "hydra.searchpath="
-    places = [f"file://{one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
-    places += [word.removeprefix(key).strip("[]") for word in hydra.overrides.hydra if word.startswith(key)]
+    given = [one.path for one in hydra.runtime.config_sources if one.provider == "command-line"]
     task: Any = OmegaConf.to_container(hydra.overrides.task)
-    return (*([f"{key}[{','.join(filter(None, places))}]"] if places else []), *task)
+    return (*search_path_of([*(f"{SEARCH_PATH}=[file://{x}]" for x in given), *hydra.overrides.hydra]), *task)
 
 
-def varying(cells: Sequence[Cell]) -> dict[str, str]:
-    """Return, by scientific hash, the overrides that tell cells of the same name apart, as `method.alpha=3`."""
+def varying(cells: Sequence[Cell]) -> dict[Cell, str]:
+    """Return the overrides that tell cells of the same name apart, as `method.alpha=3`."""
     shared: dict[str, set[str]] = {}
     for cell in cells:
         shared.setdefault(str(cell), set(cell.overrides)).intersection_update(cell.overrides)
-    return {
-        cell.scientific_hash: shlex.join(word for word in cell.overrides if word not in shared[str(cell)])
-        for cell in cells
-    }
+    return {cell: shlex.join(word for word in cell.overrides if word not in shared[str(cell)]) for cell in cells}
 
 
 @contextmanager

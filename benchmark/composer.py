@@ -63,9 +63,10 @@ class Composer:
         self.first: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {}
         self.clock = OmegaConf.create() if like is None else like
         parsed = self.parser.parse_overrides(list(overrides))
-        self.own = [str(o.input_line) for o in parsed if o.is_hydra_override()]  # of Hydra itself: alike in all jobs
+        own = [str(o.input_line) for o in parsed if o.is_hydra_override()]  # of Hydra itself: alike in all jobs
         self.sweep = [o for o in parsed if not o.is_hydra_override()]
-        self.search_path = [word for word in self.own if word.startswith(f"{SEARCH_PATH}=")]
+        self.search_path = search_path_of(own)
+        self.own = [*(word for word in own if not word.startswith(f"{SEARCH_PATH}=")), *self.search_path]
         self.single = tuple(str(o.input_line) for o in self.sweep if not o.is_sweep_override())
         self.whole = self.compose(*self.single)
         self.method_values = str(self.whole.hydra.runtime.choices["values"])  # those of `self.methods`
@@ -183,6 +184,18 @@ class Composer:
 def options_of(group: str, kind: ObjectType, search_path: Sequence[str] = ()) -> list[str]:
     """Return the files or folders of a configuration group; Hydra is initialised."""
     return GlobalHydra.instance().config_loader().get_group_options(group, kind, NAME, list(search_path))
+
+
+def search_path_of(words: Sequence[str]) -> list[str]:
+    """Return the search paths among overrides as one, or none: Hydra takes the first alone.
+
+    >>> search_path_of(["hydra.searchpath=[file://a]", "method=ssd", "hydra.searchpath=[file://b]"])
+    ['hydra.searchpath=[file://a,file://b]']
+    """
+    start = f"{SEARCH_PATH}="
+    given = [word.removeprefix(start) for word in words if word.startswith(start)]
+    places = [value.removeprefix("[").removesuffix("]") for value in given]
+    return [f"{start}[{','.join(filter(None, places))}]"] if given else []
 
 
 class UnusualError(Exception):

@@ -10,13 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.core.object_type import ObjectType
 from hydra.utils import get_method
 
 from benchmark.cell import Cell
 from benchmark.cli import counted
-from benchmark.compose import cells_of, initialised
-from benchmark.composer import SEARCH_PATH, options_of
+from benchmark.compose import cells_of, choices, varying
 from benchmark.files import content_hash
 from benchmark.records import RunRecord, load_records, read_lines, to_lines
 from benchmark.report.about import About, read_about
@@ -163,9 +161,7 @@ def read_query(
 
 def check_choice(key: str, group: str, name: str, overrides: Sequence[str]) -> None:
     """Raise a ValueError if `name` is no file of a configuration group, nor of the folder of `--config-dir`."""
-    with initialised():
-        known = sorted(options_of(group, ObjectType.CONFIG, [x for x in overrides if key_of(x) == SEARCH_PATH]))
-    if name not in known:
+    if name not in (known := choices(group, overrides)):
         raise ValueError(f"Expected {key}={' or '.join(known)}, but got {name!r}.")
 
 
@@ -199,15 +195,10 @@ def made_anew(record: RunRecord, found: Sequence[RunRecord]) -> bool:
 
 def by_varying(places: Sequence[Place]) -> list[Place]:
     """Return the places of a sweep, each with what varies, but for seeds, in the place of the switched option."""
-    shared: dict[str, set[str]] = {}  # cells of one name may share a run: `varying` tells those apart by it
-    for cell in [place.cell for place in places if place.cell is not None]:
-        shared.setdefault(str(cell), set(cell.overrides)).intersection_update(cell.overrides)
-
-    def varied(cell: Cell | None) -> str:
-        words = [] if cell is None else [word for word in cell.overrides if word not in shared[str(cell)]]
-        return shlex.join(word for word in words if key_of(word) not in SEEDS)
-
-    return [replace(place, labels={**place.labels, "ablation": varied(place.cell)}) for place in places]
+    found = varying([place.cell for place in places if place.cell is not None])
+    varied = [[] if place.cell is None else shlex.split(found[place.cell]) for place in places]
+    words = [shlex.join(word for word in words if key_of(word) not in SEEDS) for words in varied]
+    return [replace(x, labels={**x.labels, "ablation": text}) for x, text in zip(places, words, strict=True)]
 
 
 def folder_name(overrides: Sequence[str]) -> str:

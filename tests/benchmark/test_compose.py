@@ -156,7 +156,7 @@ def test_unusual_overrides_too():
     for overrides in (
         ["method=ssd,retrain,finetune", "requests=sequence", "method@reference=finetune"],
         ["method=ssd,retrain", "recipe.lr=1", "model=vit,resnet18", "switched=retrain,none"],
-        ["method=ssd,retrain", "+method.beta=1", "search=ssd", "search.name=ssd"],
+        ["method=ssd,retrain", "+method.beta=1", "search=ssd"],
         ["method=retrain,finetune,scrub", "values=released,searched"],
         ["method=retrain,finetune,scrub", "values=searched"],
         ["method=ssd", "~method.lam"],
@@ -183,9 +183,9 @@ def test_a_file_that_reaches_into_the_method_is_heeded(own_configs):
 
 def test_what_varies_is_named_if_the_name_does_not_say_it():
     cells = cells_of(["method=ssd,retrain", "method_seed=0,1", "recipe.lr=0.1,0.2", "recipe.epochs=1"])
-    assert [varying(cells)[cell.scientific_hash] for cell in cells] == ["recipe.lr=0.1", "recipe.lr=0.2"] * 4
+    assert [varying(cells)[cell] for cell in cells] == ["recipe.lr=0.1", "recipe.lr=0.2"] * 4
     cells = cells_of(["case=digits_class,digits_random", "method=ssd", "split_seed=0,1", "method.alpha=1,3"])
-    assert varying(cells)[cells[1].scientific_hash] == "split_seed=0 method.alpha=3"
+    assert varying(cells)[cells[1]] == "split_seed=0 method.alpha=3"
 
 
 def test_a_table_of_72_cells_is_quick_and_its_names_say_all_that_varies():

@@ -57,7 +57,7 @@ def check_one_line(code: int, stderr: str, expected: str) -> None:
             "case=cifar10_random task=subclass",
             "a value for task.target, but dataset.targets.subclass, its default, is not",
         ),
-        ("search=ssd", "no search here, but got one; run python -m benchmark.search "),
+        ("search=ssd", "no search here, but got search=ssd; run python -m benchmark.search search=ssd"),
         ("--config-dir=/nowhere", "/nowhere"),
         ("method_seed=one", "method_seed to be a whole number, but got 'one'"),
         ("switched=nothing", "switched to be one of none, normalisation"),

@@ -110,7 +110,7 @@ def test_a_method_takes_a_forget_set_of_one_image_and_one_larger_than_the_rest(n
 def test_a_method_takes_a_vision_transformer_or_says_why_not(name):
     method, split = compose_method(f"method={name}", "model=vit", "task=class", "protocol=strict"), tiny_split("class")
     if (reason := skip_reason(method, split)) is not None:
-        assert len(reason.split()) > 3, reason
+        assert name in ("ct", "scrub_r"), reason
         return
     context = make_context(lambda seed, *, pretrained=True: tiny_vit(seed, split.num_classes))
     context = replace(context, preprocessing=replace(context.preprocessing, size=8))

@@ -7,19 +7,21 @@ import pandas as pd
 
 from benchmark.cli import counted
 from benchmark.composer import SEARCH_PATH
-from benchmark.records import to_lines
+from benchmark.records import read_lines, to_lines
+from benchmark.report.about import ABOUT
 from benchmark.report.answer_page import HOW_TO_READ, origin_of, quirks, targets_and_tests, variances
-from benchmark.report.contest import ABOUT, LOST, Contest, contests, listed, replicated, scopes
+from benchmark.report.contest import LOST, Contest, contests, listed, replicated, scopes
 from benchmark.report.query import RECORDS, RESULTS, check_choice, write_files
 from benchmark.report.statistics import LEAST_UNITS, half_width, sign, text
 from benchmark.report.units import (
+    ABLATION,
     CELL,
+    EXPERIMENTS,
     FLOOR,
     NOTHING_SWITCHED,
     PROTOCOLS,
     QUANTITIES,
     SSD,
-    answer_folder,
     committed,
     finished,
     is_news,
@@ -44,9 +46,9 @@ def write_answer(profile: str, overrides: Sequence[str], out: Path | None = None
     if others := [word for word in overrides if word.partition("=")[0] not in (taken, SEARCH_PATH)]:
         raise ValueError(f"Expected answer=PROFILE with out=… and {taken}=… alone, but got {others[0]!r}.")
     experiment = options.get("experiment")
-    for key, group, name in (("answer", "profile", profile), ("experiment", "experiment", experiment)):
-        if name is not None:
-            check_choice(key, group, name, overrides)
+    check_choice("answer", "profile", profile, overrides)
+    if experiment is not None:
+        check_choice("experiment", "experiment", experiment, overrides)
     output_dir = Path(options.get("output_dir", "runs")) if experiment is None else None
     files = answer_files(RESULTS, profile, output_dir, experiment=experiment)
     write_files(out or RESULTS / answer_folder(profile, experiment), files)
@@ -65,24 +67,24 @@ def answer_files(
     Raises:
         ValueError: if there is no record of SSD beside a retrained model.
     """
-    folders, own_folder = committed(results, profile, experiment), answer_folder(profile, experiment)
-    kept = folders.pop(own_folder, [])
-    known = {record.run_id: record for records in folders.values() for record in records}
-    found = {record.run_id: record for record in kept if is_news(record, known)}
-    found |= {x.run_id: x for x in finished(output_dir, profile, known | found)} if output_dir else {}
-    folders |= {own_folder: list(found.values())} if found else {}
-    runs = runs_of([record for records in folders.values() for record in records])
+    folders = committed(results, profile, (*EXPERIMENTS, ABLATION) if experiment is None else [experiment])
+    records = [record for records in folders.values() for record in records]
+    known = {record.run_id: record for record in records}
+    kept = read_lines(results / answer_folder(profile, experiment) / RECORDS)
+    own = {record.run_id: record for record in kept if is_news(record, known)}
+    own |= {x.run_id: x for x in finished(output_dir, profile, known | own)} if output_dir else {}
+    runs = runs_of([*records, *own.values()])
     runs = runs[runs["ablation"] == NOTHING_SWITCHED]
     if (units := units_of(runs))["gap", SSD].isna().all():
-        where, name = (results, experiment) if experiment else (f"{results} or the output folder", "table3")
-        steps = [
-            f"run python -m benchmark.{x} profile={profile}" for x in (f"run experiment={name}", f"report table={name}")
-        ]
+        where, name, then = f"{results} or the output folder", "table3", ""
+        if experiment is not None:
+            where, name = f"{results}", experiment
+            then = f" and run python -m benchmark.report table={name} profile={profile}"
         raise ValueError(
             f"Expected records of SSD and of the retrained model under profile={profile} in {where}, but there are "
-            f"none; {' and '.join(steps if experiment else steps[:1])} first."
+            f"none; run python -m benchmark.run experiment={name} profile={profile}{then} first."
         )
-    switched = switched_units([results / name for name in folders])
+    switched = switched_units(folders)
     sentences, page = "", []
     diagrams: dict[str, str | bytes] = {}
     for protocol in PROTOCOLS:
@@ -100,12 +102,17 @@ def answer_files(
     page += ["## What changes the answer", *quirks(switched)] if experiment is None else []
     page += ["## Where the variance comes from", variances(runs)]
     return {
-        RECORDS: to_lines(list(found.values())),
+        RECORDS: to_lines(list(own.values())),
         "answer.csv": to_csv([*scopes(units), *(x for x in contests(switched, CELL) if x.key[1] != NOTHING_SWITCHED)]),
         "answer.md": "\n".join(f"{part.rstrip()}\n" for part in [*head, *page]),
         "sentences.md": sentences,
         **diagrams,
     }
+
+
+def answer_folder(profile: str, experiment: str | None) -> str:
+    """Return the name of an answer's folder."""
+    return f"answer-{profile}" + (f"-{experiment}" if experiment else "")
 
 
 def to_csv(found: Sequence[Contest]) -> str:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmark.report.contest import ABOUT, LOST, Contest, contests, listed, replicated, scopes
+from benchmark.report.about import ABOUT
+from benchmark.report.contest import LOST, Contest, contests, listed, replicated, scopes
 from benchmark.report.statistics import (
     LEAST_SEEDS,
     LEAST_UNITS,
@@ -18,7 +19,7 @@ from benchmark.report.statistics import (
 )  # fmt: skip
 from benchmark.report.style import images, look
 from benchmark.report.table import COMPARED
-from benchmark.report.typeset import Grid, span
+from benchmark.report.typeset import Grid, span, ways
 from benchmark.report.units import CELL, FLOOR, NOTHING_SWITCHED, SSD, distances_of
 from benchmark.report.verdict import DRAWN, GAP_NOTE, UNTOUCHED
 
@@ -52,8 +53,8 @@ def origin_of(runs: pd.DataFrame) -> str:
             f"{dataset}: {first['sizes.forget_train'] + first['sizes.retain_train']:.0f} training images, {model} of "
             f"{first['sizes.parameters'] / 1e6:.2f} M parameters, accuracy of the originals {accuracy} %."
         )
-    ways = sorted(set(runs["provenance.device"] + ", " + runs["provenance.precision"]))
-    return " ".join([*lines, f"Device and training precision: {'; '.join(ways)}."])
+    made_on = ways(zip(runs["provenance.device"], runs["provenance.precision"], strict=True))
+    return " ".join([*lines, f"Device and training precision: {made_on}."])
 
 
 def targets_and_tests(units: pd.DataFrame, title: str, picture: str) -> tuple[list[str], dict[str, str | bytes]]:

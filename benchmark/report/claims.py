@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.composer import SEARCH_PATH
-from benchmark.report.about import About
+from benchmark.report.about import ABOUT
 from benchmark.report.query import RESULTS, check_choice, key_of, write_files
 from benchmark.report.typeset import Grid
 from benchmark.report.verdict import GAP_NOTE, GAP_OF_MEANS, MEANS, PAPER_KEY, REFERENCE, distances, published
@@ -86,15 +86,15 @@ def gap_claims(both: pd.DataFrame) -> list[list[object]]:
     Args:
         both: one row per published number; `mean_ours` is NaN if we have none.
     """
-    about, gaps = About(), distances(both)
+    gaps = distances(both)
     parts = {"Tables 2-6": gaps} | {f"{task} task": part for task, part in gaps.groupby("task", sort=False)}
     rows: list[list[object]] = []
     for name, part in parts.items():
-        for method in about.sorted_methods(set(part.index.unique("method")) - {REFERENCE}):
+        for method in ABOUT.sorted_methods(set(part.index.unique("method")) - {REFERENCE}):
             everywhere, here = part.loc[method], part.loc[method].dropna()
             claim = f"mean absolute gap to the retrained model, {name}"
             means = everywhere["mean_published"].mean(), *(here[mean].mean() for mean in MEANS)
-            rows.append([claim, about.method(method).label, "points", *means, len(here)])
+            rows.append([claim, ABOUT.method(method).label, "points", *means, len(here)])
     return rows
 
 

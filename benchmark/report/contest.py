@@ -7,12 +7,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from benchmark.cli import counted
-from benchmark.report.about import About
+from benchmark.report.about import ABOUT
 from benchmark.report.statistics import LEAST_UNITS, sign
 from benchmark.report.units import CELL, FLOOR, SSD, targets_of
 from benchmark.report.verdict import UNTOUCHED
 
-ABOUT = About()
 MOST_NAMED = 3  # targets of several tasks that are named; of more, their number and their tasks
 LOST = 5.0  # points of D_r below the retrained model's
 

@@ -14,7 +14,7 @@ from benchmark.report import attacks
 from benchmark.report.query import RECORDS, Query
 from benchmark.report.statistics import half_width
 from benchmark.report.table import columns_of, different, references
-from benchmark.report.typeset import BLOCK, HEADS, KEY, Grid, by, escape, span
+from benchmark.report.typeset import BLOCK, HEADS, KEY, Grid, by, escape, span, ways
 
 MARGINS = "margins.safetensors"
 RETAINED = 500  # images of the training set whose margins a folder keeps, evenly spaced
@@ -92,10 +92,9 @@ def ensemble_files(query: Query) -> dict[str, str | bytes]:
     """Return ensemble.csv, .md, .tex, and the margins that all follow from, as the folder keeps them."""
     from safetensors.numpy import save
 
-    shown, a = list(query.options.config.table.ensemble), float(query.options.config.table.rmia_a)
     kept = margins_of(query)
-    values = make_values(query, kept, shown, a)
-    text, title = caption(query, values, shown, a), f"{query.title}: all seeds together"
+    values = make_values(query, kept)
+    text, title = caption(query, values), f"{query.title}: all seeds together"
     return {
         "ensemble.csv": values.to_csv(index=False, float_format="%.4f"),
         "ensemble.md": f"**{title}.** {text}\n\n{to_grid(values, query).markdown()}",
@@ -136,23 +135,24 @@ def reduced(margins: Tensors, record: RunRecord) -> dict[str, np.ndarray]:
 
     Of `retain_train` those at `RETAINED` places of the training set: NaN for a forgotten image or one without a margin.
     """
-    found = dict(margins)
     n, total = len(margins["retain_train"]), record.sizes["forget_train"] + record.sizes["retain_train"]
     places = np.delete(np.arange(total), margins["rows"])
-    found["retain_train"] = np.full(total, np.nan)
-    found["retain_train"][places[np.arange(n) * len(places) // n]] = margins["retain_train"]
-    retain = found["retain_train"]
-    found["retain_train"] = retain[np.arange(RETAINED) * len(retain) // RETAINED] if len(retain) > RETAINED else retain
+    retain = np.full(total, np.nan)
+    retain[places[np.arange(n) * len(places) // n]] = margins["retain_train"]
+    if total > RETAINED:
+        retain = retain[np.arange(RETAINED) * total // RETAINED]
+    found = {**margins, "retain_train": retain}
     if np.array_equal(margins["forget_test"], margins["forget_train"]):  # D_f is measured on itself
         del found["forget_test"]
     return {name: x.astype(np.int32 if name == "rows" else np.float16) for name, x in found.items()}
 
 
-def make_values(query: Query, kept: Mapping[str, Tensors], shown: Sequence[str], a: float) -> pd.DataFrame:
+def make_values(query: Query, kept: Mapping[str, Tensors]) -> pd.DataFrame:
     """Return one row per block, method and number: `value` with the ends of its interval, and how many models.
 
     Shares in percent, KLOM in nats; NaN if it is not defined, as all is without retrained models.
     """
+    options = query.options.config.table
     blocks: dict[tuple[str, ...], dict[str, Ensemble]] = {}
     for (*block, method), places in columns_of(query).items():
         records = [x.record for x in places if x.record is not None and x.record.run_id in kept]
@@ -164,7 +164,8 @@ def make_values(query: Query, kept: Mapping[str, Tensors], shown: Sequence[str],
     for key, methods in blocks.items():
         for goal in references(query) & methods.keys():
             for method, ensemble in methods.items():
-                found = numbers(ensemble, methods[goal], shown, a, itself=ensemble.shares(methods[goal]))
+                itself = ensemble.shares(methods[goal])
+                found = numbers(ensemble, methods[goal], options.ensemble, options.rmia_a, itself=itself)
                 rows += [[*key, method, name, *number, len(ensemble.records)] for name, number in found.items()]
     return pd.DataFrame(rows, columns=[*KEY, "value", "low", "high", "models"])
 
@@ -205,10 +206,9 @@ def numbers(
     return found
 
 
-def caption(query: Query, values: pd.DataFrame, shown: Sequence[str], a: float) -> str:
+def caption(query: Query, values: pd.DataFrame) -> str:
     """Return protocol, sizes, the number of models, the device, how each number is made, and what is not defined."""
-    records, names = query.records, query.options.labels
-    ways = {(record.device, record.provenance["precision"]) for record in records}
+    records, names, options = query.records, query.options.labels, query.options.config.table
     forgotten, images = (
         span([sum(record.sizes[name] for name in part) for record in records], 0)
         for part in (["forget_train"], ["forget_train", "retain_train"])
@@ -220,8 +220,8 @@ def caption(query: Query, values: pd.DataFrame, shown: Sequence[str], a: float) 
     parts = [
         f"Protocol {names['protocol']}, profile {names['profile']}. {forgotten} of {images} training images forgotten"
         f"{drawn}; T = {span(values['models'].tolist() or [0], 0)} models of a method, one per seed.",
-        f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.",
-        *(HOW[name].format(a=a) for name in shown if n_defined.filter(like=name).any()),
+        f"Device and training precision: {ways((x.device, x.provenance['precision']) for x in records)}.",
+        *(HOW[name].format(a=options.rmia_a) for name in options.ensemble if n_defined.filter(like=name).any()),
         *([TPR] if n_defined.filter(like="tpr").any() else []),
         *([LACKING.format(", ".join(lacking))] if lacking else []),
     ]

@@ -83,9 +83,8 @@ def time_by_phase(records: pd.DataFrame, *, title: str, about: About) -> tuple["
 def totals(records: pd.DataFrame) -> pd.DataFrame:
     """Return mean, sample standard deviation and number of the seconds of a whole run, by method."""
     done = records[records["skipped"].isna()]
-    return (
-        done[[f"seconds.{phase}" for phase in PHASES]].sum(axis=1).groupby(done["method"]).agg(["mean", "std", "count"])
-    )
+    seconds = done[[f"seconds.{phase}" for phase in PHASES]].sum(axis=1)
+    return seconds.groupby(done["method"]).agg(["mean", "std", "count"])
 
 
 def time_shares(records: pd.DataFrame, about: About) -> pd.DataFrame:

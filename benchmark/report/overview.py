@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from benchmark.report.about import About, in_repository
+from benchmark.report.about import ABOUT, in_repository
 from benchmark.report.claims import protocol_and_profile
-from benchmark.report.query import RESULTS, read_memory, write_files
+from benchmark.report.query import RESULTS, write_files
 from benchmark.report.statistics import LEAST_UNITS, half_width
 from benchmark.report.style import BAND, COLUMN, GREY, INK, LIGHT, PAGE, PAPER, images, look, style_of, typeset
 from benchmark.report.table import COMPARED
-from benchmark.report.typeset import blocks, span
-from benchmark.report.units import CELL, FLOOR, NOTHING_SWITCHED, UNIT, committed, runs_of, units_of
+from benchmark.report.typeset import blocks, span, ways
+from benchmark.report.units import CELL, FLOOR, NOTHING_SWITCHED, QUANTITIES, TABLES, UNIT, committed, runs_of, units_of
 from benchmark.report.verdict import GAP_NOTE, REFERENCE, published
 
 if TYPE_CHECKING:
@@ -66,11 +66,10 @@ def overview_files(
     Args:
         experiment: draw its table; None: the paper's.
     """
-    start, found = experiment or "table", committed(results, profile, experiment)
-    names = [name for name in found if str(read_memory(results / name).get("experiment")).startswith(start)]
-    runs = runs_of([x for name in names for x in found[name] if x.labels["protocol"] == protocol])
+    found = committed(results, profile, TABLES if experiment is None else [experiment])
+    runs = runs_of([x for records in found.values() for x in records if x.labels["protocol"] == protocol])
     runs = runs[runs["ablation"] == NOTHING_SWITCHED]
-    values, about = with_published(values_of(units_of(runs))), About()
+    values = with_published(values_of(units_of(runs)))
     if values.empty:
         first = f"make reproduce-table2 PROTOCOL={protocol} PROFILE={profile} or another"
         if experiment is not None:
@@ -80,19 +79,19 @@ def overview_files(
             f"there are none; run {first} first."
         )
     with look():
-        figure = {"distance": draw_distances, "tradeoff": draw_tradeoff}[name](values, about)
-    ways = sorted(set(zip(runs["provenance.device"], runs["provenance.precision"], strict=True)))
+        figure = {"distance": draw_distances, "tradeoff": draw_tradeoff}[name](values)
+    made_on = ways(zip(runs["provenance.device"], runs["provenance.precision"], strict=True))
     hollow, band = HOLLOW[name] if has_published(values) else "", FLOOR_SHOWN if FLOOR in set(values["method"]) else ""
     originals = runs.groupby(BLOCK)["original"].nunique().tolist()
     several = "" if max(originals) == 1 else "s"
     rest = f" of {span(originals, 0)} original{several}" if min(originals) < values["n"].max() else ""
     caption = (
         f"**{TITLES[name]}.** Protocol {protocol}, profile {profile}, n = {span(values['n'].tolist(), 0)} units{rest} "
-        f"per method and block; {'; '.join(', '.join(way) for way in ways)}. "
+        f"per method and block; {made_on}. "
         f"{READ[name].format(hollow=hollow, band=band)} {GAP_NOTE}"
     )
     shown, theirs = values.assign(ablation="none", metric="gap"), " / published" if has_published(values) else ""
-    table = blocks(shown, about, lambda row: " / ".join(f"{row[x]:.2f}" for x in ("gap", "published") if row[x] >= 0))
+    table = blocks(shown, ABOUT, lambda row: " / ".join(f"{row[x]:.2f}" for x in ("gap", "published") if row[x] >= 0))
     return {
         **images(figure),
         "figure.csv": values.to_csv(index=False, float_format="%.2f"),
@@ -113,10 +112,10 @@ def values_of(units: pd.DataFrame) -> pd.DataFrame:
     )
     together = units.groupby(BLOCK[:-1])["target"].transform(lambda part: "+".join(dict.fromkeys(part)))
     units = units.assign(target=units["target"].mask(is_pooled, together))
-    units = units.groupby([*BLOCK, *UNIT, "method"], sort=False)[[*COMPARED, "gap"]].mean().reset_index()
+    units = units.groupby([*BLOCK, *UNIT, "method"], sort=False)[QUANTITIES].mean().reset_index()
     rows = []
     for key, part in units.groupby([*BLOCK, "method"], sort=False):
-        gap, means = part["gap"], part[[*COMPARED]].mean()
+        gap, means = part["gap"], part[COMPARED].mean()
         rows.append([*key, gap.mean(), half_width(gap), len(gap), means.abs().mean(), *means[SIGNED]])
     return pd.DataFrame(rows, columns=[*BLOCK, "method", "gap", "half_width", "n", "between_means", *SIGNED])
 
@@ -142,12 +141,12 @@ def has_published(values: pd.DataFrame) -> bool:
     return bool(values["published"].notna().any())
 
 
-def draw_distances(values: pd.DataFrame, about: About) -> "Figure":
+def draw_distances(values: pd.DataFrame) -> "Figure":
     """Draw a panel per block with a row per method: ours with its interval, the published distance, the noise floor."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    methods = about.sorted_methods(set(values["method"]) - {FLOOR})
+    methods = ABOUT.sorted_methods(set(values["method"]) - {FLOOR})
     figure, grid, parts = panels(values, COLUMN, 2, 0.2 + 0.13 * len(methods))
     looks: dict[str, dict[str, Any]] = {
         "ours": {"ls": "", "marker": "o", "color": LIGHT[0]},
@@ -167,7 +166,7 @@ def draw_distances(values: pd.DataFrame, about: About) -> "Figure":
             axes.plot(row["gap"], y - 0.18, **looks["ours"])
             axes.plot(row["between_means"] if row["n"] > 1 else math.nan, y + 0.18, **looks["ours, between means"])
             axes.plot(row["published"], y + 0.18, **looks["published"])
-        axes.set_yticks(range(len(methods)), [about.method(name).label for name in methods])
+        axes.set_yticks(range(len(methods)), [ABOUT.method(name).label for name in methods])
     grid[0].set_ylim(len(methods) - 0.4, -0.6)
     grid[0].set_xscale("symlog", linthresh=1)
     grid[0].set(xlim=(-0.12, 130), xticks=[0, 1, 3, 10, 30, 100], xticklabels=[0, 1, 3, 10, 30, 100])
@@ -181,12 +180,12 @@ def draw_distances(values: pd.DataFrame, about: About) -> "Figure":
     return figure
 
 
-def draw_tradeoff(values: pd.DataFrame, about: About) -> "Figure":
+def draw_tradeoff(values: pd.DataFrame) -> "Figure":
     """Draw a panel per block with a point per method: differences to the retrained model, ours and published."""
     from matplotlib.lines import Line2D
 
     values = values.dropna(subset=SIGNED)  # but for the noise floor
-    looks = styles(about, values["method"])
+    looks = styles(values["method"])
     many = len(values[BLOCK].drop_duplicates()) > 1
     figure, grid, parts = panels(values, PAGE if many else COLUMN, 5, 1.35 if many else 2.2)
     for axes, part in zip(grid, parts, strict=False):
@@ -203,7 +202,7 @@ def draw_tradeoff(values: pd.DataFrame, about: About) -> "Figure":
     grid[0].minorticks_off()
     figure.supxlabel(typeset("difference in D_f [points]"), fontsize=7)
     figure.supylabel(typeset("difference in D_r [points]"), fontsize=7)
-    marks = {about.method(name).label: look for name, look in looks.items() if name in set(values["method"])}
+    marks = {ABOUT.method(name).label: look for name, look in looks.items() if name in set(values["method"])}
     if has_published(values):
         marks["published: hollow"] = {"marker": "o", "color": INK, "markerfacecolor": "none"}
     handles = [Line2D([], [], ls="", label=name, **mark) for name, mark in marks.items()]
@@ -229,10 +228,10 @@ def panels(values: pd.DataFrame, width: float, columns: int, height: float) -> t
     return figure, grid, parts
 
 
-def styles(about: About, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return colour and marker by method; those of the repository are the same in every figure."""
     return {
-        name: style_of(place) for place, name in enumerate(about.sorted_methods([*in_repository("method"), *names]))
+        name: style_of(place) for place, name in enumerate(ABOUT.sorted_methods([*in_repository("method"), *names]))
     }
 
 

@@ -109,10 +109,11 @@ def read_query(
         out: the folder, by default results/NAME-PROTOCOL-PROFILE, of a sweep OUTPUT_DIR/tables/OVERRIDES.
         drop: run ids of committed records that go; `all` forgets all that the folder holds.
     """
-    base = [] if kind == "sweep" else [f"experiment={name}"]
+    is_sweep = kind == "sweep"
+    base = [] if is_sweep else [f"experiment={name}"]
     here, own = ([word for word in overrides if is_here(word) == wanted] for wanted in (True, False))
     cells = cells_of([*base, *own, *here])
-    if kind == "sweep":
+    if is_sweep:
         folder = out or Path(cells[0].config.output_dir) / "tables" / folder_name(own)
     else:
         folder = out or RESULTS / "-".join([name, cells[0].labels["protocol"], cells[0].labels["profile"]])
@@ -130,7 +131,7 @@ def read_query(
     if merged != own:
         cells = cells_of([*base, *merged, *here])
     remembered = [c for line in lines for c in (cells if line == merged else cells_of([*base, *line, *here]))]
-    is_sweep = kind == "sweep"  # an option may not concern a method: the same run stands in the row of each value
+    # In a sweep, an option may not concern a method: the same run stands in the row of each value.
     known, new = ({(*distinct(x), *x.overrides * is_sweep): x for x in part} for part in (remembered, cells))
     if known.keys() <= new.keys():
         lines, known = [merged], {}
@@ -140,13 +141,14 @@ def read_query(
     output = Path(cells[0].config.output_dir) / "records"
     asked = list((known | new).values())
     kept = [x for x in committed if x.run_id not in drop]
-    if kind == "sweep" and out is None:  # its folder lies beside the runs: what it holds grows old as they do
+    if is_sweep and out is None:  # its folder lies beside the runs: what it holds grows old as they do
         kept, found = [], up_to_date({x.run_id: x for x in [*kept, *load_records(output)]}.values(), asked)
     else:
         found = up_to_date(load_records(output), asked)
         kept = [x for x in kept if not made_anew(x, found)]
-    places = places_of(asked, kept, [x for x in found if x.run_id not in {other.run_id for other in kept}])
-    if kind == "sweep":
+    kept_ids = {x.run_id for x in kept}
+    places = places_of(asked, kept, [x for x in found if x.run_id not in kept_ids])
+    if is_sweep:
         places = by_varying(places)
     query = Query(kind, name, folder, places, cells[0], lines, memory.get("caption"))
     if not query.records:

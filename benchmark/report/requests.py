@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,17 +12,7 @@ from omegaconf import OmegaConf
 from benchmark.cell import named_classes
 from benchmark.report.about import About
 from benchmark.report.query import Query
-from benchmark.report.style import (
-    GREY,
-    LINES,
-    PAGE,
-    add_title,
-    images,
-    label_ends,
-    look,
-    style_of,
-    typeset,
-)  # fmt: skip
+from benchmark.report.style import GREY, LINES, PAGE, add_title, images, label_ends, look, style_of, typeset
 from benchmark.report.table import COMPARED, caption, make_values, to_csv
 from benchmark.report.typeset import Grid, by, escape, label_of, notes, printed, span
 from datasets.targets import joined
@@ -183,8 +172,10 @@ def draw(curves: Curves, title: str, *, chance: float) -> "Figure":
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    dashes = cycle(LINES)
-    looks = {name: {"linestyle": next(dashes), "ms": 2.5, **style_of(i)} for i, name in enumerate(curves.names)}
+    looks = {
+        name: {"linestyle": LINES[place % len(LINES)], "ms": 2.5, **style_of(place)}
+        for place, name in enumerate(curves.names)
+    }
     last = int(curves.values["request"].max())
     ticks = [1, *range(5, last + 1, 5)] if last > 6 else range(1, last + 1)
     figure = Figure(figsize=(PAGE, 4.2), layout="constrained")

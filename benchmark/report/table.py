@@ -10,10 +10,10 @@ from benchmark.records import RunRecord
 from benchmark.report.about import About
 from benchmark.report.query import Query
 from benchmark.report.select import Place, check_column
-from benchmark.report.typeset import BLOCK, KEY, blocks, notes, printed, span, to_latex, to_markdown
+from benchmark.report.typeset import BLOCK, KEY, blocks, notes, printed, span, to_latex, to_markdown, ways
 from benchmark.report.verdict import GAP_NOTE, UNTOUCHED, published, verdict_markdown, verdicts, with_gaps
 
-COMPARED = ("retain_accuracy", "forget_accuracy", "mia")  # with the retrained model, by bold numbers
+COMPARED = ["retain_accuracy", "forget_accuracy", "mia"]  # with the retrained model, by bold numbers
 
 
 def to_csv(values: pd.DataFrame, about: About) -> str:
@@ -118,12 +118,11 @@ def with_ranks(values: pd.DataFrame, ranked: set[str]) -> pd.DataFrame:
 
     A method that lacks a seed has none.
     """
-    block = [name for name in KEY if name not in ("method", "metric")]
     compared = values["method"].isin(ranked) & (values["metric"] == "gap") & values["command"].isna()
-    gaps = values[compared].set_index([*block, "method"])["mean"]
-    ranks = gaps.groupby(level=block).rank(method="min")
+    gaps = values[compared].set_index([*BLOCK, "method"])["mean"]
+    ranks = gaps.groupby(level=BLOCK).rank(method="min")
     is_rank = values["metric"] == "rank"
-    keys = pd.MultiIndex.from_frame(values.loc[is_rank, [*block, "method"]])
+    keys = pd.MultiIndex.from_frame(values.loc[is_rank, [*BLOCK, "method"]])
     values.loc[is_rank, "mean"] = ranks.reindex(keys).to_numpy()
     return values
 
@@ -136,7 +135,7 @@ def mark_best(values: pd.DataFrame, ranked: set[str], reference: set[str]) -> pd
     """
     values = values.assign(best=False)
     compared = values[values["metric"].isin(COMPARED)]
-    for _, rows in compared.groupby([name for name in KEY if name != "method"], sort=False):
+    for _, rows in compared.groupby([*BLOCK, "metric"], sort=False):
         goal = rows.loc[rows["method"].isin(reference) & rows["command"].isna(), "mean"]
         others = rows.loc[rows["method"].isin(ranked) & rows["command"].isna(), "mean"]
         if goal.notna().any() and others.notna().any():
@@ -169,8 +168,7 @@ def caption(query: Query) -> str:
             f"{images_of(members)}"
         )
     parts.append(counts(query))
-    ways = {(record.device, record.provenance["precision"]) for record in records}
-    parts.append(f"Device and training precision: {'; '.join(', '.join(way) for way in sorted(ways))}.")
+    parts.append(f"Device and training precision: {ways((x.device, x.provenance['precision']) for x in records)}.")
     if references(query) and set(COMPARED) & set(metrics_of(query)):
         parts.append("Bold: the unlearning method closest to the retrained model.")
     return " ".join([*parts, *filter(None, [query.options.config.table.note]), *note])
@@ -196,12 +194,13 @@ def repeated(values: pd.DataFrame, query: Query) -> str:
     rows = values[(values["n"] > 0) & ~values["metric"].isin(["gap", "rank", "seconds"])]
     rows = rows.assign(block=[" ".join(dict.fromkeys(names)) for names in rows[telling].to_numpy().tolist()])
     labels = {name: about.method(name).label for name in rows["method"]}
-    once: dict[str, bool] = {}  # whether two records of the method are one model's
+    once = set()  # methods of which two records are one model's
     for key, places in columns_of(query).items():
         records = [place.record for place in places if place.record is not None and place.record.metrics]
-        once[key[-1]] = once.get(key[-1], False) or len(different(records)) < len(records)
+        if len(different(records)) < len(records):
+            once.add(key[-1])
     notes = [
-        f"{labels[x]}: the same values under several seeds are one model's and count once." for x in labels if once[x]
+        f"{labels[x]}: the same values under several seeds are one model's and count once." for x in labels if x in once
     ]
     same: dict[str, dict[str, list[str]]] = {}  # labels of metrics by where that is and method
     for (method, metric), part in rows[rows["n"] > 1].groupby(["method", "metric"], sort=False):
@@ -268,10 +267,8 @@ def table_files(query: Query) -> dict[str, str]:
     if query.options.config.table.first_block:
         files["block.md"] = block_markdown(values, query, text)
     paper = published()
-    if query.name in set(paper["table"]):
-        verdict = verdicts(
-            query.name, values, paper, query.records, protocol=names["protocol"], profile=names["profile"]
-        )
+    if len(theirs := paper[paper["table"] == query.name]):
+        verdict = verdicts(theirs, values, query.records, protocol=names["protocol"], profile=names["profile"])
         files["verdict.csv"] = with_gaps(verdict).to_csv(index=False, float_format="%.2f")
         files["verdict.md"] = verdict_markdown(verdict, title, about, images_of(query.records))
     return files

@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -166,6 +166,15 @@ def span(values: Sequence[float], decimals: int = 1) -> str:
     """
     low, high = f"{min(values):.{decimals}f}", f"{max(values):.{decimals}f}"
     return low if low == high else f"{low} to {high}"
+
+
+def ways(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return each pair of device and training precision once, for a caption.
+
+    >>> ways([("B", "float32"), ("A", "bfloat16"), ("B", "float32")])
+    'A, bfloat16; B, float32'
+    """
+    return "; ".join(", ".join(way) for way in sorted(set(pairs)))
 
 
 def to_markdown(values: pd.DataFrame, title: str, caption: str, about: About, *, sweep: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from operator import itemgetter
@@ -16,7 +16,7 @@ from benchmark.cli import counted
 from benchmark.compose import cells_of
 from benchmark.files import content_hash
 from benchmark.records import RunRecord, flatten, load_records, read_lines, to_frame
-from benchmark.report.about import About
+from benchmark.report.about import ABOUT
 from benchmark.report.query import RECORDS, made_anew, read_memory, stored_query
 from benchmark.report.select import SEEDS, check_records
 from benchmark.report.statistics import pseudo_values
@@ -25,41 +25,30 @@ from benchmark.report.verdict import DRAWN, REFERENCE, UNTOUCHED
 from benchmark.sources import changes
 
 log = logging.getLogger(__name__)
-EXPERIMENTS, ABLATION = (*(f"table{number}" for number in range(1, 7)), "demo"), "ablation"
+TABLES, ABLATION = tuple(f"table{number}" for number in range(1, 7)), "ablation"  # experiments
+EXPERIMENTS = (*TABLES, "demo")
 PROTOCOLS = ("strict", "paper")
 SSD, FLOOR = "ssd", "retrain_other"  # the second is the retrained model with another seed
 CELL = ["protocol", "ablation", "dataset", "model", "task", "target"]
 UNIT = ["train", "split", "original"]  # within a cell
-METRICS = [*COMPARED]
-QUANTITIES = [*METRICS, "gap"]
+QUANTITIES = [*COMPARED, "gap"]
 FACTS = ["sizes.forget_train", "sizes.retain_train", "sizes.parameters", "original.test_accuracy",
          "provenance.device", "provenance.precision"]  # fmt: skip
 SHORT = {"seeds.train_seed": "train", "seeds.split_seed": "split", "seeds.method_seed": "seed",
          "original.sha256": "original", "provenance.finished": "finished", "hyperparameters.reset": "fresh",
          "scientific.task.seed": "drawn",
-         **{f"metrics.{name}": name for name in METRICS}}  # fmt: skip
+         **{f"metrics.{name}": name for name in COMPARED}}  # fmt: skip
 NOTHING_SWITCHED = "none"
 
 
-def committed(results: Path, profile: str, experiment: str | None = None) -> dict[str, list[RunRecord]]:
-    """Return the profile's records in `results`, by folder: those of tables, and those that an answer keeps itself.
-
-    Args:
-        experiment: take those of its table alone, for example of `field`.
-    """
-    found: dict[str, list[RunRecord]] = {}
-    wanted = (*EXPERIMENTS, ABLATION) if experiment is None else (experiment,)
+def committed(results: Path, profile: str, experiments: Collection[str]) -> dict[Path, list[RunRecord]]:
+    """Return the profile's records in `results` of the tables of these experiments, by folder."""
+    found: dict[Path, list[RunRecord]] = {}
     for path in sorted(results.glob(f"*/{RECORDS}")):
-        name = path.parent.name
-        if read_memory(path.parent).get("experiment") in wanted or name == answer_folder(profile, experiment):
+        if read_memory(path.parent).get("experiment") in experiments:
             records = [x for x in read_lines(path) if x.labels["profile"] == profile]
-            found |= {name: records} if records else {}
+            found |= {path.parent: records} if records else {}
     return found
-
-
-def answer_folder(profile: str, experiment: str | None = None) -> str:
-    """Return the name of an answer's folder."""
-    return f"answer-{profile}" + (f"-{experiment}" if experiment else "")
 
 
 def finished(output_dir: Path, profile: str, known: Mapping[str, RunRecord]) -> list[RunRecord]:
@@ -116,16 +105,16 @@ def runs_of(records: Sequence[RunRecord]) -> pd.DataFrame:
     for key, group in groups.items():
         check_records(" ".join(key), group, SEEDS, "keep one of them in another folder, or give it a name of its own")
     frame = to_frame(records).rename(columns=SHORT)
-    frame = frame.reindex(columns=["finished", *CELL, *UNIT, "method", "seed", "fresh", "drawn", *METRICS, *FACTS])
-    scales = {metric: About().metric(metric).scale for metric in METRICS}
-    frame[METRICS] = frame[METRICS].astype(float) * pd.Series(scales)
+    frame = frame.reindex(columns=["finished", *CELL, *UNIT, "method", "seed", "fresh", "drawn", *COMPARED, *FACTS])
+    scales = {metric: ABOUT.metric(metric).scale for metric in COMPARED}
+    frame[COMPARED] = frame[COMPARED].astype(float) * pd.Series(scales)
     frame["ablation"] = frame["ablation"].fillna(NOTHING_SWITCHED)
     frame["split"] = frame["split"].where(frame["drawn"].notna() | (frame["task"] == DRAWN), 0)
     frame["fresh"] = frame["fresh"] == "all"  # a retrained model that starts from no original
     frame = frame.sort_values("finished").drop_duplicates([*CELL, *UNIT, "method", "seed"], keep="last")
     votes = frame.groupby([*CELL, *UNIT])["finished"].agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
     best = votes.drop_duplicates([*CELL, "train", "split"], keep="last")[[*CELL, *UNIT]]
-    return frame.drop(columns=["finished", "drawn"]).merge(best).dropna(subset=METRICS)
+    return frame.drop(columns=["finished", "drawn"]).merge(best).dropna(subset=COMPARED)
 
 
 def distances_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -134,9 +123,9 @@ def distances_of(runs: pd.DataFrame) -> pd.DataFrame:
     The gap is the mean absolute difference.
     """
     is_goal, seeds = runs["method"] == REFERENCE, [*CELL, *UNIT, "seed"]
-    found = runs[~is_goal].merge(runs.loc[is_goal, [*seeds, *METRICS]], on=seeds, suffixes=("", "_goal"))
-    found[METRICS] -= found[[f"{metric}_goal" for metric in METRICS]].to_numpy()
-    return found[[*seeds, "method", *METRICS]].assign(gap=found[METRICS].abs().mean(axis="columns"))
+    found = runs[~is_goal].merge(runs.loc[is_goal, [*seeds, *COMPARED]], on=seeds, suffixes=("", "_goal"))
+    found[COMPARED] -= found[[f"{metric}_goal" for metric in COMPARED]].to_numpy()
+    return found[[*seeds, "method", *COMPARED]].assign(gap=found[COMPARED].abs().mean(axis="columns"))
 
 
 def units_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +136,7 @@ def units_of(runs: pd.DataFrame) -> pd.DataFrame:
     """
     floors = pd.concat([runs[[*CELL, *UNIT]].iloc[:0], *(floor_of(part) for _, part in runs.groupby(CELL))])
     far = distances_of(runs)
-    far.loc[far["method"] == FLOOR, METRICS] = math.nan  # a floor has no direction
+    far.loc[far["method"] == FLOOR, COMPARED] = math.nan  # a floor has no direction
     far = far[(far["method"] != FLOOR) | ~far.set_index(CELL).index.isin(floors.set_index(CELL).index)]
     means = pd.concat([far, floors]).groupby([*CELL, *UNIT, "method"])[QUANTITIES].mean()
     units: Any = means.unstack("method")
@@ -161,7 +150,7 @@ def targets_of(units: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(units.index.to_frame()[CELL])
 
 
-def switched_units(folders: Sequence[Path]) -> pd.DataFrame:
+def switched_units(folders: Collection[Path]) -> pd.DataFrame:
     """Return the units of the ablations among committed tables, `none` among them, so that their code is the same.
 
     Under a switched option that does not concern a method, its place holds the record of none.
@@ -186,7 +175,7 @@ def floor_of(runs: pd.DataFrame) -> pd.DataFrame:
     units = models.drop_duplicates("train").set_index("train", drop=False).rename_axis(None)
     pairs = models.merge(models, how="cross", suffixes=("", "_other"))
     pairs = pairs[(pairs["train"] != pairs["train_other"]) & (pairs["seed"] != pairs["seed_other"])]
-    others = pairs[[f"{metric}_other" for metric in METRICS]].to_numpy()
-    gaps = (pairs[METRICS] - others).abs().mean(axis="columns").groupby([pairs["train"], pairs["train_other"]]).mean()
+    others = pairs[[f"{metric}_other" for metric in COMPARED]].to_numpy()
+    gaps = (pairs[COMPARED] - others).abs().mean(axis="columns").groupby([pairs["train"], pairs["train_other"]]).mean()
     matrix = gaps.unstack().reindex(index=units.index, columns=units.index)
     return units.assign(method=FLOOR, gap=pseudo_values(matrix.to_numpy()))[[*CELL, *UNIT, "method", "gap"]].dropna()

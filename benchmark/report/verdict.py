@@ -24,7 +24,6 @@ GAP_NOTE = (
     "The Baseline changes nothing and is near the retrained model if there is little to forget, so a small gap alone "
     "is no evidence of forgetting."
 )
-
 GAP_OF_MEANS = (
     "mean over D_r, D_f and MIA of the distance between our means and the retrained model's (an answer averages over "
     "single runs instead)."
@@ -37,7 +36,7 @@ def published() -> pd.DataFrame:
 
 
 def verdicts(
-    name: str, values: pd.DataFrame, paper: pd.DataFrame, records: Sequence[RunRecord], *, protocol: str, profile: str
+    theirs: pd.DataFrame, values: pd.DataFrame, records: Sequence[RunRecord], *, protocol: str, profile: str
 ) -> pd.DataFrame:
     """Return ours beside the published numbers with `match`, `near`, `off` or `missing`.
 
@@ -45,10 +44,10 @@ def verdicts(
     within three, `off` beyond.
 
     Args:
+        theirs: the rows of `published` on one table.
         records: those that `values` names in its column `records`.
     """
-    comparable = paper["metric"] != "seconds"  # times belong to their device
-    theirs = paper[(paper["table"] == name) & comparable].drop(columns="table")
+    theirs = theirs[theirs["metric"] != "seconds"].drop(columns="table")  # times belong to their device
     ours = values.loc[values["ablation"] == "none", [*PAPER_KEY, "mean", "std", "n", "records"]]
     joined = theirs.merge(ours, on=PAPER_KEY, how="left", suffixes=("_published", "_ours"))
     joined["n"] = joined["n"].fillna(0).astype(int)

@@ -11,7 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmark.cli import counted
-from benchmark.report.about import About
 from benchmark.report.page import pictures, tables
 from benchmark.report.page.folders import Folder, folders_of
 from benchmark.report.page.markup import markdown, region, typeset
@@ -68,11 +67,11 @@ class Picture:
         return f"{self.folder.name}/{self.path.name}"
 
 
-def write_page(results: Path = RESULTS) -> str:
+def write_page() -> str:
     """Write the page and return one line about it."""
-    page = page_of(results)
-    write_files(results, {PAGE: page})
-    return f"{results / PAGE}: {len(page.encode()) / 1000:.0f} kB, {counted(page.count('<tr id='), 'record')}"
+    page = page_of(RESULTS)
+    write_files(RESULTS, {PAGE: page})
+    return f"{RESULTS / PAGE}: {len(page.encode()) / 1000:.0f} kB, {counted(page.count('<tr id='), 'record')}"
 
 
 def page_of(results: Path) -> str:
@@ -98,20 +97,19 @@ def page_of(results: Path) -> str:
 def content_of(folders: Sequence[Folder]) -> Mapping[str, object]:
     """Return all that the template shows but figures; sections without a folder are left out."""
     by_section = {name: [part_of(x) for x in folders if x.section == name] for name in ("answer", *SECTIONS)}
-    compared, about = [part.folder for part in by_section["compared"]], About()
-    found = tables.counts(compared)
+    found = tables.counts([part.folder for part in by_section["compared"]])
     rows, parts = rows_of(folders)
     return {
         "finding": finding(folders, tables.sentences(found)),
         "answers": by_section["answer"],
-        "overview": tables.overview(found, {folder.name: folder.title for folder in compared}),
+        "overview": tables.overview(found),
         "sections": [(name, title, by_section[name]) for name, title in SECTIONS.items()],
-        "heads": heads(about),
+        "heads": heads(),
         "rows": rows,
         "parts": parts.listed(),
         "methods": sorted({row.cells[0] for row in rows}),
         "names": list(dict.fromkeys(row.cells[1] for row in rows)),
-        "commands": [(folder.name, "\n".join(commands_of(folder))) for folder in folders if commands_of(folder)],
+        "commands": [(folder.name, "\n".join(lines)) for folder in folders if (lines := commands_of(folder))],
     }
 
 
@@ -147,7 +145,7 @@ def part_of(folder: Folder) -> Part:
     if folder.section in GRIDS:
         note, grid = tables.without_same(GRIDS[folder.section](folder))
         text, *notes = folder.text("table.md").split("\n\n")
-        caption = folder.caption("verdict.md") or text.removesuffix("Bold: where a curve breaks.")
+        caption = folder.text("verdict.md").partition("\n\n")[0] or text.removesuffix("Bold: where a curve breaks.")
         body = [text] if folder.has("verdict.md") else []
         body += [note for note in notes if not note.lstrip().startswith("|")]
     elif folder.section == "answer":

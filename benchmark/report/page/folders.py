@@ -56,12 +56,8 @@ class Folder:
         """Return the text of a file, nothing if there is no such file."""
         return (self.path / name).read_text("utf-8") if self.has(name) else ""
 
-    def caption(self, name: str) -> str:
-        """Return the first paragraph of a Markdown file."""
-        return self.text(name).partition("\n\n")[0]
-
-    def files(self, *endings: str) -> list[Path]:
-        return sorted(path for path in self.path.iterdir() if path.suffix in endings)
+    def files(self, ending: str) -> list[Path]:
+        return sorted(path for path in self.path.iterdir() if path.suffix == ending)
 
     def frame(self, name: str) -> pd.DataFrame:
         """Return a CSV as a table; only an empty field is a missing value, and targets are names."""

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from benchmark.report.style import SYMBOL
 from benchmark.report.typeset import VERDICTS
 
-RUN_LINK = Markup('<a href="#{}">{}</a>')
+LINK = Markup('<a href="#{}">{}</a>')
 
 
 def typeset(text: str) -> Markup:
@@ -30,7 +30,7 @@ def anchor(folder: str, run_id: str) -> str:
 
 
 def run_link(folder: str, run_id: str, text: str) -> Markup:
-    return RUN_LINK.format(anchor(folder, run_id), typeset(text))
+    return LINK.format(anchor(folder, run_id), typeset(text))
 
 
 def badge(verdict: str) -> Markup:

@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from benchmark.records import RunRecord, flatten
-from benchmark.report.about import About
+from benchmark.report.about import ABOUT
 from benchmark.report.page.folders import Folder
-from benchmark.report.page.markup import anchor, lines, run_link, typeset
+from benchmark.report.page.markup import LINK, anchor, lines, run_link, typeset
 from benchmark.report.table import COMPARED, measured
 
 LABELS = {"dataset": "Data set", "model": "Model", "task": "Task", "target": "Target", "protocol": "Protocol",
@@ -39,7 +39,7 @@ class Parts:
         """Return a link to the text of `values`."""
         key = kind, lines(flatten(values))
         number = self.numbers.setdefault(key, 1 + len(self.numbers))
-        return Markup('<a href="#p{}">{}</a>').format(number, kind)
+        return LINK.format(f"p{number}", kind)
 
     def listed(self) -> list[tuple[int, str, str]]:
         """Return (number, kind, text), the kinds one after the other."""
@@ -47,26 +47,26 @@ class Parts:
         return sorted(found, key=lambda part: (part[1], part[0]))
 
 
-def heads(about: About) -> list[str]:
+def heads() -> list[str]:
     """Return the heads of the table of records; the metrics' columns stand last."""
-    metrics = [about.metric(name).label for name in METRICS]
+    metrics = [ABOUT.metric(name).label for name in METRICS]
     return ["Run", "Method", "Folder", *LABELS.values(), "Seeds: train/split/method", *metrics]
 
 
 def rows_of(folders: Sequence[Folder]) -> tuple[list[Row], Parts]:
     """Return all records, folder by folder, and the parts that they share."""
-    about, parts = About(), Parts()
-    return [row_of(folder.name, record, about, parts) for folder in folders for record in folder.records], parts
+    parts = Parts()
+    return [row_of(folder.name, record, parts) for folder in folders for record in folder.records], parts
 
 
-def row_of(folder: str, record: RunRecord, about: About, parts: Parts) -> Row:
+def row_of(folder: str, record: RunRecord, parts: Parts) -> Row:
     seeds = "/".join(str(record.seeds.get(name, "")) for name in SEEDS)
     labels = {**record.labels, "target": short(record.labels["target"])}
-    names = [about.method(labels["method"]).label, folder, *(labels.get(x, "") for x in LABELS), seeds]
-    numbers = [printed_metric(record, name, about) for name in METRICS]
+    names = [ABOUT.method(labels["method"]).label, folder, *(labels.get(x, "") for x in LABELS), seeds]
+    numbers = [printed_metric(record, name) for name in METRICS]
     link = run_link(folder, record.run_id, record.run_id)
     cells = [typeset(text) for text in (*names, *numbers)]
-    return Row(anchor(folder, record.run_id), link, facts(record, parts, about), cells)
+    return Row(anchor(folder, record.run_id), link, facts(record, parts), cells)
 
 
 def short(target: str) -> str:
@@ -79,15 +79,15 @@ def short(target: str) -> str:
     return target if len(names) <= 3 else f"{len(names)}, last {names[-1]}"
 
 
-def printed_metric(record: RunRecord, name: str, about: About) -> str:
-    value = measured(record, name, about.metric(name).scale)
-    return "" if value is None else f"{value:.{about.metric(name).decimals}f}"
+def printed_metric(record: RunRecord, name: str) -> str:
+    value = measured(record, name, ABOUT.metric(name).scale)
+    return "" if value is None else f"{value:.{ABOUT.metric(name).decimals}f}"
 
 
-def facts(record: RunRecord, parts: Parts, about: About) -> Markup:
+def facts(record: RunRecord, parts: Parts) -> Markup:
     """Return what the cells do not show: other metrics, times, and links to the shared parts."""
-    others = {name: printed_metric(record, name, about) for name in record.metrics if name not in METRICS}
-    shown = [f"{about.metric(name).label} {text}" for name, text in others.items() if text and "." not in name]
+    others = {name: printed_metric(record, name) for name in record.metrics if name not in METRICS}
+    shown = [f"{ABOUT.metric(name).label} {text}" for name, text in others.items() if text and "." not in name]
     whole, provenance = record.scientific or {}, dict(record.provenance)
     finished = provenance.pop("finished", "unknown")
     apart = {*APART, "method", *SEEDS}

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from benchmark.report.about import About
+from benchmark.report.about import ABOUT
 from benchmark.report.page.folders import Folder
-from benchmark.report.page.markup import badge, run_link
+from benchmark.report.page.markup import LINK, badge, run_link
 from benchmark.report.typeset import BLOCK, HEADS, VERDICTS, Cell, Grid, blocks, mean_and_spread, printed
 from benchmark.report.verdict import PAPER_KEY, with_runs
 
@@ -49,10 +49,10 @@ def requests(folder: Folder) -> Grid:
 
 def to_grid(values: pd.DataFrame, folder: Folder, *, first: str = HEADS["ablation"]) -> Grid:
     """Return the layout of `typeset.blocks` with the method first, names in every row and a column of runs."""
-    about, row_key = About(), [*BLOCK, "method"]
+    row_key = [*BLOCK, "method"]
     values = values.assign(records=values.groupby(row_key)["records"].transform("first").fillna(""))
     runs = values.drop_duplicates(row_key).assign(metric=RUNS)
-    grid = blocks(pd.concat([values, runs]), about, cell_of(folder, about), sweep=True)
+    grid = blocks(pd.concat([values, runs]), ABOUT, cell_of(folder), sweep=True)
     at, last = grid.head.index(HEADS["method"]), grid.head.index(RUNS)
     order = [at, *range(at), *(i for i in range(at + 1, len(grid.head)) if i != last), last]
     rows: list[list[str]] = []
@@ -74,7 +74,7 @@ def without_same(grid: Grid) -> tuple[str, Grid]:
     return note, Grid(head, rows, "".join(grid.align[i] for i in kept), grid.opens)
 
 
-def cell_of(folder: Folder, about: About) -> Cell:
+def cell_of(folder: Folder) -> Cell:
     """Return how a row of values becomes a cell."""
 
     def cell(row: Mapping[str, Any]) -> Markup:
@@ -82,12 +82,11 @@ def cell_of(folder: Folder, about: About) -> Cell:
         if row["metric"] == RUNS:
             links = [run_link(folder.name, run_id, str(n)) for n, run_id in enumerate(run_ids, start=1)]
             return Markup(" ").join(links)
-        ours = printed(row, about, bold=False)
+        ours = printed(row, ABOUT, bold=False)
         theirs = row.get("mean_published", math.nan)
-        if math.isnan(row["mean"]):
-            text = Markup("–") if ours == "missing" else Markup("{}").format(ours)
-        else:
-            text = run_link(folder.name, run_ids[0], ours) if run_ids else Markup("{}").format(ours)
+        text = escape("–" if ours == "missing" else ours)
+        if run_ids and not math.isnan(row["mean"]):
+            text = run_link(folder.name, run_ids[0], ours)
         text = Markup("<strong>{}</strong>").format(text) if row["best"] else text
         if math.isnan(theirs):
             return text
@@ -98,21 +97,21 @@ def cell_of(folder: Folder, about: About) -> Cell:
 
 
 def counts(folders: Sequence[Folder]) -> pd.DataFrame:
-    """Return the number of each verdict by folder, protocol and profile."""
+    """Return the number of each verdict by folder, its title, protocol and profile."""
     rows = []
     for folder in folders:
         verdict = folder.frame("verdict.csv")
         found = verdict["verdict"].value_counts()
-        rows.append([folder.name, *verdict[["protocol", "profile"]].iloc[0], *(int(found.get(x, 0)) for x in VERDICTS)])
-    return pd.DataFrame(rows, columns=["folder", "protocol", "profile", *VERDICTS])
+        names = folder.name, folder.title, *verdict[["protocol", "profile"]].iloc[0]
+        rows.append([*names, *(int(found.get(x, 0)) for x in VERDICTS)])
+    return pd.DataFrame(rows, columns=["folder", "title", "protocol", "profile", *VERDICTS])
 
 
-def overview(found: pd.DataFrame, titles: Mapping[str, str]) -> Grid:
+def overview(found: pd.DataFrame) -> Grid:
     """Return the counts as a grid with a link to each table."""
-    link = Markup('<a href="#{}">{}</a>')
     rows = [
-        [link.format(name, name), titles[name], protocol, profile, *map(str, numbers)]
-        for name, protocol, profile, *numbers in found.itertuples(index=False)
+        [LINK.format(name, name), title, protocol, profile, *map(str, numbers)]
+        for name, title, protocol, profile, *numbers in found.itertuples(index=False)
     ]
     return Grid(["Folder", "Table", "Protocol", "Profile", *(badge(x) for x in VERDICTS)], rows, "llllrrrr")
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ def study(away: Mapping[str, float] = AWAY, n: int = 3, *, spread: float = 0.001
             value = truth + distance + spread * noise.normal()
             records.append(make_record(method, value, seeds=(seed, 0, seed), **labels))
     return records
+
+
+def drawn(away: Mapping[str, float], *, spread: float = 0.001) -> list[RunRecord]:
+    """Return a study of the random task, in which each train seed draws another forget set."""
+    records = study(away, spread=spread, task="random", target="random")
+    return [replace(x, seeds={**x.seeds, "split_seed": x.seeds["train_seed"]}) for x in records]
 
 
 def commit(records: Iterable[RunRecord], folder: Path, experiment: str = "table3") -> None:

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from answer_cases import AWAY, commit, make_record, study
+from answer_cases import AWAY, commit, drawn, make_record, study
 
 from benchmark.records import read_lines
 from benchmark.report import answer, units
 from benchmark.report.answer import answer_files, floor_sentence, goal_of, sentence
 from benchmark.report.answer_page import rank_diagram, significance, targets_and_tests, variances
 from benchmark.report.contest import Contest, contests, scopes
+from benchmark.report.query import write_files
 from benchmark.report.statistics import half_width
 from benchmark.report.units import FLOOR, runs_of, units_of
 from scripts.verify_results import problems_of
@@ -25,9 +26,9 @@ def contest(records) -> Contest:
     return found
 
 
-def said(records, protocol: str = "strict") -> str:
+def said(records) -> str:
     runs = runs_of(records)
-    return sentence(protocol, units_of(runs), goal_of(runs))
+    return sentence("strict", units_of(runs), goal_of(runs))
 
 
 def test_the_closest_has_the_smallest_mean_gap_and_the_original_is_not_ranked():
@@ -87,13 +88,13 @@ def test_a_target_with_few_seeds_does_not_take_the_interval_of_the_others(result
 
 
 def test_units_of_one_original_say_so():
-    drawn = [
+    draws = [
         make_record(method, value, seeds=(0, split, split), task="random", target="random")
         for split in range(3)
         for method, value in (("retrain", 0.5), ("ssd", 0.51 + 0.001 * split))
     ]
-    assert contest(drawn).n == "3, of 1 original"
-    assert "on cifar20 random (n = 3, of 1 original)" in said(drawn)
+    assert contest(draws).n == "3, of 1 original"
+    assert "on cifar20 random (n = 3, of 1 original)" in said(draws)
 
 
 def test_closest_needs_every_interval():
@@ -163,21 +164,14 @@ def test_the_overview_names_the_methods_inside_the_noise_floor_of_each_target():
 
 def test_a_floor_of_few_units_tells_nothing():
     """On draws of their own a floor can have fewer units than the methods."""
-    drawn = [
-        replace(x, seeds={**x.seeds, "split_seed": x.seeds["train_seed"]})
-        for x in study(AWAY | {FLOOR: 0.01}, task="random", target="random")
-        if x.labels["method"] != FLOOR or x.seeds["train_seed"] < 2
-    ]
-    text = floor_sentence("strict", units_of(runs_of(drawn)))
+    every = drawn(AWAY | {FLOOR: 0.01})
+    records = [x for x in every if x.labels["method"] != FLOOR or x.seeds["train_seed"] < 2]
+    text = floor_sentence("strict", units_of(runs_of(records)))
     assert re.search(r"the gap between two retrained models is [\d.; ]* points, and n is too small to tell .* it", text)
 
 
 def test_methods_below_the_noise_floor_are_named():
-    drawn = [
-        replace(x, seeds={**x.seeds, "split_seed": x.seeds["train_seed"]})
-        for x in study(AWAY | {FLOOR: 0.06}, task="random", target="random")
-    ]
-    units = units_of(runs_of(drawn))
+    units = units_of(runs_of(drawn(AWAY | {FLOOR: 0.06})))
     text = floor_sentence("strict", units)
     assert "that of SSD is smaller; that of Finetune is not told apart from it; that of the other 1 is larger" in text
     parts, _ = targets_and_tests(units, "", "")
@@ -250,18 +244,18 @@ def test_three_seeds_get_no_p_value_and_nine_blocks_do():
 
 
 def test_variance_by_source_says_which_seeds_it_lacks():
-    drawn = [
+    draws = [
         make_record(method, value, seeds=(train, split, seed), task="random", target="random")
         for train in range(5)
         for split in range(3)
         for seed in range(3)
         for method, value in (("retrain", 0.5), ("ssd", 0.5 + 0.01 * (train + 1)))
     ]
-    text = variances(runs_of(drawn))
+    text = variances(runs_of(draws))
     assert (
         "| strict | cifar20 resnet18 | SSD | 5 train seeds, 3 splits and 3 method seeds | 1.58 | 0.00 | 0.00 |" in text
     )
-    less = [x for x in drawn if x.seeds["train_seed"] < 4]
+    less = [x for x in draws if x.seeds["train_seed"] < 4]
     assert "needs 5 train seeds, 3 splits and 3 method seeds in each. The most there are: 4 train" in variances(
         runs_of(less)
     )
@@ -344,9 +338,7 @@ def test_the_answer_of_an_experiment_reads_its_table_alone(results):
     assert "What changes the answer" not in str(files["answer.md"])
     assert "rocket" not in str(answer_files(results, "quick")["answer.md"])
     folder = results / "answer-quick-field"
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).write_text(str(content))
+    write_files(folder, files)
     assert list(problems_of(folder)) == []
 
 
@@ -361,10 +353,8 @@ def test_runs_that_no_table_holds_are_kept_beside_the_page(results, tmp_path, mo
     more = study(AWAY, 4)[-5:]  # a fourth train seed
     monkeypatch.setattr(answer, "finished", lambda folder, profile, known: [x for x in more if x.run_id not in known])
     folder = results / "answer-quick"
-    folder.mkdir()
     files = answer_files(results, "quick", tmp_path)
-    for name, content in files.items():
-        (folder / name).write_text(str(content))
+    write_files(folder, files)
     assert len(str(files["records.jsonl"]).splitlines()) == 5
     assert list(problems_of(folder)) == []  # without the output folder
     commit(more, results / "table3-strict-quick-more")
@@ -374,12 +364,10 @@ def test_runs_that_no_table_holds_are_kept_beside_the_page(results, tmp_path, mo
 
 def test_a_changed_page_and_uncommitted_code_are_found(results):
     folder = results / "answer-quick"
-    folder.mkdir()
     dirty = [replace(x, provenance={**x.provenance, "dirty": True}) for x in study({"ssd": 0.03}, 1, dataset="cifar10")]
     commit([], results / "table6-strict-quick")
-    (folder / "records.jsonl").write_text(answer.to_lines(dirty))
-    for name, content in answer_files(results, "quick").items():
-        (folder / name).write_text(str(content))
+    write_files(folder, {"records.jsonl": answer.to_lines(dirty)})
+    write_files(folder, answer_files(results, "quick"))
     assert [line.split()[-1] for line in problems_of(folder)] == ["code", "code"]
     page = folder / "sentences.md"
     page.write_text(page.read_text().replace("closest", "best"))

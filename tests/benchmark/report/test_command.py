@@ -56,10 +56,7 @@ def test_options_and_overrides_are_told_apart():
         (["claims", "protocol=loose"], "Expected protocol=paper or strict, but got 'loose'"),
         (["claims", "profile=full"], "Expected tables in results/*-paper-full, but there are none; run make"),
         (["answer=foo"], "Expected answer=full or narrow or quick, but got 'foo'"),
-        (
-            ["answer=quick", "drop=a"],
-            "Expected answer=PROFILE with out=… and output_dir=… alone, but got 'drop=a'",
-        ),
+        (["answer=quick", "drop=a"], "Expected answer=PROFILE with out=… and output_dir=… alone, but got 'drop=a'"),
         (["answer=quick", "experiment=fild"], "Expected experiment=ablation or demo or "),
         (["answer=quick"], "Expected records of SSD and of the retrained model under profile=quick"),
         (

@@ -162,8 +162,8 @@ def test_a_run_without_margins_is_named(committed, report):
 def test_the_caption_says_how_many_models_which_images_and_what_is_not_defined(finished, monkeypatch):
     monkeypatch.chdir(finished.parent)
     in_table(folder=finished)
-    query = read_query("table", "demo", [*GRID, ALL])
-    text = caption(query, make_values(query, margins_of(query), ["rmia", "klom"], 0.3), ["rmia", "klom"], 0.3)
+    query = read_query("table", "demo", [*GRID, "table.ensemble=[rmia,klom]"])
+    text = caption(query, make_values(query, margins_of(query)))
     assert "83 of 983 training images forgotten; T = 2 models of a method" in text
     assert "A CPU, 2 threads, float32" in text
     assert "mean over the models with its 95 % t-interval" in text

@@ -6,12 +6,10 @@ import pandas as pd
 import pytest
 from report_cases import compose, content_of, demo_cells, record_of
 
-from benchmark.report.about import About
+from benchmark.report.about import ABOUT
 from benchmark.report.figures import figure_files, precomputing_saves, time_by_phase, time_shares, totals
 from benchmark.report.query import Query
 from benchmark.report.select import Place
-
-ABOUT = About()
 
 
 def frame(rows: list[tuple]) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import pytest
 from answer_cases import commit, study
 from report_cases import content_of
 
-from benchmark.report.about import About
 from benchmark.report.overview import block_name, draw_distances, styles, values_of, with_published
 from benchmark.report.units import CELL, FLOOR, UNIT
 
@@ -50,14 +49,14 @@ def test_targets_that_the_paper_pools_are_one_block_and_those_of_one_original_on
 
 def test_the_noise_floor_is_a_band_and_no_row():
     found = values(unit("ssd", 1, 1, 1), unit(FLOOR, 2, 2, 2))
-    axes = draw_distances(found, About()).axes[0]
+    axes = draw_distances(found).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["SSD"]
     assert axes.patches[0].get_extents().width > 0
-    assert not draw_distances(values(unit("ssd", 1, 1, 1)), About()).axes[0].patches
+    assert not draw_distances(values(unit("ssd", 1, 1, 1))).axes[0].patches
 
 
 def test_a_method_looks_the_same_whatever_others_there_are():
-    assert styles(About(), ["ssd"])["ssd"] == styles(About(), ["ssd", "unsir", "zz"])["ssd"]
+    assert styles(["ssd"])["ssd"] == styles(["ssd", "unsir", "zz"])["ssd"]
 
 
 @pytest.mark.parametrize("name", ["distance", "tradeoff"])

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from page_reader import PageReader
+from page_reader import PageReader, Table
 from report_cases import ROOT
 
 from benchmark.records import read_lines, to_lines
-from benchmark.report.about import About
+from benchmark.report.about import ABOUT
 from benchmark.report.page import build, pictures, tables
 from benchmark.report.page.build import PAGE, page_of
 from benchmark.report.page.folders import Folder, folders_of
@@ -25,7 +25,6 @@ from benchmark.report.typeset import Grid
 from scripts.verify_results import page_problems
 
 RESULTS = ROOT / "results"
-ABOUT = About()
 EVIL = "<script>alert(1)</script>"
 TABLES = [path for path in sorted(RESULTS.glob("*/table.csv")) if not path.parent.name.startswith("searches-")]
 
@@ -51,6 +50,11 @@ def small(tmp_path) -> Path:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def table_of(reader: PageReader, label: str) -> Table:
+    """Return the first table of this label."""
+    return next(table for table in reader.tables if table.label == label)
 
 
 def printed(mean: str, std: str) -> str:
@@ -84,7 +88,7 @@ def test_the_policy_allows_the_style_and_the_script_of_the_page_alone(reader):
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.parent.name)
 def test_every_number_of_a_table_is_that_of_its_csv(path, reader):
-    (table, *_) = [table for table in reader.tables if table.label == path.parent.name]
+    table = table_of(reader, path.parent.name)
     found = 0
     for row in rows_of(path):
         if not row["mean"]:
@@ -105,7 +109,7 @@ def test_every_number_of_a_table_is_that_of_its_csv(path, reader):
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/verdict.csv")), ids=lambda path: path.parent.name)
 def test_every_published_number_and_verdict_is_that_of_its_csv(path, reader):
-    (table, *_) = [table for table in reader.tables if table.label == path.parent.name]
+    table = table_of(reader, path.parent.name)
     run = {(row["dataset"], row["model"], row["task"], row["target"]) for row in rows_of(path) if row["n"] != "0"}
     for row in rows_of(path):
         block = (row["dataset"], row["model"], row["task"], row["target"])
@@ -122,7 +126,7 @@ def test_every_published_number_and_verdict_is_that_of_its_csv(path, reader):
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/verdict.md")), ids=lambda path: path.parent.name)
 def test_every_gap_is_that_of_the_printed_verdicts(path, reader):
-    (table, *_) = [table for table in reader.tables if table.label == path.parent.name]
+    table = table_of(reader, path.parent.name)
     lines = [line[2:-2].split(" | ") for line in path.read_text().splitlines() if line.startswith("| ")]
     head, rows = lines[0] if lines else [], lines[2:]
     printed_gaps = {

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from report_cases import compose, demo_cells, record_of
 
 from benchmark.cell import Cell
-from benchmark.report.about import About, Shown
+from benchmark.report.about import ABOUT, About, Shown
 from benchmark.report.query import Query
 from benchmark.report.select import Place
 from benchmark.report.table import (
@@ -29,7 +29,6 @@ from benchmark.report.typeset import KEY, Grid, escape, label_of, show, to_latex
 from benchmark.report.verdict import GAP_NOTE
 
 NAN = math.nan
-ABOUT = About()
 
 
 def values(rows: list[tuple]) -> pd.DataFrame:
@@ -137,21 +136,12 @@ def test_a_long_table_is_split_between_blocks_into_parts_of_one_number():
     assert r"\caption{$\mathcal{D}_f$ \& more. Part 3 of 3.}" in others[1]
 
 
-def test_symbols_are_typeset_and_no_letter_is_left_that_latex_does_not_know():
+def test_latex_is_escaped_symbols_are_typeset_and_no_letter_is_left_that_it_does_not_know():
     assert escape("D_r of I_D, I_Df and N_f; D_x, add_f") == (
         r"$\mathcal{D}_r$ of $I_{\mathcal{D}}$, $I_{\mathcal{D}_f}$ and $N_f$; D\_x, add\_f"
     )
     assert escape("α ≥ 1 – … × √ < ^").isascii()
-
-
-def test_latex_is_escaped():
     assert escape("a_b, 5 % & $1 ± #{} a\\b") == r"a\_b, 5 \% \& \$1 $\pm$ \#\{\} a\textbackslash b"
-
-
-def best_of(means: dict[str, float]) -> set[str]:
-    frame = values([(name, "mia", mean, 0.0, 3, None, None, False) for name, mean in means.items()])
-    marked = mark_best(frame, set(means) - {"baseline", "retrain"}, {"retrain"})
-    return set(marked.loc[marked["best"], "method"])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +155,9 @@ def best_of(means: dict[str, float]) -> set[str]:
     ],
 )
 def test_bold_is_closest_to_the_retrained_model(means, best):
-    assert best_of(means) == best
+    frame = values([(name, "mia", mean, 0.0, 3, None, None, False) for name, mean in means.items()])
+    marked = mark_best(frame, set(means) - {"baseline", "retrain"}, {"retrain"})
+    assert set(marked.loc[marked["best"], "method"]) == best
 
 
 def test_rank_1_is_the_smallest_gap_within_a_block():

@@ -5,10 +5,9 @@ from itertools import combinations
 from types import SimpleNamespace
 
 import pytest
-from answer_cases import commit, make_record, study
+from answer_cases import commit, drawn, make_record, study
 
 from benchmark.compose import cells_of
-from benchmark.records import RunRecord
 from benchmark.report import units
 from benchmark.report.statistics import half_width
 from benchmark.report.units import FLOOR, committed, distances_of, finished, runs_of, seedless, switched_units, units_of
@@ -36,10 +35,10 @@ def test_method_seeds_are_averaged_inside_a_unit():
 
 def test_the_split_seed_makes_a_unit_in_tasks_that_draw_by_it_alone():
     draws = [make_record(x, 0.5, seeds=(0, split, split)) for x in ("retrain", "ssd") for split in range(3)]
-    drawn = [replace(x, labels={**x.labels, "task": "random", "target": "random"}) for x in draws]
+    random = [replace(x, labels={**x.labels, "task": "random", "target": "random"}) for x in draws]
     confused = [replace(x, scientific={"task": {"seed": x.seeds["split_seed"]}}) for x in draws]
     assert len(gaps(draws)) == 1
-    assert len(gaps(drawn)) == len(gaps(confused)) == 3
+    assert len(gaps(random)) == len(gaps(confused)) == 3
 
 
 @pytest.mark.parametrize("change", [{"scientific": {"method": {"alpha": 5}}}, {"hyperparameters": {"alpha": 5}}])
@@ -97,12 +96,8 @@ def test_the_floor_does_not_depend_on_the_numbers_of_the_seeds():
 
 
 def test_draws_of_their_own_have_a_floor_if_a_second_model_was_trained_on_each():
-    def drawn(away: dict[str, float]) -> list[RunRecord]:
-        records = study(away, task="random", target="random", spread=0.0)
-        return [replace(x, seeds={**x.seeds, "split_seed": x.seeds["train_seed"]}) for x in records]
-
-    assert gaps(drawn({"ssd": 0.02}), FLOOR) == []
-    with_floor = drawn({"ssd": 0.02, FLOOR: 0.013})
+    assert gaps(drawn({"ssd": 0.02}, spread=0.0), FLOOR) == []
+    with_floor = drawn({"ssd": 0.02, FLOOR: 0.013}, spread=0.0)
     assert gaps(with_floor, FLOOR) == [1.3] * 3
     assert units_of(runs_of(with_floor))["retain_accuracy", FLOOR].isna().all()  # it has no direction
 
@@ -142,8 +137,8 @@ def test_committed_records_are_those_of_tables_and_of_the_profile(tmp_path):
     commit(study(), tmp_path / "table3-strict-quick")
     commit(study(profile="full"), tmp_path / "table3-strict-full")
     commit(study(target="rocket+sea"), tmp_path / "requests-strict-quick", "requests")
-    found = committed(tmp_path, "quick")
-    assert {name: len(records) for name, records in found.items()} == {"table3-strict-quick": 15}
+    found = committed(tmp_path, "quick", units.EXPERIMENTS)
+    assert {folder.name: len(records) for folder, records in found.items()} == {"table3-strict-quick": 15}
 
 
 def test_finished_runs_count_if_a_table_has_them_under_any_seed(tmp_path, monkeypatch):

@@ -32,7 +32,8 @@ def values(rows: list[tuple]) -> pd.DataFrame:
 
 
 def judged(frame: pd.DataFrame, table: str = "table2", records: tuple[RunRecord, ...] = ()) -> pd.DataFrame:
-    return verdicts(table, frame, published(), records, protocol="paper", profile="full")
+    paper = published()
+    return verdicts(paper[paper["table"] == table], frame, records, protocol="paper", profile="full")
 
 
 def runs(*split_seeds: int, n: int = 83) -> tuple[RunRecord, ...]:

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark import budget
-from benchmark.cell import Cell, method_name, named
+from benchmark.cell import Cell, named
 from benchmark.cli import Failure, Left, counted, describe, duration, wants_traceback
 from benchmark.compose import cells_of, own_overrides, varying
 from benchmark.progress import grid
@@ -62,7 +62,7 @@ class GridCallback(Callback):
             self.waiting = {cell.run_id: cell for cell in self.cells if not is_done(cell)}
             varies = varying(self.cells)
             self.names = {cell.scientific_hash: f"{cell} {varies[cell]}".rstrip() for cell in self.cells}
-            total, to_run = len(self.cells), self._n_waiting()
+            total, to_run = len(self.cells), sum(cell.run_id in self.waiting for cell in self.cells)
             check_model_files(self.cells)
             log.info("%s: %d done, %d to run%s", counted(total, "cell"), total - to_run, to_run, self._to_make())
             grid.total = total
@@ -114,9 +114,8 @@ class GridCallback(Callback):
 
     def cell_of(self, job: JobReturn) -> Cell | None:
         """Return the cell of a job of the sweep, if it got as far as that; a sweeper may make up jobs of its own."""
-        if job.overrides is not None and (cell := self.jobs.get(tuple(job.overrides))):
-            return cell
-        return Cell(job.cfg) if job.cfg else None
+        cell = self.jobs.get(tuple(job.overrides or ()))
+        return Cell(job.cfg) if cell is None and job.cfg else cell
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """End a failed single run with its reason and exit code 1, one that its budget ended with exit code 3."""
@@ -151,9 +150,6 @@ class GridCallback(Callback):
     def _reason(self, cell: Cell) -> str:
         failure = self.failures.get(cell.scientific_hash)
         return failure.reason if failure else "its process ended before it was done"
-
-    def _n_waiting(self) -> int:
-        return sum(cell.run_id in self.waiting for cell in self.cells)
 
     def _begin(self, configs: Sequence[DictConfig]) -> None:
         """Begin the budget; ValueError for a wrong one, for several, and for a search, which another command does."""
@@ -193,9 +189,11 @@ class GridCallback(Callback):
 
     def _times(self) -> "list[tuple[Artefact, float | None]]":
         """Return what is missing, and the seconds that each takes as far as the stored facts say so."""
+        if not (missing := self._missing()):
+            return []
         from benchmark.artefacts import Times
 
-        missing, store = self._missing(), self._store
+        store = self._store
         times = Times(store, (node.kind for node in missing))
         return [
             (node, None if (all_of_it := times.of(node)) is None else all_of_it * store.share_left(node))
@@ -204,7 +202,7 @@ class GridCallback(Callback):
 
     def _left(self) -> str:
         """Return the time that is left; nothing if nobody knows how long something takes."""
-        times = self._times() if self.waiting else []
+        times = self._times()
         known = [seconds for _, seconds in times if seconds is not None]
         return f"{self._until_the_end(known)} left" if known and len(known) == len(times) else ""
 
@@ -216,7 +214,7 @@ class GridCallback(Callback):
 
     def _to_go_on(self, n_left: int) -> str:
         """Return the lines about that which the budget has left."""
-        times = self._times() if self.waiting else []
+        times = self._times()
         known = [seconds for _, seconds in times if seconds is not None]
         time = f", {'at least ' if len(known) < len(times) else ''}{self._until_the_end(known)}" if known else ""
         head = f"left by budget={self.budget}: {n_left} of {counted(len(self.cells), 'cell')}{time}{self._to_make()}"
@@ -327,7 +325,7 @@ def comparison(cell: Cell) -> str:
         lines.append(f"{cell.method_about['label']} changed {100 * share:.3g} % of the parameters")
     words = [word for word in cell.overrides if not word.startswith(("budget=", "save_model="))]
     if not any(re.match(r"\+*method\.", word) for word in words):  # which the other methods do not have
-        names = dict.fromkeys(method_name(other.config) for other in cells.values())
+        names = dict.fromkeys(other.labels["method"] for other in cells.values())
         words = [*(word for word in words if not word.startswith("method=")), f"method={','.join(names)}"]
     table = shlex.join(["python", "-m", "benchmark.report", "-m", *words])
     return "\n".join([*lines, f"record: {cell.record_path}{'' if own is None else made(own)}", f"table: {table}"])

@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from benchmark import resolvers
 from benchmark.files import content_hash
 from benchmark.passwords import without_passwords
-from benchmark.schema import ABSENT, PLAIN, check_literals, is_absent
+from benchmark.schema import ABSENT, PLAIN, Target, check_literals, is_absent
 from benchmark.sources import leaves, sources_of
 from datasets.files import file_sha256, same_name
 from datasets.targets import first_targets, joined, read_request
@@ -27,7 +27,6 @@ FORMER = {
 }
 PATHS = ("data_dir", "folder", "file")  # keys that say where data lies; the fingerprint identifies it
 SEEDS = ("train_seed", "split_seed", "method_seed")
-Target = str | int | list[str | int]  # of one forget request
 OPEN = {  # nodes that take any key, and keys that a node need not have
     "about", "classes", "derived", "fingerprint", "fingerprint_of", "metric", "protocol", "recipes", "requests",
     "strict", "subset", "switches", "targets", "untrained",
@@ -51,15 +50,15 @@ class Cell:
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", tuple(map(without_passwords, self.overrides)))
         raw: Any = OmegaConf.to_container(self.config)
-        missing = missing_keys(raw)
-        if missing:
+        values = dict(leaves(raw))
+        if missing := [path for path, value in values.items() if value == "???"]:
             raise ValueError(f"Expected a value for {', '.join(missing)}, but got none; set it as key=value.")
         check_literals(raw)
-        for path, value in leaves(raw, ""):
+        for path, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"Expected {path.removeprefix('.')} to be a finite number, but got {value}.")
+                raise ValueError(f"Expected {path} to be a finite number, but got {value}.")
             if isinstance(value, str) and (at_home := resolvers.home(value)) != value:
-                OmegaConf.update(self.config, path.removeprefix("."), at_home)
+                OmegaConf.update(self.config, path, at_home)
 
     @cached_property
     def contents(self) -> "Contents":
@@ -119,7 +118,7 @@ class Cell:
         if "target" in task or self.targets is not None:
             task["target"] = self.target if self.targets is None else self.targets
         if "file" in task:  # a request is what its file says, wherever that lies
-            names = instantiated(config.dataset.get("files_of")) or ()
+            names = instantiate(config.dataset.get("files_of")) or ()
             task["file"] = content_hash(list(read_request(task["file"], names)))
         original = without_about(plain(config.original))
         if config.task.get("relabels"):  # it learns the labels that the task gives the forget set
@@ -164,7 +163,7 @@ class Cell:
                 f"Expected dataset.fingerprint or dataset.fingerprint_of in the YAML file of {dataset.name}, but got "
                 f"neither; add one."
             )
-        return str(instantiated(without_about(dataset.fingerprint_of)))
+        return str(instantiate(without_about(dataset.fingerprint_of)))
 
     @cached_property
     def run_id(self) -> str:
@@ -343,31 +342,15 @@ def check_added(config: DictConfig, keys: Iterable[str]) -> None:
 
 
 def method_name(config: DictConfig) -> str:
-    """Return the method's name: that of its YAML file, which `cells_of` writes into the configuration.
-
-    Inside `hydra.main` Hydra knows it; without either it is the last part of the module that `_target_` names.
-    """
+    """Return the method's name: that of its YAML file, see `with_name`, else of the module that `_target_` names."""
     name = OmegaConf.select(config, "method.about.name")
-    if name is None and HydraConfig.initialized():
-        name = HydraConfig.get().runtime.choices.get("method")
     return str(name or str(config.method._target_).split(".")[-2])
 
 
 def named_classes(node: DictConfig | str | None) -> tuple[str, ...]:
     """Return the class names that `module.NAME` holds, or that a function finds in the data; none for None."""
-    if not isinstance(node, str):
-        return instantiated(node) or ()
-    from hydra.utils import get_object
-
-    names: tuple[str, ...] = get_object(node)
+    names: tuple[str, ...] = (get_object(node) if isinstance(node, str) else instantiate(node)) or ()
     return names
-
-
-def instantiated(node: DictConfig | None) -> Any:
-    """Return what the node's `_target_` returns; None for None."""
-    from hydra.utils import instantiate
-
-    return None if node is None else instantiate(node)
 
 
 def content(node: Any) -> Any:
@@ -427,15 +410,3 @@ def as_recorded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: as_recorded(item) for name, item in value.items()}
     return FORMER.get(value, value) if isinstance(value, str) else value
-
-
-def missing_keys(value: Any, path: str = "") -> list[str]:
-    """Return the dotted paths of values that are still `???`.
-
-    >>> missing_keys({"a": "???", "b": {"c": 1, "d": "???"}})
-    ['a', 'b.d']
-    """
-    if isinstance(value, dict):
-        found = (missing_keys(item, f"{path}.{name}" if path else str(name)) for name, item in value.items())
-        return [key for keys in found for key in keys]
-    return [path] if value == "???" else []

@@ -57,7 +57,7 @@ class Composer:
     def __init__(self, overrides: Sequence[str], like: DictConfig | None = None) -> None:
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         self.parse = cache(self.parser.parse_override)
-        self.groups: dict[str, list[str]] = {}
+        self.groups = cache(lambda parent: options_of(parent, ObjectType.GROUP, self.search_path))
         self.bases: dict[tuple[str, ...], Base] = {}
         # choices without that of the method -> the method and the choices of the first job with them
         self.first: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {}
@@ -176,12 +176,10 @@ class Composer:
 
     def is_group(self, override: Override) -> bool:
         parent, _, name = override.key_or_group.rpartition("/")
-        if parent not in self.groups:
-            self.groups[parent] = options_of(parent, ObjectType.GROUP, self.search_path)
-        return name in self.groups[parent]
+        return name in self.groups(parent)
 
 
-def options_of(group: str, kind: ObjectType, search_path: Sequence[str] = ()) -> list[str]:
+def options_of(group: str, kind: ObjectType, search_path: Sequence[str]) -> list[str]:
     """Return the files or folders of a configuration group; Hydra is initialised."""
     return GlobalHydra.instance().config_loader().get_group_options(group, kind, NAME, list(search_path))
 

@@ -28,16 +28,11 @@ def canonical(value: object) -> object:
     return [canonical(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to another name and rename it: the file is there whole or not at all; see `replacing`."""
-    with replacing(path) as part:
-        part.write_text(text, "utf-8")
-
-
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write `values` with their checksum, atomically; numbers that are not finite are refused."""
     text = json.dumps({**values, "checksum": content_hash(values)}, indent=1, allow_nan=False)
-    write_atomically(path, text + "\n")
+    with replacing(path) as part:
+        part.write_text(text + "\n", "utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

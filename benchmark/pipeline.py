@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -62,7 +62,8 @@ def unlearned(bench: Workbench, n: int | None = None) -> Artefact:
         key = key | {"task": key["task"] | {"target": cell.targets[:n]}}
         needs += [unlearned(bench, n - 1)] if n > 1 else []
         epochs = epochs if n == 1 else 0  # later requests keep nothing
-    return Artefact("model", key, lambda: unlearn(bench, n), tuple(needs), cell.outputs_code, epochs)
+    node = Artefact("model", key, lambda: unlearn(bench, node, n), tuple(needs), cell.outputs_code, epochs)
+    return node
 
 
 def outputs(bench: Workbench) -> Artefact:
@@ -74,26 +75,20 @@ def outputs(bench: Workbench) -> Artefact:
         needs.append(unlearned(bench))
     key, code = cell.outputs_key, cell.outputs_code
     epochs = epochs_in(bench, key["method"]) if len(needs) == 1 else 0
-    node = Artefact("outputs", key, lambda: look(bench, needs, run), tuple(needs), code, epochs)
-
-    def run(model: nn.Module) -> Called:
-        return call(bench, bench.method, model, bench.split, node)
-
+    node = Artefact(
+        "outputs", key, lambda: look(bench, node, partial(call, bench, bench.method, bench.split)), tuple(needs), code,
+        epochs,
+    )  # fmt: skip
     return node
 
 
 def reference(bench: Workbench) -> Artefact | None:
     """Return the outputs of the retrained model; None if the configuration has none."""
-    method, model, needs = bench.reference_method, retrained(bench), [original(bench)]
+    method, model = bench.reference_method, retrained(bench)
     if method is None or model is None:
         return None
-    if keeps_models(bench):  # a sweep may save this one too: it is trained once
-        needs.append(model)
-    node = replace(model, kind="outputs", needs=tuple(needs), make=lambda: look(bench, needs, run))
-
-    def run(model: nn.Module) -> Called:
-        return retrain(bench, method, model, node)
-
+    needs = (*model.needs, model) if keeps_models(bench) else model.needs  # a sweep may save it too: trained once
+    node = replace(model, kind="outputs", needs=needs, make=lambda: look(bench, node, partial(retrain, bench, method)))
     return node
 
 
@@ -103,11 +98,10 @@ def retrained(bench: Workbench) -> Artefact | None:
         return None
     key, code = bench.cell.reference_key, bench.cell.reference_code
     epochs = epochs_in(bench, key["method"])
-    node = Artefact("model", key, lambda: kept(run(load_original(bench)[0])), (original(bench),), code, epochs)
-
-    def run(model: nn.Module) -> Called:
-        return retrain(bench, method, model, node)
-
+    node = Artefact(
+        "model", key, lambda: kept(retrain(bench, method, load_original(bench)[0], node)), (original(bench),), code,
+        epochs,
+    )  # fmt: skip
     return node
 
 
@@ -235,21 +229,21 @@ def train_original(bench: Workbench) -> tuple[Tensors, Facts]:
     }
 
 
-def unlearn(bench: Workbench, n: int | None) -> tuple[Tensors, Facts]:
+def unlearn(bench: Workbench, node: Artefact, n: int | None) -> tuple[Tensors, Facts]:
     """Answer the cell's forget request, or the `n`-th of several, starting from the previous one's model."""
     first, _ = load_original(bench)
-    model, node, method, split = copy.deepcopy(first), unlearned(bench, n), bench.method, bench.split
+    model, method, split = copy.deepcopy(first), bench.method, bench.split
     if n is not None:
         method, split = partial(answer, method, original=first), replace(split, requests=split.requests[:n])
         for previous in node.needs[1:]:
             model.load_state_dict(bench.store.get(previous)[0])
-    return kept(call(bench, method, model, split, node))
+    return kept(call(bench, method, split, model, node))
 
 
 def retrain(bench: Workbench, method: UnlearningMethod, model: nn.Module, node: Artefact) -> Called:
     """Return the retrained model; `model` is a copy of the original."""
     log.info("  retraining without the forget set (%s)", bench.split.forget_target)
-    return call(bench, method, model, bench.split, node)
+    return call(bench, method, bench.split, model, node)
 
 
 def learn_again(bench: Workbench, model: Artefact, node: Artefact) -> tuple[Tensors, Facts]:
@@ -280,14 +274,14 @@ def kept(called: Called) -> tuple[Tensors, Facts]:
     return dict(model.state_dict()), {"seconds": seconds}
 
 
-def look(bench: Workbench, needs: Sequence[Artefact], run: Callable[[nn.Module], Called]) -> tuple[Tensors, Facts]:
-    """Look once at every split with the unlearned model: the one among `needs`, else what `run` makes of a copy."""
+def look(bench: Workbench, node: Artefact, run: Callable[[nn.Module, Artefact], Called]) -> tuple[Tensors, Facts]:
+    """Look once at every split with the unlearned model: the one that `node` needs, else what `run` makes of a copy."""
     first, _ = load_original(bench)
     model = copy.deepcopy(first)
-    if len(needs) == 1:
-        model, seconds = run(model)
+    if len(node.needs) == 1:
+        model, seconds = run(model, node)
     else:
-        state, facts = bench.store.get(needs[-1])
+        state, facts = bench.store.get(node.needs[-1])
         model.load_state_dict(state)
         seconds = facts["seconds"]
     seen, evaluation = look_at(bench, model, first)
@@ -297,8 +291,8 @@ def look(bench: Workbench, needs: Sequence[Artefact], run: Callable[[nn.Module],
 def call(
     bench: Workbench,
     method: UnlearningMethod,
-    model: nn.Module,
     split: ForgetSplit,
+    model: nn.Module,
     node: Artefact | None = None,
     *,
     cache: Cache | None = None,

@@ -12,7 +12,7 @@ from typing import Any
 from datasets.files import content_of
 
 log = logging.getLogger(__name__)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"base", "timing", "training"}  # modules that all methods or metrics share: a change of them only warns
 FOLDERS = ("benchmark", "configs", "datasets", "methods", "metrics")  # code and files that a run reads
 
@@ -39,14 +39,14 @@ def sources_of(nodes: Mapping[str, Any], *, own: bool = False, files: bool = Tru
     return found
 
 
-def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield every value below `node` with its dotted path."""
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value below `node` with its dotted path, which starts with `path`."""
     items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
     if items is None:
         yield path, node
         return
     for key, item in items:
-        yield from leaves(item, f"{path}.{key}")
+        yield from leaves(item, f"{path}.{key}" if path else str(key))
 
 
 @cache

@@ -12,9 +12,7 @@ from benchmark.sources import found_file, leaves, module_of
 
 OWN = ("benchmark", "datasets", "methods", "metrics")
 NAMES_CODE = re.compile(r"(.*\.)?_target_|dataset\.classes\.\w+|hydra\.\w+_logging\..*\.(class|\(\))")
-OF_HYDRA = re.compile(
-    r"hydra\.(launcher|sweeper)\._target_|hydra\.\w+_logging\..*"
-)  # may name code of `hydra`, `logging`
+OF_HYDRA = re.compile(r"hydra\.(launcher|sweeper)\._target_|hydra\.\w+_logging\..*")  # may name code of `hydra`
 
 
 def check_targets(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
@@ -26,8 +24,8 @@ def check_targets(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> Non
     Args:
         config: plain values, interpolations as they stand.
     """
-    for path, value in leaves(config, ""):
-        name, package = path.removeprefix("."), str(value).partition(".")[0]
+    for name, value in leaves(config):
+        package = str(value).partition(".")[0]
         if value is None or not NAMES_CODE.fullmatch(name):
             continue
         if OF_HYDRA.fullmatch(name) and package in ("hydra", "hydra_plugins", "logging"):
@@ -71,9 +69,8 @@ def statements(tree: ast.Module) -> Iterator[ast.stmt]:
     """Yield the statements of a module, those under a condition too."""
     for node in tree.body:
         yield node
-        yield from (
-            part for part in ast.walk(node) if isinstance(node, ast.If | ast.Try) and isinstance(part, ast.stmt)
-        )
+        if isinstance(node, ast.If | ast.Try):
+            yield from (part for part in ast.walk(node) if isinstance(part, ast.stmt))
 
 
 def defines(node: ast.stmt, name: str, module: str) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmark import budget
 from benchmark.budget import OutOfBudgetError
-from benchmark.files import content_hash, set_aside
+from benchmark.files import set_aside
 from datasets.files import file_sha256, replacing
 
 log = logging.getLogger(__name__)
@@ -109,14 +109,3 @@ class StoredTraining:
             except (ValueError, RuntimeError, UnpicklingError) as error:
                 set_aside(path, reason=str(error).splitlines()[0])
         return None
-
-
-def stored_training(
-    origin: Mapping[str, Any], every: float | None, folder: Path, *names: object, extra: dict[str, Any] | None = None
-) -> StoredTraining:
-    """Return what stores the training `names` below `folder`, at most every `every` seconds.
-
-    Args:
-        origin: all that has to be the same in the process that continues it.
-    """
-    return StoredTraining(folder / content_hash([*map(str, names), origin]), every, {} if extra is None else extra)

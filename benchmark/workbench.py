@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from benchmark.artefacts import Artefact, Store
 from benchmark.cell import Cell, content, without_about
 from benchmark.device import compute_of, provenance, repeatable
+from benchmark.files import content_hash
 from benchmark.models import build
 from benchmark.schema import check
-from benchmark.training_state import StoredTraining, stored_training
+from benchmark.training_state import StoredTraining
 from datasets.base import ForgetSplit, ImageDataset, LabelledImages, check_fingerprint
 from datasets.batches import Preprocessing, channel_statistics
 from datasets.splits import requests_split, stratified_subset
@@ -79,9 +80,9 @@ class Workbench:
 
     def training_state(self, node: Artefact, *names: object, extra: dict[str, Any] | None = None) -> StoredTraining:
         """Return the keeper of the training `names` of an artefact while it is made."""
-        every, folder = self.config.compute.progress_seconds, self.store.training_folder(node)
-        origin = repeatable(self.provenance()) | {"code": dict(node.code)}
-        return stored_training(origin, every, folder, *names, extra=extra)
+        origin = repeatable(self.provenance()) | {"code": dict(node.code)}  # the same in the process that continues it
+        folder = self.store.training_folder(node) / content_hash([*map(str, names), origin])
+        return StoredTraining(folder, self.config.compute.progress_seconds, {} if extra is None else extra)
 
     @property
     def eval_batch_size(self) -> int:

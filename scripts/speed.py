@@ -119,8 +119,8 @@ def parsed(words: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     given = dict(word.partition("=")[::2] for word in words)
     own = {name: given.pop(name, value) for name, value in OWN.items()}
     options = OPTIONS | given
-    for name, value in (("repeats", own["repeats"]), *((name, options[name]) for name in ("images", "test_images"))):
-        if whole_number(name, value) < 1:
+    for name in ("repeats", "images", "test_images"):
+        if whole_number(name, value := (own | options)[name]) < 1:
             raise ValueError(f"Expected {name} to be at least 1, but got {value}.")
     return own, {KEYS.get(name, name): value for name, value in options.items()}
 

@@ -12,7 +12,7 @@ Figures by another version of matplotlib are not compared.
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +35,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 def problems_of(folder: Path) -> Iterator[str]:
     """Yield everything in a results folder that does not follow from its records, byte by byte."""
     name, *names = folder.name.split("-")
+    records: Sequence[RunRecord] = ()
     if name == "claims":
         yield from differences(folder, claim_files(folder.parent, *names))
     elif name in OVERVIEWS:
@@ -48,15 +49,14 @@ def problems_of(folder: Path) -> Iterator[str]:
     elif name == "answer":
         profile, _, experiment = folder.name.removeprefix("answer-").partition("-")
         yield from differences(folder, answer_files(folder.parent, profile, experiment=experiment or None))
-        yield from (
-            f"{folder.name}: {problem}" for record in read_lines(folder / RECORDS) for problem in origin(record)
-        )
+        records = read_lines(folder / RECORDS)
     elif not (folder / MEMORY).is_file() or not (folder / RECORDS).is_file():
         yield f"{folder.name}: no {MEMORY} or no {RECORDS}"
     else:
         query = stored_query(folder)
         yield from differences(folder, query.files())
-        yield from (f"{folder.name}: {problem}" for record in query.records for problem in origin(record))
+        records = query.records
+    yield from (f"{folder.name}: {problem}" for record in records for problem in origin(record))
 
 
 def described(folder: Path) -> Iterator[str]:

@@ -30,7 +30,7 @@ import resource
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
@@ -57,7 +57,7 @@ from methods.dampening.per_sample import SquaredGradients, zero_sums
 
 Result = dict[str, Tensor]
 Squares = Callable[[Any], Result]  # a batch -> squared gradients, summed over its samples
-CLASSES, TOKENS, WORDS = 10, 16, 100
+CLASSES, PIXELS, TOKENS, WORDS, WIDTH = 10, 64, 16, 100, 32
 CHUNK = 32  # samples whose gradients a library holds at once
 MIB = 2**20
 WRONG = 0.01  # relative
@@ -76,9 +76,9 @@ class Case:
 class Text(nn.Module):
     """Embedded words, layers, the mean over time, a head."""
 
-    def __init__(self, layers: nn.Module, width: int = 32, *, time_first: bool = False, masked: bool = False) -> None:
+    def __init__(self, layers: nn.Module, *, time_first: bool = False, masked: bool = False) -> None:
         super().__init__()
-        self.embed, self.layers, self.head = nn.Embedding(WORDS, width, 0), layers, nn.Linear(width, CLASSES)
+        self.embed, self.layers, self.head = nn.Embedding(WORDS, WIDTH, 0), layers, nn.Linear(WIDTH, CLASSES)
         self.time_first, self.masked = time_first, masked
 
     def forward(self, ids: Tensor) -> Any:
@@ -151,8 +151,8 @@ def labels(n: int) -> Tensor:
     return torch.arange(n) % CLASSES
 
 
-def images(model: nn.Module, n: int, size: int = 64, dtype: torch.dtype = torch.float32) -> Case:
-    inputs = torch.randn(n, 3, size, size)
+def images(model: nn.Module, n: int, dtype: torch.dtype = torch.float32) -> Case:
+    inputs = torch.randn(n, 3, PIXELS, PIXELS)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # one pass gives the statistics, without which values vanish from layer to layer
@@ -161,13 +161,13 @@ def images(model: nn.Module, n: int, size: int = 64, dtype: torch.dtype = torch.
     return Case(model.to(dtype).eval(), (inputs.to(dtype), labels(n)))
 
 
-def of_timm(name: str, n: int, size: int = 64) -> Case:
-    sized = {"img_size": size} if name.startswith(("vit", "deit", "swin", "mixer")) else {}
-    return images(timm.create_model(name, num_classes=CLASSES, **sized), n, size)
+def of_timm(name: str, n: int) -> Case:
+    sized = {"img_size": PIXELS} if name.startswith(("vit", "deit", "swin", "mixer")) else {}
+    return images(timm.create_model(name, num_classes=CLASSES, **sized), n)
 
 
-def of_torchvision(name: str, n: int, size: int = 64, **options: Any) -> Case:
-    return images(torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options), n, size)
+def of_torchvision(name: str, n: int, **options: Any) -> Case:
+    return images(torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options), n)
 
 
 def vectors(model: Any, n: int, width: int = 64) -> Case:
@@ -181,7 +181,7 @@ def words(model: nn.Module, n: int) -> Case:
 
 
 def encoder() -> nn.Module:
-    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    layer = nn.TransformerEncoderLayer(WIDTH, 4, 64, batch_first=True)
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
 
@@ -246,8 +246,8 @@ MODELS: dict[str, Callable[[int], Case]] = {
     "MLP": lambda n: vectors(mlp(3072, 1024, 1024), n, 3072),
     "regression": regression,
     "group norm": lambda n: images(small_cnn(nn.GroupNorm(4, 16)), n),
-    "LSTM": lambda n: words(Text(nn.LSTM(32, 32, batch_first=True)), n),
-    "GRU time first": lambda n: words(Text(nn.GRU(32, 32), time_first=True), n),
+    "LSTM": lambda n: words(Text(nn.LSTM(WIDTH, WIDTH, batch_first=True)), n),
+    "GRU time first": lambda n: words(Text(nn.GRU(WIDTH, WIDTH), time_first=True), n),
     "Transformer": lambda n: words(Text(encoder()), n),
     "Transformer with padding mask": lambda n: words(Text(encoder(), masked=True), n),
     "EmbeddingBag": lambda n: words(Bag(sparse=False), n),
@@ -477,13 +477,6 @@ def parsed(words: list[str]) -> tuple[int, float, set[str]]:
     return int(samples), float(seconds), only
 
 
-def rows(samples: int, seconds: float, only: set[str]) -> Iterator[list[str]]:
-    with warnings.catch_warnings(action="ignore"):
-        for name, build in MODELS.items():
-            if not only or name in only:
-                yield row(name, build, samples, seconds)
-
-
 def main() -> None:
     """Read the command line, measure, print the table in Markdown."""
     samples, seconds, only = parsed(sys.argv[1:])
@@ -491,8 +484,10 @@ def main() -> None:
     signal.signal(signal.SIGALRM, give_up)
     print(CAPTION.format(samples=samples, **facts))
     print(table([]), end="", flush=True)
-    for cells in rows(samples, seconds, only):
-        print(table([cells]).splitlines()[-1], flush=True)  # a table takes long: each row as it is known
+    with warnings.catch_warnings(action="ignore"):
+        for name, build in MODELS.items():
+            if not only or name in only:  # a table takes long: each row as it is known
+                print(table([row(name, build, samples, seconds)]).splitlines()[-1], flush=True)
 
 
 def table(lines: list[list[str]]) -> str:

@@ -38,10 +38,6 @@ class Task:
     overrides: tuple[str, ...] = ()
     ends: float = math.inf
 
-    @property
-    def is_cell(self) -> bool:
-        return self.name.startswith("cell/")
-
 
 def add_tasks(tasks: dict[str, Task], cell: Cell) -> str:
     """Add what is missing for the cell, each artefact once and after what it rests on; return its last task's name."""
@@ -62,7 +58,7 @@ def work(task: Task, folder: str) -> Result:
     show_log()
     try:
         cell = Cell(OmegaConf.create(task.config), task.overrides)
-        if task.is_cell:
+        if task.name.startswith("cell/"):
             return run_cell(cell)
         bench = Workbench(cell)
         device.set_up(cell.config.compute)

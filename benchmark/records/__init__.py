@@ -83,15 +83,10 @@ class RunRecord:
         return path
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Return the record with these values; TypeError if they are those of no record."""
-        return cls(**values)
-
-    @classmethod
     def read(cls, path: Path) -> Self:
         """Read a record; ValueError if the file holds none, or one that was changed."""
         try:
-            record = cls.of(read_json(path))
+            record = cls(**read_json(path))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"Expected {path} to be a run record, but it is not ({error}); delete it and run again."
@@ -171,7 +166,7 @@ def read_lines(path: Path) -> list[RunRecord]:
     records = []
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else [], start=1):
         try:
-            records.append(RunRecord.of(checked(line)))
+            records.append(RunRecord(**checked(line)))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"Expected line {number} of {path} to be a run record, but it is not ({error}); restore the file."

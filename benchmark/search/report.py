@@ -13,7 +13,6 @@ from optuna import Study
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from benchmark.cell import Cell, content
-from benchmark.device import provenance
 from benchmark.report.query import write_files
 from benchmark.report.typeset import Grid
 from benchmark.search.landscape import landscape
@@ -84,11 +83,6 @@ def judged_on(bench: Workbench) -> str:
     return f"{n} training images held out from all training; the test images were not seen"
 
 
-def over_seeds(n: int) -> str:
-    """Return the end of a sentence on the models that a trial is judged on."""
-    return "" if n == 1 else f"; each trial is the mean over {n} method seeds from there on"
-
-
 def best_yaml(bench: Workbench, study: Study, folder: Path) -> str:
     """Return the best values as a configuration of the package `method`."""
     objective = bench.config.search.objective
@@ -104,7 +98,8 @@ def best_yaml(bench: Workbench, study: Study, folder: Path) -> str:
 def summarise(bench: Workbench, study: Study, key: str, trials: pd.DataFrame, importances: Mapping[str, float]) -> str:
     """Return the summary as Markdown."""
     cell, search, names = bench.cell, bench.config.search, bench.cell.labels
-    objective, origin = search.objective, provenance(bench.compute)
+    objective, origin = search.objective, bench.provenance()
+    more = "" if search.seeds == 1 else f"; each trial is the mean over {search.seeds} method seeds from there on"
     complete = trials[trials["state"] == "complete"]
     revisions = zip(complete["provenance.commit"], complete["provenance.dirty"], strict=True)
     metrics = ", ".join(cell.metric_about[name]["label"] for name in objective.metrics)
@@ -113,7 +108,7 @@ def summarise(bench: Workbench, study: Study, key: str, trials: pd.DataFrame, im
         "objective": f"{objective.name}, {objective.direction}, over {metrics}{''.join(options)}",
         "judged on": judged_on(bench),
         "protocol, profile": f"{names['protocol']}, {names['profile']}",
-        "seeds": ", ".join(f"{name} {seed}" for name, seed in cell.seeds.items()) + over_seeds(search.seeds),
+        "seeds": ", ".join(f"{name} {seed}" for name, seed in cell.seeds.items()) + more,
         "trials": f"{len(complete)} complete, {len(trials) - len(complete)} failed or not finished",
         "sampler": f"TPE, seed {search.seed}, optuna {optuna.__version__}",
         "study": key,

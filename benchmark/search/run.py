@@ -176,7 +176,7 @@ def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
     def evaluate(values: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         start = time.perf_counter()
         method = instantiate(with_values(method_node, values))
-        model, seconds = pipeline.call(bench, method, copy.deepcopy(original), bench.split, cache=cache)
+        model, seconds = pipeline.call(bench, method, bench.split, copy.deepcopy(original), cache=cache)
         outputs, evaluation = pipeline.look_at(bench, model, original)
         measured = measure(bench, outputs)
         spent = {"method": seconds["method"], "evaluation": evaluation, "trial": time.perf_counter() - start}
@@ -187,7 +187,8 @@ def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
 
 def origin_of(bench: Workbench) -> dict[str, Any]:
     """Return what a trial says of the code and the device."""
-    return {name: device.provenance(bench.compute)[name] for name in ("commit", "dirty", "device")}
+    provenance = bench.provenance()
+    return {name: provenance[name] for name in ("commit", "dirty", "device")}
 
 
 def mean_over_seeds(evaluates: Sequence[Evaluate]) -> Evaluate:

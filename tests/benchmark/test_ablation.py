@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from faces import picture, write_folder
 from safetensors.torch import save_file
 
 from benchmark import pipeline
@@ -47,13 +46,8 @@ def folder(tmp_path_factory) -> Path:
         torch.manual_seed(0)
         state = timm.create_model("vit_tiny_patch16_224", img_size=16).state_dict()
     save_file({name: 5 * value for name, value in state.items()}, folder / "vit.safetensors")
-    random = np.random.default_rng(0)
-    for name in ("pins_Ada", "pins_Bob"):
-        (folder / "faces" / name).mkdir(parents=True)
-        for i in range(5):
-            Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(
-                folder / "faces" / name / f"{i}.png"
-            )
+    names = [f"pins_{name}/{i}.png" for name in ("Ada", "Bob") for i in range(5)]
+    write_folder(folder / "faces", {name: picture(seed) for seed, name in enumerate(names)})
     return folder
 
 

@@ -196,7 +196,7 @@ def test_models_of_several_cells_need_names_of_their_own(tmp_path):
     started(tmp_path, "method=baseline,finetune", "save_model='m-${method.about.name}.safetensors'")
 
 
-def test_a_random_target_is_named_once(tmp_path, caplog, monkeypatch):
+def test_a_random_target_is_named_once(tmp_path):
     cell = make_cell(tmp_path, "task=random", "task.n=5")
     assert str(cell) == "digits resnet18 random ssd seed 0"
     assert summary(record_of(cell)).startswith("digits resnet18 random ssd seed 0: D_r")
@@ -231,7 +231,7 @@ def test_an_outdated_neighbour_is_not_shown_beside_a_new_record(tmp_path):
 
 def test_the_error_of_a_callback_shows_its_traceback_if_asked(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.delenv("HYDRA_ONE_LINE", raising=False)
+    monkeypatch.delenv("BENCHMARK_ONE_LINE_ERRORS", raising=False)
     with pytest.raises(SystemExit, match="error: Expected one output_dir"):
         started(tmp_path, "output_dir=a,b")
     assert "Traceback" in capsys.readouterr().err

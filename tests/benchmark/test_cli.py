@@ -24,14 +24,18 @@ def _arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command"])
 
 
-def test_an_interrupt_is_one_line_and_130(capsys):
-    def interrupted():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("error", "code", "line"), [
+    (KeyboardInterrupt(), 130, "stopped; run the same command again to continue."),
+    (OutOfBudgetError("3 trials"), 3, "left by the budget: 3 trials; run the same command again to continue."),
+])  # fmt: skip
+def test_a_command_that_is_ended_says_one_line_and_has_an_exit_code_of_its_own(error, code, line, capsys):
+    def ended():
+        raise error
 
     with pytest.raises(SystemExit) as exit:
-        run_cli(interrupted)
-    assert exit.value.code == 130
-    assert capsys.readouterr().err == "stopped; run the same command again to continue.\n"
+        run_cli(ended)
+    assert exit.value.code == code
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 @pytest.mark.parametrize("own", [None, "7"])
@@ -85,16 +89,6 @@ def test_a_warning_of_the_suite_is_one_line_without_its_place(monkeypatch):
     assert shown == "warning: Nothing is selected.\n"
     shown = warnings.formatwarning("old", FutureWarning, "/x/site-packages/y.py", 3)
     assert shown == "/x/site-packages/y.py:3: FutureWarning: old\n"
-
-
-def test_a_budget_that_ends_is_exit_code_3(capsys):
-    def ended():
-        raise OutOfBudgetError("3 of 5 trials")
-
-    with pytest.raises(SystemExit) as exit:
-        run_cli(ended)
-    assert exit.value.code == 3
-    assert capsys.readouterr().err == "left by the budget: 3 of 5 trials; run the same command again to continue.\n"
 
 
 STORAGE = "postgresql://me:p4ss/w@rd@host/db"

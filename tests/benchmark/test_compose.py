@@ -80,15 +80,8 @@ def test_every_search_path_counts(second, own_configs, tmp_path):
     words = ["method=my_ssd", second.format(tmp_path / "more"), "case=mine", "-cd", str(own_configs)]
     (cell,) = cells_of(with_search_path(words))
     assert (cell.labels["method"], cell.seeds["split_seed"]) == ("my_ssd", 5)
+    assert (cell.method_about["label"], cell.config.method.alpha) == ("Mine", 3.0)
     assert cells_of(cell.overrides)[0].config == cell.config
-
-
-def test_a_config_dir_is_a_search_path(own_configs, tmp_path):
-    (cell,) = cells_of(with_search_path(["--config-dir", str(own_configs), "method=my_ssd"]))
-    assert (cell.labels["method"], cell.method_about["label"], cell.config.method.alpha) == ("my_ssd", "Mine", 3.0)
-    assert cells_of(cell.overrides)[0].config == cell.config
-    with pytest.raises(ValueError, match="none"):
-        with_search_path([f"--config-dir={tmp_path / 'nowhere'}"])
 
 
 def test_a_profile_says_whether_a_table_shows_the_noise_floor():

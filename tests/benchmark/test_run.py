@@ -143,15 +143,8 @@ def test_a_single_run_shows_the_original_and_the_retrained_model_beside_its_own(
     words = [*TINY, "method=finetune", f"output_dir={tmp_path}"]
     assert run_command(words, monkeypatch) == 0
     _, *rows = caplog.messages[-1].splitlines()
-    assert [row.split()[0] for row in rows] == [
-        "original",
-        "retrained",
-        "Finetune",
-        "gap:",
-        "Finetune",
-        "record:",
-        "table:",
-    ]
+    heads = ["original", "retrained", "Finetune", "gap:", "Finetune", "record:", "table:"]
+    assert [row.split()[0] for row in rows] == heads
     assert [record.labels["method"] for record in read_all(tmp_path)].count("finetune") == 1
     assert {record.labels["method"] for record in read_all(tmp_path)} == {"baseline", "retrain", "finetune"}
     again = caplog.messages[-1]

@@ -74,8 +74,8 @@ def test_every_option_has_a_kind():
         built = schema.called(raw, cell.config, "", cell.contents.item)
         known = {key for options in (plain, built) for key, _, _ in options}
         known |= {schema.source(key, raw) for key in known}
-        for path, value in leaves(raw, ""):
-            key = re.sub(r"\.\d+$", "", path.removeprefix("."))
+        for path, value in leaves(raw):
+            key = re.sub(r"\.\d+$", "", path)
             forwarded = isinstance(value, str) and "${" in value
             parents = {key[: dot.start()] for dot in re.finditer(r"\.", key)}
             assert known & {key, *parents} or forwarded or FREE.fullmatch(key), key

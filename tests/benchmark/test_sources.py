@@ -95,6 +95,14 @@ def test_all_code_of_a_plug_in_counts_and_that_of_this_repository_outside_the_su
     assert set(sources.sources_of({"task": {"_target_": "scripts.speed.main"}})) == {"scripts.speed"}
 
 
+def test_a_checkout_behind_a_link_is_this_project_too(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT)
+    code = "from benchmark.sources import is_ours; print(is_ours('methods.ssd'))"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "link")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_code_counts_however_far_away_it_is_imported():
     package = sources.files_of(ROOT / "methods" / "dampening")
     assert len(package) > 3
@@ -132,22 +140,13 @@ def test_an_edited_method_gives_its_new_number(folder):
     (folder / "method").mkdir()
     (folder / "method" / "mine.yaml").write_text("_target_: mine.Mine\n")
     runs = folder / "runs"
-    command = [
-        sys.executable,
-        "-m",
-        "benchmark.run",
-        "--config-dir",
-        str(folder),
-        "plugins=[mine]",
-        *TINY,
-        "method=mine",
-    ]
+    command = [sys.executable, "-m", "benchmark.run", "--config-dir", str(folder), "plugins=[mine]", "method=mine"]
     others = {content_hash(make_cell(runs, f"method={name}").outputs_key) for name in ("retrain", "baseline")}
 
     def run(*words: str) -> tuple[str, str, str]:
         """Return when the record was made, the hash of the outputs and the lines on screen."""
         done = subprocess.run(
-            [*command, f"output_dir={runs}", *words], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(folder)},
+            [*command, *TINY, f"output_dir={runs}", *words], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(folder)},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         (record,) = [x for x in load_records(runs / "records") if x.labels["method"] == "mine"]

@@ -1,7 +1,6 @@
 """A configuration may name this project's code and that of the plug-ins of the command line, and no other."""
 
 import pickle
-from itertools import chain
 
 import pytest
 from command_line import TINY, composed, run_command
@@ -26,7 +25,7 @@ def test_every_composed_configuration_names_this_projects_code_alone():
             words = [f"{group}={known[i % len(known)]}" for group, known in names.items()]
             config = compose("run", [metrics, *words], return_hydra_config=True)
             check_composed(config, words)
-            found |= {value for path, value in leaves(OmegaConf.to_container(config), "") if path.endswith("_target_")}
+            found |= {value for path, value in leaves(OmegaConf.to_container(config)) if path.endswith("_target_")}
     assert len(found) > 30
     assert all(map(is_defined, (target for target in found if not target.startswith("hydra"))))
 
@@ -83,9 +82,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "multirun"), chain(((kind, []) for kind in FOREIGN), [("a callback of Hydra", ["-m"])])
-)
+@pytest.mark.parametrize(("kind", "multirun"), [*((kind, []) for kind in FOREIGN), ("a callback of Hydra", ["-m"])])
 def test_a_foreign_file_executes_nothing(kind, multirun, tmp_path, monkeypatch, capsys):
     trap = tmp_path / "executed"
     (tmp_path / "foreign").mkdir()

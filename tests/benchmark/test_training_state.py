@@ -11,9 +11,9 @@ import torch
 from command_line import killed_in_epoch
 from command_line import make_cell as tiny_cell
 
-from benchmark import device, pipeline, training_state
+from benchmark import pipeline, training_state
 from benchmark.cell import Cell
-from benchmark.training_state import StoredTraining, stored_training
+from benchmark.training_state import StoredTraining
 from benchmark.workbench import Workbench
 from datasets.files import file_sha256
 from tests.conftest import Touching
@@ -138,19 +138,18 @@ def test_a_pickle_in_place_of_a_state_is_not_executed(tmp_path, caplog):
     assert not trap.exists()
 
 
-def folder_of(provenance: dict) -> Path:
-    """Return the folder of a training of this provenance."""
-    return stored_training(device.repeatable(provenance), None, Path("progress"), "train").folder
+def test_only_the_same_code_on_the_same_device_continues(tmp_path, monkeypatch):
+    bench = Workbench(make_cell(tmp_path))
+    node, own = pipeline.original(bench), bench.provenance()
 
+    def folder_of(**changes: object) -> Path:
+        monkeypatch.setattr(Workbench, "provenance", lambda bench: own | changes)
+        return bench.training_state(node, "train").folder
 
-def test_only_the_same_code_on_the_same_device_continues(tmp_path):
-    own = Workbench(make_cell(tmp_path)).provenance()
-    plain = folder_of(own)
-    assert (
-        folder_of(own | {"finished": "later", "cpu_count": 99, "commit": "of another README", "dirty": True}) == plain
-    )
+    plain = folder_of()
+    assert folder_of(finished="later", cpu_count=99, commit="of another README", dirty=True) == plain
     for part in ("suite", "torch", "device", "precision", "channels_last", "compile"):
-        assert folder_of(own | {part: "another"}) != plain, part
+        assert folder_of(**{part: "another"}) != plain, part
 
 
 def test_a_kept_training_belongs_to_the_code_of_its_artefact(tmp_path):

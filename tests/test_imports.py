@@ -67,7 +67,8 @@ MAY_IMPORT = {
     "benchmark.search": ("benchmark.run", "benchmark.pipeline", "benchmark.report", *GRID, *PIPELINE),
     "scripts": PACKAGES,
 }
-WITHOUT_TORCH = ("benchmark.cell", "benchmark.compose", "benchmark.records", "benchmark.cli", "benchmark.callback")
+WITHOUT_TORCH = (*(f"benchmark.{name}" for name in ("cell", "compose", "records", "cli", "callback")),
+                 *(f"datasets.{name}" for name in ("arrays", "folder", "npz", "pins")))  # fmt: skip
 
 
 def imports_of(module: str, source: str) -> Iterator[str]:
@@ -191,7 +192,7 @@ assert "kaggle" not in sys.modules, "an import imported kaggle, which signs in w
 """
 
 
-def test_importing_everything_has_no_side_effect_and_reading_records_needs_no_torch(tmp_path):
+def test_importing_everything_has_no_side_effect_and_records_and_names_of_data_need_no_torch(tmp_path):
     programs = ("__main__", "launcher")  # the second needs an engine that is an extra
     names = [module for module in MODULES if module.split(".")[-1] not in programs and "launcher" not in module]
     light = [*WITHOUT_TORCH, *(name for name in names if is_in(name, "benchmark.report"))]

@@ -4,6 +4,7 @@ import platform
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -88,10 +89,7 @@ def test_a_lock_that_another_holds_says_who_and_what_waits(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_without_locks_work_is_done_twice_after_one_warning(number, tmp_path, monkeypatch, caplog):
-    def refuse(descriptor, operation):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(number, os.strerror(number))))
     for name in ("a.lock", "b.lock"):
         with locked(tmp_path / name, "making it") as alone:
             assert not alone
@@ -100,10 +98,7 @@ def test_without_locks_work_is_done_twice_after_one_warning(number, tmp_path, mo
 
 
 def test_another_error_of_a_lock_is_an_error(tmp_path, monkeypatch):
-    def refuse(descriptor, operation):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output error"), locked(tmp_path / "x.lock", "making it"):
         pytest.fail("not locked")
 

@@ -1,17 +1,20 @@
 """What the tests of the methods share: composed configurations, a tiny digits split, a tiny network, a context."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from hydra import compose
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from benchmark.cell import without_about
-from benchmark.compose import initialised
+from benchmark.compose import CONFIGS, initialised
 from benchmark.models import build
 from datasets.base import ForgetSplit, ImageDataset, LabelledImages
 from datasets.batches import Preprocessing
@@ -22,6 +25,7 @@ from methods.timing import Stopwatch
 from methods.training import Compute, Recipe
 from tests.conftest import TinyCNN
 
+METHODS = sorted(path.stem for path in Path(CONFIGS, "method").glob("*.yaml"))
 DEVICE = torch.device("cpu")
 COMPUTE = Compute(DEVICE, "float32", channels_last=False)
 PREPROCESSING = Preprocessing((0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
@@ -50,11 +54,20 @@ def compose_config(*overrides: str):
 
 
 @cache
-def compose_method(*overrides: str) -> UnlearningMethod:
-    """Return the method of a composed run; methods are frozen, so tests may share it."""
-    node = without_about(compose_config(*overrides).method)
-    node.pop("other", None)  # seeds of another run, no option of the method
-    return instantiate(node)
+def compose_methods(*overrides: str) -> dict[str, UnlearningMethod]:
+    """Return each method as a run with these overrides composes it; methods are frozen, so tests may share them.
+
+    Hydra composes them all at once, side by side, in the time of a few.
+    """
+    config = compose_config(*overrides, *(f"+method@beside.{name}={name}" for name in METHODS))
+    OmegaConf.set_struct(config, False)
+    beside, found = config.pop("beside"), {}
+    for name in METHODS:
+        config.method = beside[name]  # where its file's own references find it
+        node = without_about(config.method)
+        node.pop("other", None)  # seeds of another run, no option of the method
+        found[name] = instantiate(node)
+    return found
 
 
 @cache
@@ -83,6 +96,35 @@ def make_context(build_model: Callable[..., nn.Module], *, seed: int = 3) -> Met
         seed=seed, compute=COMPUTE, preprocessing=PREPROCESSING, recipe=RECIPE, build_model=build_model,
         stopwatch=Stopwatch(DEVICE),
     )  # fmt: skip
+
+
+@contextmanager
+def left_alone(model: nn.Module) -> Iterator[None]:
+    """Fail if the body changes a weight, a buffer, a mode or what requires a gradient, or leaves a gradient behind."""
+
+    def flags() -> list[bool]:
+        return [x.training for x in model.modules()] + [p.requires_grad for p in model.parameters()]
+
+    before, flags_before = copy.deepcopy(model.state_dict()), flags()
+    yield
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert flags() == flags_before
+    assert all(p.grad is None for p in model.parameters())
+
+
+def in_batches(inputs: Tensor, labels: Tensor, size: int = 4) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(inputs.split(size), labels.split(size), strict=True))
+
+
+def literal_importance(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Return the mean of the squared gradients of single losses, by a backward pass for every one."""
+    named = dict(model.named_parameters())
+    gradients = [torch.autograd.grad(loss, list(named.values()), retain_graph=True) for loss in losses]
+    return {name: torch.stack(of).square().mean(dim=0) for name, *of in zip(named, *gradients, strict=True)}
+
+
+def assert_same(ours: Mapping[str, Tensor], expected: Mapping[str, Tensor], **tolerance: float) -> None:
+    torch.testing.assert_close(dict(ours), dict(expected), **({"rtol": 1e-4, "atol": 1e-9} | tolerance))
 
 
 def literal_information(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:

@@ -2,38 +2,32 @@
 
 from benchmark.cell import without_about
 from benchmark.compose import cells_of
-from methods.fisher import Fisher
-from tests.methods.helpers import compose_config, compose_method
+from tests.methods.helpers import compose_config, compose_methods
 
 ADAM = {"optimizer": "adam", "lr": 1e-4}
+FISHER = {"scale": 1e-6, "max_inverse": 1e3, "max_inverse_head": 1e2, "boost": 10.0, "forgotten_variance": 1e-4,
+          "tolerance": 1e-3}  # fmt: skip
+PAPER, STRICT = (f"task=class protocol={name}" for name in ("paper", "strict"))
 
 
 def test_published_settings():
-    for overrides, expected in (
-        ("amnesiac task=random protocol=paper", {"recipe": {**ADAM, "batch_size": 128, "epochs": 3}}),
-        ("bad_teacher protocol=paper", {"incompetent": "head", "retain_fraction": 0.3, "temperature": 1.0}),
-        ("bad_teacher protocol=strict", {"incompetent": "all", "recipe": {**ADAM, "batch_size": 256, "epochs": 1}}),
-        ("bad_teacher model=vit", {"recipe": {"batch_size": 128}}),
-        ("unsir protocol=paper task=class", {"noise_images": 3, "noise_mode": "train", "noise_steps": 25}),
-        ("unsir protocol=strict task=subclass", {"noise_images": 32, "noise_mode": "eval", "noise_steps": 250}),
-        ("unsir protocol=paper", {"stale_gradient": True}),
-        ("unsir protocol=strict", {"stale_gradient": False}),
-        ("unsir", {"noise_batch": 32, "repetitions": 80, "samples_per_class": 500}),
-        ("unsir", {"impair": {"batch_size": 32}, "repair": {"batch_size": 128}}),
+    for run, name, expected in (
+        ("task=random protocol=paper", "amnesiac", {"recipe": {**ADAM, "batch_size": 128, "epochs": 3}}),
+        (PAPER, "bad_teacher", {"incompetent": "head", "retain_fraction": 0.3, "temperature": 1.0}),
+        (STRICT, "bad_teacher", {"incompetent": "all", "recipe": {**ADAM, "batch_size": 256, "epochs": 1}}),
+        (f"model=vit {STRICT}", "bad_teacher", {"recipe": {"batch_size": 128}}),
+        (PAPER, "unsir", {"noise_images": 3, "noise_mode": "train", "noise_steps": 25, "stale_gradient": True}),
+        ("task=subclass protocol=strict", "unsir", {"noise_images": 32, "noise_mode": "eval", "noise_steps": 250}),
+        (STRICT, "unsir", {"noise_batch": 32, "repetitions": 80, "samples_per_class": 500, "stale_gradient": False}),
+        (STRICT, "unsir", {"impair": {"batch_size": 32}, "repair": {"batch_size": 128}}),
+        (PAPER, "fisher", FISHER | {"forget_rows": True}),  # in the class task alone
+        ("task=subclass protocol=strict", "fisher", FISHER | {"forget_rows": False}),
+        ("task=random protocol=paper", "fisher", FISHER | {"forget_rows": False}),
     ):
-        method = compose_method(*f"method={overrides}".split())
-        for name, value in expected.items():
-            found = getattr(method, name)
+        method = compose_methods(*run.split())[name]
+        for option, value in expected.items():
+            found = getattr(method, option)
             assert ({key: getattr(found, key) for key in value} if isinstance(value, dict) else found) == value
-
-
-def test_fisher_resets_rows_in_the_class_task_alone():
-    for task, protocol in (("class", "paper"), ("subclass", "strict"), ("random", "paper")):
-        method = compose_method("method=fisher", f"task={task}", f"protocol={protocol}")
-        assert method == Fisher(
-            scale=1e-6, max_inverse=1e3, max_inverse_head=1e2, boost=10.0, forget_rows=task == "class",
-            forgotten_variance=1e-4, tolerance=1e-3, batch_size=method.batch_size,
-        )  # fmt: skip
 
 
 def test_retain_accuracy_of_unsir_is_measured_in_batches_of_32():
@@ -45,7 +39,7 @@ def test_retain_accuracy_of_unsir_is_measured_in_batches_of_32():
 
 def test_under_paper_retained_test_images_are_counted_class_by_class_unless_the_task_is_random():
     for overrides, expected in (
-        ("task=class protocol=paper", "by_class"), ("task=subclass protocol=paper", "by_class"),
+        (PAPER, "by_class"), ("task=subclass protocol=paper", "by_class"),
         ("task=random protocol=paper", None), ("task=class protocol=strict", None),
         ("task=class protocol=paper switched=accuracy", None),
     ):  # fmt: skip

@@ -1,22 +1,27 @@
 """What every unlearning method must do: every file in configs/method, on every task."""
 
 import copy
-import random
+import math
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.compose import CONFIGS
 from datasets.base import ForgetSplit
 from datasets.splits import random_split
 from methods.base import skip_reason
-from tests.methods.helpers import compose_method, make_context, poison, tiny_data, tiny_net, tiny_split, tiny_vit
+from tests.methods.helpers import (
+    METHODS,
+    compose_methods,
+    make_context,
+    poison,
+    tiny_data,
+    tiny_net,
+    tiny_split,
+    tiny_vit,
+)
 
-METHODS = sorted(path.stem for path in Path(CONFIGS, "method").glob("*.yaml"))
 TASKS = {"class": "paper", "subclass": "strict", "random": "paper", "confusion": "strict"}  # with a protocol for each
 
 
@@ -29,10 +34,6 @@ def without_test(split: ForgetSplit) -> ForgetSplit:
     return poisoned
 
 
-def global_state() -> tuple[bytes, str, object]:
-    return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), random.getstate()  # noqa: NPY002
-
-
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -43,6 +44,7 @@ def data_of(split: ForgetSplit) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.usefixtures("global_rng_untouched")
 def test_a_method_keeps_its_contract(name):
     for task in TASKS:
         check(name, task)
@@ -50,7 +52,7 @@ def test_a_method_keeps_its_contract(name):
 
 def check(name: str, task: str) -> None:
     """It runs twice on copies of one original, on a split whose test parts cannot be read, or says why it does not."""
-    method = compose_method(f"method={name}", f"task={task}", f"protocol={TASKS[task]}")
+    method = compose_methods(f"task={task}", f"protocol={TASKS[task]}")[name]
     split = without_test(tiny_split(task))
     if (reason := skip_reason(method, split)) is not None:
         assert len(reason) > 10
@@ -62,7 +64,7 @@ def check(name: str, task: str) -> None:
         built.append((model, copy.deepcopy(model.state_dict())))
         return model
 
-    original, data, random_state = tiny_net(1, split.num_classes), data_of(split), global_state()
+    original, data = tiny_net(1, split.num_classes), data_of(split)
     before = copy.deepcopy(original.state_dict())
     first, second = (method(copy.deepcopy(original), split, make_context(build_model)) for _ in range(2))
     state = first.state_dict()
@@ -72,14 +74,32 @@ def check(name: str, task: str) -> None:
     assert all(p.requires_grad and p.is_leaf for p in first.parameters()), "parameters must stay trainable"
     assert same(original.state_dict(), before)
     assert all(torch.equal(a, b) for a, b in zip(data_of(split), data, strict=True)), "the data changed"
-    assert global_state() == random_state, "the global random state was used"
     if not any(result is model for result in (first, second) for model, _ in built):  # else they are what it returns
         assert all(same(model.state_dict(), born) for model, born in built), "a teacher changed"
 
 
 def test_class_and_module_share_one_name():
-    kinds = [type(compose_method(f"method={name}", "task=class", "protocol=paper")) for name in METHODS]
+    kinds = [type(method) for method in compose_methods("task=class", "protocol=paper").values()]
     assert all(kind.__name__.lower() == kind.__module__.rpartition(".")[2].replace("_", "") for kind in kinds)
+
+
+def test_a_value_that_an_option_cannot_have_is_refused():
+    methods = compose_methods("task=class", "protocol=paper")
+    for name, option, value, expected in (
+        ("bad_teacher", "incompetent", "body", "head or all"),
+        ("bad_teacher", "retain_fraction", 1.5, r"in \[0, 1\]"),
+        ("bad_teacher", "temperature", 0.0, "above 0"),
+        ("fisher", "tolerance", -1.0, "from 0 on"),
+        ("retrain", "reset", "body", "all or head"),
+        *(("ssd", name, value, "above 0") for name in ("alpha", "lam") for value in (0.0, -1.0, math.nan, math.inf)),
+        ("ssd", "order", "sorted", "class_sorted, retain_shuffled or shuffled"),
+        ("unsir", "noise_mode", "test", "train or eval"),
+        ("unsir", "noise_images", 33, r"in 1 … noise_batch \(32\)"),
+        ("unsir", "noise_images", 0, "from 1 on"),
+        ("unsir", "repetitions", 0, "from 1 on"),
+    ):
+        with pytest.raises(ValueError, match=f"Expected {option} to .*{expected}, but got {value!r}"):
+            replace(methods[name], **{option: value})
 
 
 def test_a_poisoned_split_notices_a_look():
@@ -98,7 +118,7 @@ def test_a_poisoned_split_notices_a_look():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_takes_a_forget_set_of_one_image_and_one_larger_than_the_rest(name):
     """65 of 120: in batches of 64 there is a last one of one image."""
-    method = compose_method(f"method={name}", "task=random", "protocol=strict")
+    method = compose_methods("task=random", "protocol=strict")[name]
     for forgotten in (1, 65):
         data = random_split(tiny_data("class"), n=forgotten, seed=0)
         if skip_reason(method, data) is None:
@@ -108,7 +128,7 @@ def test_a_method_takes_a_forget_set_of_one_image_and_one_larger_than_the_rest(n
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_takes_a_vision_transformer_or_says_why_not(name):
-    method, split = compose_method(f"method={name}", "model=vit", "task=class", "protocol=strict"), tiny_split("class")
+    method, split = compose_methods("model=vit", "task=class", "protocol=strict")[name], tiny_split("class")
     if (reason := skip_reason(method, split)) is not None:
         assert name in ("ct", "scrub_r"), reason
         return

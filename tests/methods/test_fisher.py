@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from methods.fisher import Fisher
-from tests.methods.helpers import literal_information, make_context, tiny_net, tiny_split
+from tests.methods.helpers import literal_information, make_context, seeded, tiny_net, tiny_split
 
 METHOD = Fisher(
     scale=1e-6, max_inverse=1e3, max_inverse_head=1e2, boost=10.0, forget_rows=True, forgotten_variance=1e-4,
@@ -19,49 +19,33 @@ WEIGHT = torch.arange(12.0).view(4, 3)
 INFORMATION = torch.tensor([[1.0, 0.1, 1e-12], [1e-12, 1.0, 1.0], [0.005, 0.005, 0.005], [1.0, 1.0, 1.0]])
 
 
-def test_variance_of_the_last_layer_where_a_class_is_forgotten():
-    mean, variance = METHOD.distribution(WEIGHT, INFORMATION, 4, 1)
-    rows = torch.tensor([(1 + 10 + 100) / 3, 0, 100, 1]) * 1e-6 * 10  # bound 100, mean over dim 1, boosted
-    rows[1] = 1e-4 * 10
-    torch.testing.assert_close(variance, rows.view(4, 1).expand(4, 3))
-    expected = WEIGHT.clone()
-    expected[1] = 0
-    assert torch.equal(mean, expected)
-    bias_mean, bias_variance = METHOD.distribution(WEIGHT[:, 0], INFORMATION[:, 0], 4, 1)
-    torch.testing.assert_close(
-        bias_variance, torch.tensor([1.0, 1e2, 100, 1]).mul(1e-5).index_fill(0, torch.tensor(1), 1e-3)
-    )
-    assert bias_mean.tolist() == [0, 0, 6, 9]
+@pytest.mark.parametrize(
+    ("num_classes", "forgotten", "rows", "vector"),
+    [
+        (4, [1], [(10 + 100 + 1000) / 3, 1000, 1000, 10], [10, 1000, 1000, 10]),  # bound 100, boosted; row 1 is reset
+        (4, [1, 3], [(10 + 100 + 1000) / 3, 1000, 1000, 1000], [10, 1000, 1000, 1000]),
+        (4, None, [(1 + 10 + 100) / 3, (100 + 1 + 1) / 3, 100, 1], [10, 1000, 1000, 10]),  # no row, vectors boosted
+        (10, [1], [(1 + 10 + 1000) / 3, (1000 + 1 + 1) / 3, 200, 1], [10, 10000, 2000, 10]),  # bound 1000
+    ],
+    ids=["last layer, a class", "last layer, two classes", "last layer, samples", "other layers"],
+)
+def test_rows_share_a_bounded_variance_and_forgotten_ones_are_reset(num_classes, forgotten, rows, vector):
+    classes = None if forgotten is None else torch.tensor(forgotten)
+    for values, information, expected in (
+        (WEIGHT, INFORMATION, torch.tensor(rows).view(4, 1).expand(4, 3)),
+        (WEIGHT[:, 0], INFORMATION[:, 0], torch.tensor(vector).float()),
+    ):
+        mean, variance = METHOD.distribution(values, information, num_classes, classes)
+        torch.testing.assert_close(1e6 * variance, expected, rtol=1e-5, atol=0)
+        resets = num_classes == len(WEIGHT) and classes is not None
+        assert torch.equal(mean, values.index_fill(0, classes, 0) if resets else values)
 
 
-def test_the_rows_of_every_forgotten_class_are_reset():
-    mean, variance = METHOD.distribution(WEIGHT, INFORMATION, 4, torch.tensor([1, 3]))
-    for row in (1, 3):
-        one, its = METHOD.distribution(WEIGHT, INFORMATION, 4, torch.tensor([row]))
-        assert torch.equal(mean[row], one[row])
-        assert torch.equal(variance[row], its[row])
-    assert torch.equal(mean[[0, 2]], WEIGHT[[0, 2]])
-
-
-def test_variance_of_the_last_layer_where_samples_are_forgotten():
-    mean, variance = METHOD.distribution(WEIGHT, INFORMATION, 4, None)
-    rows = torch.tensor([(1 + 10 + 100) / 3, (100 + 1 + 1) / 3, 100, 1]) * 1e-6  # no boost, no row
-    torch.testing.assert_close(variance, rows.view(4, 1).expand(4, 3))
-    assert torch.equal(mean, WEIGHT)
-    _, bias = METHOD.distribution(WEIGHT[:, 0], INFORMATION[:, 0], 4, None)
-    torch.testing.assert_close(bias, torch.tensor([1.0, 100, 100, 1]) * 1e-5)
-
-
-def test_variance_of_other_layers():
-    mean, variance = METHOD.distribution(WEIGHT, INFORMATION, 10, 1)
-    rows = torch.tensor([(1 + 10 + 1000) / 3, (1000 + 1 + 1) / 3, 200, 1]) * 1e-6
-    torch.testing.assert_close(variance, rows.view(4, 1).expand(4, 3))
-    assert torch.equal(mean, WEIGHT)
-    _, vector = METHOD.distribution(WEIGHT[:, 0], INFORMATION[:, 0], 10, 1)
-    torch.testing.assert_close(vector, torch.tensor([1.0, 1000, 200, 1]) * 1e-5)
-    kernel = torch.rand((2, 3, 3, 3), generator=torch.Generator().manual_seed(0)) + 0.1
+def test_variance_of_a_kernel_is_that_of_its_output_channel():
+    kernel = torch.rand((2, 3, 3, 3), generator=seeded()) + 0.1
     _, variance = METHOD.distribution(torch.zeros(2, 3, 3, 3), kernel, 10, 1)
-    torch.testing.assert_close(variance, (1e-6 / kernel).mean(dim=1, keepdim=True).expand_as(kernel))
+    expected = (1 / kernel).mean(dim=1, keepdim=True).expand_as(kernel)
+    torch.testing.assert_close(1e6 * variance, expected, rtol=1e-5, atol=0)
 
 
 def test_the_whole_method_on_a_linear_model_equals_the_rules_on_the_literal_information():
@@ -108,8 +92,3 @@ def test_what_is_remembered_depends_on_the_forget_set_and_not_on_the_seed():
         assert all(torch.equal(a, b) for a, b in zip(result.buffers(), original.buffers(), strict=True))
     assert keys[0] == keys[1] != keys[2]
     assert keys[0][0] == "importance_full"
-
-
-def test_a_negative_tolerance_is_refused():
-    with pytest.raises(ValueError, match="tolerance"):
-        replace(METHOD, tolerance=-1.0)

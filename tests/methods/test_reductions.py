@@ -18,6 +18,7 @@ from methods.lfssd import LFSSD
 from methods.msg import MSG
 from methods.neggrad import NegGrad
 from methods.random_labels import RandomLabels
+from methods.retrain import Retrain
 from methods.scrub import Scrub
 from methods.ssd import SSD
 from tests.methods.helpers import poison
@@ -30,15 +31,18 @@ FINETUNE = {
     "MSG that renews nothing": lambda recipe: MSG(recipe, share=0.0, factor=1.0, layers="conv_linear"),
     "NegGrad without D_f": lambda recipe: NegGrad(recipe, forget_weight=0.0, forget_batch_size=8, limit=None),
 }
-FORGET_ONLY = {
-    "DELETE": lambda recipe: Delete(recipe, norms="train"),
-    "NegGrad": lambda recipe: NegGrad(recipe, forget_weight=1.0, forget_batch_size=8, limit=None),
-    "JiT": lambda recipe: JiT(lr=0.01, sigma=0.5, noises=2, batch_size=16, mode="eval", accumulate=False),
+UNREAD = {
+    "DELETE": ("retain_train", lambda recipe: Delete(recipe, norms="train")),
+    "NegGrad": ("retain_train", lambda recipe: NegGrad(recipe, forget_weight=1.0, forget_batch_size=8, limit=None)),
+    "JiT": ("retain_train", lambda recipe: JiT(0.01, 0.5, noises=2, batch_size=16, mode="eval", accumulate=False)),
+    "Finetune": ("forget_train", Finetune),
+    "Retrain": ("forget_train", lambda recipe: Retrain("all", recipe)),
+    "Retrain head": ("forget_train", lambda recipe: Retrain("head", recipe)),
 }
 LABEL_FREE = {
     "LFSSD": lambda recipe: LFSSD(alpha=0.1, lam=0.1, **IMPORTANCE),
     "LFSSD in batches": lambda recipe: LFSSD(alpha=0.1, lam=0.1, **IMPORTANCE | {"reduction": "batch_mean"}),
-    "JiT": FORGET_ONLY["JiT"],
+    "JiT": UNREAD["JiT"][1],
 }
 
 
@@ -82,11 +86,12 @@ def test_assd_is_ssd_at_its_alpha(reduction, over, unlearnt, split, context):
     assert differing(unlearnt(SSD(alpha=alpha, lam=1.0, **options), context=cached), ours) == set()
 
 
-@pytest.mark.parametrize("name", FORGET_ONLY)
-def test_a_method_that_forgets_alone_never_reads_the_retain_set(name, unlearnt, split, recipe):
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_method_of_one_part_never_reads_the_other(name, unlearnt, split, recipe):
+    part, make = UNREAD[name]
     poisoned = copy.copy(split)
-    object.__setattr__(poisoned, "retain_train", poison(split.retain_train))
-    assert differing(unlearnt(FORGET_ONLY[name](recipe), poisoned), unlearnt(FORGET_ONLY[name](recipe))) == set()
+    object.__setattr__(poisoned, part, poison(getattr(split, part)))
+    assert differing(unlearnt(make(recipe), poisoned), unlearnt(make(recipe))) == set()
 
 
 @pytest.mark.parametrize("name", LABEL_FREE)

@@ -1,6 +1,7 @@
 import copy
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -18,33 +19,30 @@ ORIGINAL = Recipe(
 RETRAIN_PAPER = replace(ORIGINAL, lr=0.01, warmup_epochs=2, milestones=tuple(m + 1 for m in ORIGINAL.milestones))
 
 
-def test_learning_rate_of_the_original():
-    def rate(epoch, step):  # epochs count from 1
-        return ORIGINAL.learning_rate((epoch - 1) * 10 + step, 10)
+def rate(recipe, epoch, step):
+    """The learning rate of a step of ten; epochs count from 1."""
+    return recipe.learning_rate((epoch - 1) * 10 + step, 10)
 
-    assert [rate(1, step) for step in range(10)] == pytest.approx([0.01 * step for step in range(10)])
-    assert [rate(epoch, 0) for epoch in range(2, 8)] == [0.1] * 6
-    assert rate(7, 9) == 0.1
-    assert [rate(epoch, step) for epoch in (8, 11) for step in (0, 9)] == pytest.approx([0.02] * 4)
-    assert [rate(epoch, step) for epoch in (12, 15) for step in (0, 9)] == pytest.approx([0.004] * 4)
-    assert [rate(epoch, step) for epoch in (16, 20) for step in (0, 9)] == pytest.approx([0.0008] * 4)
+
+def test_learning_rate_of_the_original():
+    assert [rate(ORIGINAL, 1, step) for step in range(10)] == pytest.approx([0.01 * step for step in range(10)])
+    assert {rate(ORIGINAL, epoch, step) for epoch in range(2, 8) for step in range(10)} == {0.1}
+    for epochs, expected in (((8, 11), 0.02), ((12, 15), 0.004), ((16, 20), 0.0008)):
+        assert [rate(ORIGINAL, epoch, step) for epoch in epochs for step in (0, 9)] == pytest.approx([expected] * 4)
 
 
 def test_learning_rate_of_the_papers_retraining_overshoots():
-    def rate(epoch, step):
-        return RETRAIN_PAPER.learning_rate((epoch - 1) * 10 + step, 10)
-
-    assert rate(1, 0) == 0
-    assert [rate(1, 5), rate(2, 0), rate(2, 5), rate(2, 9)] == pytest.approx([0.005, 0.01, 0.015, 0.019])
-    assert [rate(3, 0), rate(8, 9)] == pytest.approx([0.01, 0.01])
-    assert [rate(9, 0), rate(17, 0)] == pytest.approx([0.002, 0.00008])
+    assert rate(RETRAIN_PAPER, 1, 0) == 0
+    of_step = {(1, 5): 0.005, (2, 0): 0.01, (2, 5): 0.015, (2, 9): 0.019, (3, 0): 0.01, (8, 9): 0.01, (9, 0): 0.002}
+    for (epoch, step), expected in (of_step | {(17, 0): 0.00008}).items():
+        assert rate(RETRAIN_PAPER, epoch, step) == pytest.approx(expected)
 
 
 def test_learning_rates_of_the_other_schedules():
     def rates(schedule, epochs):
         recipe = replace(ORIGINAL, schedule=schedule, epochs=epochs, warmup_epochs=0)
-        assert len({recipe.learning_rate(step, 10) for step in range(10)}) == 1  # one per epoch
-        return [recipe.learning_rate(10 * epoch, 10) / recipe.lr for epoch in range(epochs)]
+        assert len({rate(recipe, 1, step) for step in range(10)}) == 1  # one per epoch
+        return [rate(recipe, epoch, 0) / recipe.lr for epoch in range(1, epochs + 1)]
 
     assert rates("triangle", 5) == pytest.approx([1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
     assert rates("triangle", 4) == pytest.approx([1 / 2, 1, 2 / 3, 1 / 3])
@@ -155,35 +153,51 @@ class Kept:
         self.states[epoch] = copy.deepcopy((model.state_dict(), optimizer.state_dict(), random.get_state()))
 
 
+def continued(run, make_model, epochs):
+    """Return the weights after a whole training; one continued from any of its states ends with the same."""
+    kept = Kept()
+    whole = run(make_model(0), training_state=kept).state_dict()
+    assert list(kept.states) == list(range(1, epochs + 1))
+    for kept.start in range(1, epochs + 1):  # another network and generator, before the state is loaded
+        after = run(make_model(7), seed=7, training_state=kept).state_dict()
+        assert all(torch.equal(value, whole[name]) for name, value in after.items())
+    return whole
+
+
 def test_a_training_continues_from_its_state_bit_for_bit(make_cnn, fit, recipe):
     recipe = replace(recipe, epochs=3, milestones=(3,), decay=0.1, augmentation=Augmentation(1, True, 15))
-    kept = Kept()
-    whole = fit(make_cnn(), recipe=recipe, training_state=kept).state_dict()
-    assert list(kept.states) == [1, 2, 3]
+    whole = continued(partial(fit, recipe=recipe), make_cnn, epochs=3)
     assert torch.equal(fit(make_cnn(), recipe=recipe).fc.weight, whole["fc.weight"])
-    for kept.start in (1, 2, 3):  # another network and generator, before the state is loaded
-        continued = fit(make_cnn(7), recipe=recipe, seed=7, training_state=kept).state_dict()
-        assert all(torch.equal(value, whole[name]) for name, value in continued.items())
 
 
 def test_dropout_draws_by_the_seed_alone_and_goes_on_in_a_continued_training(fit, dataset):
     n_pixels = dataset.train.storage[0].numel()
 
-    def network():
+    def network(draws=0):
         torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(n_pixels, 4))
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(n_pixels, 4))
+        torch.rand(draws)  # whatever the process drew before
+        return model
 
-    kept = Kept()
-    whole = fit(network(), training_state=kept)[2].weight
-    for seed, kept.start in ((0, 0), (7, 1)):
-        model = network()
-        torch.rand(5)  # whatever the process drew before
-        assert torch.equal(fit(model, seed=seed, training_state=kept)[2].weight, whole)
-    assert not torch.equal(fit(network(), seed=7)[2].weight, whole)
-    model = network()
+    whole = continued(fit, network, epochs=2)["2.weight"]
+    model = network(5)
     before = torch.get_rng_state()
-    fit(model)
+    assert torch.equal(fit(model)[2].weight, whole)
     assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(fit(network(), seed=7)[2].weight, whole)
+
+
+def test_every_epoch_has_dropout_masks_of_its_own(fit, dataset, recipe):
+    class Masked(torch.nn.Linear):
+        def forward(self, images):
+            masks.append(F.dropout(torch.ones(len(images), 8), training=self.training))
+            return super().forward(images.flatten(1))
+
+    masks = []
+    fit(Masked(dataset.train.storage[0].numel(), 4), recipe=replace(recipe, batch_size=60, epochs=3))
+    masks = [mask for mask in masks if len(mask) == 60]  # a batch, no trial of its memory
+    assert len(masks) == 3
+    assert not any(torch.equal(masks[a], masks[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_passes_share_one_optimiser_and_follow_the_number_of_the_epoch(make_cnn, fit, dataset, recipe, preprocessing):
@@ -250,7 +264,6 @@ def test_the_batch_beside_starts_again_and_adds_its_gradient(make_cnn, fit, data
 def test_a_training_of_several_passes_continues_bit_for_bit(make_cnn, fit, dataset, recipe):
     first, second = (dataset.train.subset(torch.arange(60) % 2 == part) for part in (0, 1))
     recipe = replace(recipe, epochs=4, schedule="cosine", augmentation=Augmentation(1, True, 15))
-    kept = Kept()
 
     def passes(epoch):
         shuffled = first.labels[torch.randperm(30, generator=seeded(epoch))]
@@ -266,10 +279,7 @@ def test_a_training_of_several_passes_continues_bit_for_bit(make_cnn, fit, datas
 
         return fit(model, data=passes, recipe=recipe, before_step=before_step, after_step=after_step, **options)
 
-    whole = run(make_cnn(), training_state=kept).state_dict()
-    for kept.start in (1, 2, 3, 4):
-        continued = run(make_cnn(7), seed=7, training_state=kept).state_dict()
-        assert all(torch.equal(value, whole[name]) for name, value in continued.items())
+    continued(run, make_cnn, epochs=4)
 
 
 def test_parts_of_the_batches_of_a_step_add_up(make_cnn, fit, dataset, monkeypatch):

@@ -1,6 +1,5 @@
 """UNSIR: the noise, the retained samples, what the impair epoch sees, the quirks."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from datasets.splits import class_split
 from methods.base import skip_reason
 from methods.training import Recipe
 from methods.unsir import Unsir, learn_noise
-from tests.methods.helpers import make_context, tiny_net, tiny_split
+from tests.methods.helpers import left_alone, make_context, tiny_net, tiny_split
 
 SHORT = Recipe.constant("adam", lr=1e-3, epochs=1, batch_size=32)
 METHOD = Unsir(
@@ -27,12 +26,10 @@ def noise_start(n: int = 4) -> torch.Tensor:
 
 
 def test_noise_raises_the_error_on_its_label_and_leaves_the_model_alone():
-    model, start = tiny_net(0), noise_start()
-    before, label = copy.deepcopy(model.state_dict()), torch.full((4,), 3)
-    noise = learn_noise(model, start, 3, steps=40, lr=0.1, penalty=0.0)
+    model, start, label = tiny_net(0), noise_start(), torch.full((4,), 3)
+    with left_alone(model):
+        noise = learn_noise(model, start, 3, steps=40, lr=0.1, penalty=0.0)
     assert F.cross_entropy(model(noise), label) > F.cross_entropy(model(start), label) + 1
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
     assert not noise.requires_grad
 
 
@@ -46,13 +43,6 @@ def test_retained_samples_are_the_first_of_every_retained_group(task):
     assert sorted(literal) == retained.index.tolist()
     assert len(replace(METHOD, samples_per_class=100).retained(split)) == len(groups)  # no group has as many
     assert len(split.groups(retained).unique()) == 19  # fine classes, one of twenty is forgotten
-
-
-def test_quirks_change_the_result():
-    split = tiny_split("class")
-    quirks = ({}, {"noise_images": 1}, {"noise_mode": "train"}, {"noise_steps": 6}, {"stale_gradient": True})
-    results = [replace(METHOD, **quirk)(tiny_net(1), split, make_context(tiny_net)).fc.weight for quirk in quirks]
-    assert len({tuple(result.flatten().tolist()) for result in results}) == 5
 
 
 def released_loop(split, context):
@@ -86,9 +76,15 @@ def test_with_the_quirks_of_the_released_code_it_is_the_released_loop(task):
     ours, expected = quirky(tiny_net(1), split, context), released_loop(split, context)
     for name, value in ours.state_dict().items():
         torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: f"{name}: {text}")
-    cleared = replace(quirky, stale_gradient=False)(tiny_net(1), split, context)
-    assert (cleared.fc.weight - expected["fc.weight"]).abs().max() > 1e-3  # a step of Adam
     assert all(p.grad is None for p in ours.parameters())
+    for option, value, least in (
+        ("stale_gradient", False, 1e-3),
+        ("noise_images", 4, 1e-4),
+        ("noise_mode", "eval", 1e-4),
+        ("noise_steps", 6, 1e-4),
+    ):
+        other = replace(quirky, **{option: value})(tiny_net(1), split, context)
+        assert (other.fc.weight - expected["fc.weight"]).abs().max() > least, option  # 1e-3: a step of Adam
 
 
 def test_microbatches_of_noise_keep_the_same_gradients(monkeypatch):
@@ -108,9 +104,3 @@ def test_it_skips_where_no_single_class_is_forgotten():
     assert "class" in skip_reason(METHOD, tiny_split("random"))
     assert skip_reason(METHOD, tiny_split("class")) is None
     assert skip_reason(METHOD, tiny_split("subclass")) is None
-
-
-def test_expected_values():
-    for change in ({"noise_mode": "test"}, {"noise_images": 5}, {"noise_images": 0}, {"repetitions": 0}):
-        with pytest.raises(ValueError, match="Expected"):
-            replace(METHOD, **change)

@@ -4,15 +4,11 @@ from functools import partial
 import pytest
 
 from metrics.accuracy import accuracy
-from metrics.base import EvalOutputs
 from metrics.closeness import agreement, tug_of_war, unlearning_accuracy
+from metrics.divergence import jensen_shannon_distance, mean_absolute_gap, zero_retrain_forgetting
+from metrics.margins import margin_shift
 
 RA = partial(accuracy, split="retain_train", averaging="per_sample", batch_size=1)
-
-
-def beside(outputs):
-    """The same outputs, compared with themselves."""
-    return replace(outputs, others={"retrained": replace(outputs, others={})})
 
 
 def test_unlearning_accuracy_is_the_share_of_forgotten_training_images_that_are_wrong(compared):
@@ -21,21 +17,13 @@ def test_unlearning_accuracy_is_the_share_of_forgotten_training_images_that_are_
     assert 0 < float(wrong.double().mean()) < 1
 
 
-def beside_anything():
-    return beside(EvalOutputs({}, {}, False))
-
-
-def test_tug_of_war_multiplies_what_is_left_of_one():
-    def metric(first, second):
-        return lambda outputs: first if outputs.others else second
-
-    made = beside_anything()
-    assert tug_of_war(made, metrics=[metric(0.9, 0.7), metric(0.5, 0.75)]) == pytest.approx(0.8 * 0.75)
-    assert tug_of_war(made, metrics=[metric(1.0, 1.0), metric(None, 1.0)]) is None
+def test_tug_of_war_multiplies_what_is_left_of_one(compared, metric):
+    assert tug_of_war(compared, metrics=[metric(0.9, 0.7), metric(0.5, 0.75)]) == pytest.approx(0.8 * 0.75)
+    assert tug_of_war(compared, metrics=[metric(1.0, 1.0), metric(None, 1.0)]) is None
 
 
 def test_the_retrained_model_has_the_ideal_of_every_number(compared):
-    same = beside(compared)
+    same = replace(compared, others={"retrained": replace(compared, others={})})
     assert tug_of_war(same, metrics=[unlearning_accuracy, RA]) == 1
     assert agreement(same, part="forget_train") == agreement(same, part="test") == 1
     assert tug_of_war(compared, metrics=[unlearning_accuracy, RA]) < 1
@@ -51,6 +39,10 @@ def test_agreement_counts_equal_classes_right_or_wrong(compared):
         agreement(ours, part="retain_train")
 
 
-def test_without_a_retrained_model_there_is_nothing_to_compare(compared):
+def test_without_another_model_there_is_nothing_to_compare(compared):
     alone = replace(compared, others={})
-    assert tug_of_war(alone, metrics=[RA]) is agreement(alone, part="test") is None
+    for found in (
+        tug_of_war(alone, metrics=[RA]), mean_absolute_gap(alone, metrics=[RA]), agreement(alone, part="test"),
+        jensen_shannon_distance(alone, split="retain_test"), margin_shift(alone), zero_retrain_forgetting(alone),
+    ):  # fmt: skip
+        assert found is None

@@ -24,7 +24,6 @@ def test_the_shift_has_the_sign_of_what_is_left(compared):
     assert margin_shift(compared) == pytest.approx(float(expected))
     assert expected > 0
     assert margin_shift(replace(goal, others={"retrained": compared})) == pytest.approx(-float(expected))
-    assert margin_shift(goal) is None
 
 
 def test_kept_margins_are_those_of_the_same_retained_images_in_every_run(simulated):

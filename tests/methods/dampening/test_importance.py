@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from torch import nn
 from datasets.splits import class_split, random_split, subclass_split
 from methods.dampening import Importance
 from methods.ssd import ordered
-from tests.methods.helpers import seeded
+from tests.methods.helpers import assert_same, in_batches, left_alone, literal_importance, seeded
 
 
 def samples(n=11, classes=3, shape=(3, 8, 8), seed=0):
@@ -14,31 +16,9 @@ def samples(n=11, classes=3, shape=(3, 8, 8), seed=0):
     return inputs, torch.randint(0, classes, (n,), generator=seeded(seed + 1))
 
 
-def in_batches(inputs, labels, size):
-    return list(zip(inputs.split(size), labels.split(size), strict=True))
-
-
 def mean_over(model, batches):
-    """The literal loop: mean over batches of the squared gradient of each one's mean loss."""
-    sums = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for inputs, labels in batches:
-        gradients = torch.autograd.grad(F.cross_entropy(model(inputs), labels), list(model.parameters()))
-        for name, gradient in zip(sums, gradients, strict=True):
-            sums[name] += gradient**2
-    return {name: value / len(batches) for name, value in sums.items()}
-
-
-def assert_same(ours, expected):
-    assert ours.keys() == expected.keys()
-    for name, value in expected.items():
-        # relative to the tensor: some gradients (an attention key's bias) are zero up to rounding
-        torch.testing.assert_close(
-            ours[name],
-            value,
-            rtol=1e-4,
-            atol=1e-5 * float(value.max()) + 1e-12,
-            msg=lambda m, n=name: f"{n}: {m}",
-        )
+    """The mean over batches of the squared gradient of each one's mean loss."""
+    return literal_importance(model, [F.cross_entropy(model(inputs), labels) for inputs, labels in batches])
 
 
 def test_batch_mean_equals_the_literal_loop(cnn):
@@ -81,16 +61,24 @@ def test_every_parameter_has_one_and_it_is_0_where_the_loss_does_not_reach(cnn, 
 def test_the_model_is_used_in_eval_mode_and_left_as_it_was(cnn, reduction):
     batches = in_batches(*samples(), 4)
     expected = Importance.of(cnn, batches, reduction=reduction)
-    before = {name: value.clone() for name, value in cnn.state_dict().items()}
     cnn.train()
     cnn.fc.eval()
-    again = Importance.of(cnn, batches, reduction=reduction)
+    with left_alone(cnn):
+        again = Importance.of(cnn, batches, reduction=reduction)
     assert all(torch.equal(again[name], value) for name, value in expected.items())
-    with pytest.raises(RuntimeError):
+    with left_alone(cnn), pytest.raises(RuntimeError):
         Importance.of(cnn, [(torch.zeros(2, 7), torch.zeros(2).long())], reduction=reduction)
-    assert (cnn.training, cnn.norm.training, cnn.fc.training) == (True, True, False)
-    assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
-    assert all(p.grad is None for p in cnn.parameters())
+
+
+def test_the_callers_gradients_come_back_even_after_an_error(cnn):
+    gradients = {name: torch.full_like(p, 2.0) for name, p in cnn.named_parameters()}
+    for name, p in cnn.named_parameters():
+        p.grad = gradients[name]
+    images, labels = samples()
+    for batches in ([(images, labels)], [(images, labels), (torch.zeros(2, 7), torch.zeros(2).long())]):
+        with pytest.raises(RuntimeError) if len(batches) > 1 else nullcontext():
+            Importance.of(cnn, batches, reduction="batch_mean")
+        assert all(p.grad is gradients[name] and bool((p.grad == 2).all()) for name, p in cnn.named_parameters())
 
 
 def test_what_is_refused(cnn):

@@ -119,7 +119,7 @@ def render(values: Mapping[str, object], shown: Sequence[Picture]) -> str:
     )
     environment.filters |= {"typeset": typeset, "region": region, "text": text_of}
     style, script = ((HERE / name).read_text("utf-8") for name in ("style.css", "page.js"))
-    style += pictures.dark_rules([picture.path for picture in shown if picture.image])
+    style += pictures.dark_rules([picture.path for picture in shown])
     policy = f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; img-src data:"
     policy = Markup(f"{policy}; base-uri 'none'; form-action 'none'")
     inline = {"style": Markup(style), "script": Markup(script), "policy": policy, "pictures": shown}

@@ -16,7 +16,7 @@ LABELS = {"dataset": "Data set", "model": "Model", "task": "Task", "target": "Ta
           "profile": "Profile", "ablation": "Switched"}  # fmt: skip
 METRICS = (*COMPARED, "gap", "seconds")
 SEEDS = ("train_seed", "split_seed", "method_seed")
-APART = {"task": "task", "metric": "metrics"}  # parts of the configuration with a number of their own
+APART = {"task", "metric", "method", *SEEDS}  # parts of the configuration that stand elsewhere
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,16 @@ def facts(record: RunRecord, parts: Parts) -> Markup:
     shown = [f"{ABOUT.metric(name).label} {text}" for name, text in others.items() if text and "." not in name]
     whole, provenance = record.scientific or {}, dict(record.provenance)
     finished = provenance.pop("finished", "unknown")
-    apart = {*APART, "method", *SEEDS}
+    request = {"task": whole["task"]} if "task" in whole else {}
     links = [
         parts.link("environment", provenance),
         parts.link("method", {"label": record.labels["method"], **record.hyperparameters}),
         parts.link("original", record.original),
-        parts.link("data", {"fingerprint": record.data_fingerprint, **record.sizes}),
-        *(parts.link(kind, {name: whole[name]}) for name, kind in APART.items() if name in whole),
+        parts.link("data", {"fingerprint": record.data_fingerprint, **record.sizes, **request}),
     ]
     if whole:
-        links.append(parts.link("setting", {name: value for name, value in whole.items() if name not in apart}))
+        links.append(parts.link("metrics", {"metric": whole["metric"]}))
+        links.append(parts.link("setting", {name: value for name, value in whole.items() if name not in APART}))
     texts = {
         "Not run": record.skipped,
         "Other metrics": ", ".join(shown),

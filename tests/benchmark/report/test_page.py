@@ -288,6 +288,18 @@ def test_the_dark_theme_takes_its_colours_from_the_twin(tmp_path):
     assert "#ffffff" not in rules
 
 
+def test_the_rules_of_the_dark_theme_count_as_bytes_of_the_page(small, monkeypatch):
+    (small / "figure2-x").mkdir()
+    drawing = f'<svg xmlns="{pictures.SVG}"><path d="M0 0" style="fill: {{}}"/></svg>'
+    for name, colour in (("figure.svg", "#218dfa"), ("figure-dark.svg", "#8757ae")):
+        (small / "figure2-x" / name).write_text(drawing.format(colour))
+    whole = page_of(small)
+    assert "fill: #8757ae" in whole
+    for size in range(len(whole.encode()) - 40, len(whole.encode()) + 1):
+        monkeypatch.setattr(build, "MOST_BYTES", size)
+        assert len(page_of(small).encode()) < size
+
+
 def test_figures_without_room_become_links_and_a_page_too_large_is_refused(small, monkeypatch):
     (small / "figure2-x").mkdir()
     (small / "figure2-x" / "figure.png").write_bytes(bytes(50_000))

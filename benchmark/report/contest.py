@@ -1,7 +1,7 @@
 """Methods compared over the same units: of one target, or of the targets of a task or a protocol together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -93,15 +93,18 @@ def contests(units: pd.DataFrame, by: Sequence[str]) -> list[Contest]:
 
 
 def label_of(targets: Sequence[tuple[str, ...]], *, several_models: bool) -> str:
-    """Return the names of targets (keys of `CELL`), with the model if there are several; of many, those of their tasks.
+    """Return the names of targets (keys of `CELL`), with the model if there are several; of many, their data and tasks.
 
     Task and target of the same name stand once.
     """
     if len({key[:-1] for key in targets}) > 1:
-        start = "" if len(targets) <= MOST_NAMED else f"{len(targets)} targets of "
-        named = [label_of([(*key[:-1], key[-2]) if start else key], several_models=several_models) for key in targets]
-        *names, last = dict.fromkeys(named)
-        return f"{start}{', '.join(names)} and {last} together"
+        if len(targets) <= MOST_NAMED:
+            return f"{enumerated(label_of([key], several_models=several_models) for key in targets)} together"
+        of_data = []
+        for dataset in dict.fromkeys(key[2] for key in targets):
+            models, tasks = (dict.fromkeys(key[at] for key in targets if key[2] == dataset) for at in (3, 4))
+            of_data.append(f"{dataset} {enumerated(tasks)}" + (f" ({enumerated(models)})" if several_models else ""))
+        return f"{len(targets)} targets of {', '.join(of_data)} together"
     dataset, model, task, target = targets[0][2:]
     names = [dataset, *([model] if several_models else []), task]
     if len(targets) > 1:
@@ -131,5 +134,14 @@ def listed(methods: Sequence[str]) -> str:
     >>> listed([]), listed(["ssd"]), listed(["ssd", "unsir", "finetune"])
     ('none', 'SSD', 'SSD, UNSIR and Finetune')
     """
-    *first, last = [ABOUT.method(name).label for name in methods] or ["none"]
+    return enumerated([ABOUT.method(name).label for name in methods] or ["none"])
+
+
+def enumerated(words: Iterable[str]) -> str:
+    """Return words as a list in a sentence.
+
+    >>> enumerated(["class", "subclass", "random"])
+    'class, subclass and random'
+    """
+    *first, last = words
     return f"{', '.join(first)} and {last}" if first else last

@@ -75,8 +75,10 @@ def test_a_few_targets_of_several_tasks_are_named_and_many_counted():
     assert contest(records).label == "cifar20 class veg and cifar20 subclass rocket together"
     records += study(dataset="cifar10", task="random", target="random")
     assert contest(records).label == "cifar10 random, cifar20 class veg and cifar20 subclass rocket together"
-    many = contest([*records, *study(target="sea")]).label
-    assert many == "4 targets of cifar10 random, cifar20 class and cifar20 subclass together"
+    records += study(target="sea")
+    assert contest(records).label == "4 targets of cifar10 random, cifar20 class and subclass together"
+    several = contest([*records, *study(model="vit", target="sea")]).label
+    assert several == "5 targets of cifar10 random (resnet18), cifar20 class and subclass (resnet18 and vit) together"
 
 
 def test_a_target_with_few_seeds_does_not_take_the_interval_of_the_others(results):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from safetensors.torch import save_file
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from benchmark.artefacts import Artefact, Facts, Tensors
@@ -411,7 +412,9 @@ def relearning(bench: Workbench, model: Artefact | None) -> dict[str, float]:
 def measure(bench: Workbench, name: str, outputs: EvalOutputs) -> Mapping[str, Any] | float | None:
     """Return a metric of the outputs; an error says of which."""
     try:
-        value = bench.metrics[name](outputs)
+        metric = bench.metrics[name]
+        with threadpool_limits(1, "blas"):  # the last bit of a sum is not the same with other numbers of threads
+            value = metric(outputs)
         for number in flatten({name: value}).values():
             if not isinstance(number, Real | None):
                 raise TypeError(f"Expected a number, None or a mapping of these, but got {type(number).__name__}")

@@ -9,6 +9,7 @@ import torch
 from command_line import make_cell, make_cells
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from benchmark import pipeline
 from benchmark.cell import Cell
@@ -263,6 +264,13 @@ def test_an_error_of_a_metric_says_of_which(metric, expected, tmp_path):
     with pytest.raises((TypeError, KeyError)) as error:
         pipeline.make_record(bench)
     assert expected in describe(error.value)
+
+
+def test_a_metric_does_not_depend_on_how_many_threads_numpy_has(folder):
+    bench = bench_of(folder)
+    bench.metrics["threads"] = lambda _: max(x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas")
+    with threadpool_limits(2, "blas"):
+        assert pipeline.measure(bench, "threads", None) == 1
 
 
 def test_a_method_must_return_the_model(tmp_path, monkeypatch):

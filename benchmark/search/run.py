@@ -186,9 +186,10 @@ def make_evaluate(bench: Workbench, reference: Mapping[str, float]) -> Evaluate:
 
 
 def origin_of(bench: Workbench) -> dict[str, Any]:
-    """Return what a trial says of the code and the device."""
+    """Return what a trial says of the code and the device, with the precision of its trainings."""
     provenance = bench.provenance()
-    return {name: provenance[name] for name in ("commit", "dirty", "device")}
+    device = f"{provenance['device']}, {provenance['precision']}"
+    return {"commit": provenance["commit"], "dirty": provenance["dirty"], "device": device}
 
 
 def mean_over_seeds(evaluates: Sequence[Evaluate]) -> Evaluate:

@@ -11,7 +11,11 @@ from benchmark.compose import CONFIGS, cells_of, choices
 from benchmark.report.about import About
 
 RESULTS = Path(__file__).parents[3] / "results"
-FOUND = pd.read_csv(RESULTS / "searches-digits-strict" / "table.csv", keep_default_na=False, dtype=str)
+FOUND = {
+    name: pd.read_csv(RESULTS / f"searches-{name}-strict" / "table.csv", keep_default_na=False, dtype=str)
+    for name in ("digits", "narrow")
+}
+TASKS = ("class", "subclass", "random")
 SEARCHED = sorted(name.removeprefix("searched/") for name in choices("values/searched"))
 
 
@@ -26,10 +30,18 @@ def rounded(value: str) -> object:
     return float(f"{number:.2g}") if isinstance(number, float) else number
 
 
-@pytest.mark.parametrize("task", ["class", "subclass", "random"])
-def test_searched_values_are_the_best_of_a_committed_search_to_two_digits(task):
-    rows, methods = FOUND[FOUND["task"] == task], nodes(f"case=digits_{task}", "values=searched")
-    assert len(rows) > 40
+@pytest.mark.parametrize(
+    ("name", "task", "words"),
+    [
+        *(("digits", task, [f"case=digits_{task}"]) for task in TASKS),
+        ("narrow", "class", ["case=cifar20_vehicle2", "profile=narrow"]),
+        ("narrow", "subclass", ["case=cifar20_rocket", "profile=narrow"]),
+    ],
+)
+def test_searched_values_are_the_best_of_a_committed_search_to_two_digits(name, task, words):
+    found = FOUND[name]
+    rows, methods = found[found["task"] == task], nodes(*words, "values=searched")
+    assert len(rows) > 20
     assert {*rows["method"]} <= {*methods}
     for row in rows.to_dict("records"):
         is_better = float(row["best_objective"]) < float(row["configured_objective"] or "inf")
@@ -57,16 +69,18 @@ def test_a_value_of_the_command_line_counts_more():
     assert cell.config.method.recipe.lr == 0.3
 
 
-def test_the_table_of_the_documentation_is_that_of_the_searches():
+@pytest.mark.parametrize("name", FOUND)
+def test_the_table_of_the_documentation_is_that_of_the_searches(name):
     text = (Path(CONFIGS) / "README.md").read_text("utf-8")
-    found = FOUND.drop_duplicates(["method", "task"]).set_index(["method", "task"])
-    for name in dict.fromkeys(FOUND["method"]):
-        cells = [About().method(name).label]
-        for task in ("class", "subclass", "random"):
-            if (name, task) not in found.index:
+    found = FOUND[name].drop_duplicates(["method", "task"]).set_index(["method", "task"])
+    tasks = [task for task in TASKS if task in found.index.get_level_values("task")]
+    for method in found.index.unique("method"):
+        cells = [About().method(method).label]
+        for task in tasks:
+            if (method, task) not in found.index:
                 cells.append("")
                 continue
-            row = found.loc[name, task]
+            row = found.loc[method, task]
             start = f"{float(row['configured_objective']):.1f}" if row["configured_objective"] else "diverges"
             cells.append(f"{start} → {float(row['best_objective']):.1f}, {row['near'].split()[0]}")
         assert f"| {' | '.join(cells)} |" in text

@@ -32,17 +32,17 @@ def rounded(value: str) -> object:
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "words"),
+    ("name", "task", "words", "least"),
     [
-        *(("digits", task, [f"case=digits_{task}"]) for task in TASKS),
-        *(("narrow", task, [case, "profile=narrow"]) for task, case in CIFAR20.items()),
-        *(("narrow-all", task, [case, "profile=narrow"]) for task, case in CIFAR20.items()),
+        *(("digits", task, [f"case=digits_{task}"], 40) for task in TASKS),
+        *(("narrow", task, [case, "profile=narrow"], 30) for task, case in CIFAR20.items()),
+        *(("narrow-all", task, [case, "profile=narrow"], 10) for task, case in CIFAR20.items()),
     ],
 )
-def test_searched_values_are_the_best_of_a_committed_search_to_two_digits(name, task, words):
+def test_searched_values_are_the_best_of_a_committed_search_to_two_digits(name, task, words, least):
     found = FOUND[name]
     rows, methods = found[found["task"] == task], nodes(*words, "values=searched")
-    assert rows["method"].nunique() >= 5
+    assert len(rows) > least
     assert {*rows["method"]} <= {*methods}
     for row in rows.to_dict("records"):
         is_better = float(row["best_objective"]) < float(row["configured_objective"] or "inf")

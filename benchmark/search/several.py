@@ -178,11 +178,11 @@ def rows_of(search: Mapping[str, Any], trials: pd.DataFrame) -> Iterator[dict[st
 def spread(values: Sequence[Any]) -> str:
     """Return the range of numbers, or the choices among others.
 
-    >>> spread([0.5, 3, 1]), spread([True, False, True])
-    ('0.5 to 3', 'False, True')
+    >>> spread([0.5, 3, 1]), spread([0.5, 0.5]), spread([True, False, True])
+    ('0.5 to 3', '0.5', 'False, True')
     """
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return f"{shown(min(values))} to {shown(max(values))}"
+        return " to ".join(dict.fromkeys((shown(min(values)), shown(max(values)))))
     return ", ".join(sorted({shown(value) for value in values}))
 
 

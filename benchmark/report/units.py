@@ -114,7 +114,20 @@ def runs_of(records: Sequence[RunRecord]) -> pd.DataFrame:
     frame = frame.sort_values("finished").drop_duplicates([*CELL, *UNIT, "method", "seed"], keep="last")
     votes = frame.groupby([*CELL, *UNIT])["finished"].agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
     best = votes.drop_duplicates([*CELL, "train", "split"], keep="last")[[*CELL, *UNIT]]
-    return frame.drop(columns=["finished", "drawn"]).merge(best).dropna(subset=COMPARED)
+    one = frame.drop(columns=["finished", "drawn"]).merge(best)
+    warn_of_lost(frame, one)
+    return one.dropna(subset=COMPARED)
+
+
+def warn_of_lost(before: pd.DataFrame, after: pd.DataFrame) -> None:
+    """Warn of methods that a unit loses because they ran on another original than most of its methods."""
+    run = [*CELL, "train", "split", "method"]
+    lost = before.set_index(run).index.difference(after.set_index(run).index).to_frame(index=False)
+    for cell, part in lost.groupby(CELL):
+        log.warning(
+            "%s: %s left out, because they rest on other originals than most methods there; run all on one machine",
+            " ".join(cell[2:]), ", ".join(part["method"].unique()),
+        )  # fmt: skip
 
 
 def distances_of(runs: pd.DataFrame) -> pd.DataFrame:

@@ -63,6 +63,16 @@ def test_two_originals_of_one_unit_are_never_mixed():
     assert gaps([*first, *other, replace(other[1], labels={**other[1].labels, "method": "finetune"})]) == [5.0]
 
 
+def test_a_method_that_another_original_loses_is_named(caplog):
+    first = study({"ssd": 0.02, "finetune": 0.03}, n=1)
+    other = [replace(x, original={**x.original, "sha256": "other"}) for x in study({"unsir": 0.05}, n=1)]
+    twin = [replace(x, original={**x.original, "sha256": "other"}) for x in first]
+    runs_of([*first, *twin])
+    assert not caplog.messages
+    runs_of([*first, *other])
+    assert [x.partition(" left out")[0] for x in caplog.messages] == ["cifar20 resnet18 class veg: unsir"]
+
+
 def test_of_two_records_of_one_run_the_later_counts():
     old = study({"ssd": 0.02}, n=1, spread=0.0)
     again = replace(

@@ -126,7 +126,7 @@ def warn_of_lost(before: pd.DataFrame, after: pd.DataFrame) -> None:
     for cell, part in lost.groupby(CELL):
         log.warning(
             "%s: %s left out, because they rest on other originals than most methods there; run all on one machine",
-            " ".join(cell[2:]), ", ".join(part["method"].unique()),
+            " ".join(map(str, cell[2:])), ", ".join(part["method"].unique()),
         )  # fmt: skip
 
 

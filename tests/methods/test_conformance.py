@@ -23,6 +23,7 @@ from tests.methods.helpers import (
 )
 
 TASKS = {"class": "paper", "subclass": "strict", "random": "paper", "confusion": "strict"}  # with a protocol for each
+UNCHANGED = {*(("baseline", task) for task in TASKS), ("lfssd", "confusion")}  # of four images LFSSD's α selects nothing
 
 
 def without_test(split: ForgetSplit) -> ForgetSplit:
@@ -73,6 +74,7 @@ def check(name: str, task: str) -> None:
     assert all(torch.isfinite(value).all() for value in state.values())
     assert all(p.requires_grad and p.is_leaf for p in first.parameters()), "parameters must stay trainable"
     assert same(original.state_dict(), before)
+    assert same(state, before) == ((name, task) in UNCHANGED), "a method that changes nothing, or a baseline that does"
     assert all(torch.equal(a, b) for a, b in zip(data_of(split), data, strict=True)), "the data changed"
     if not any(result is model for result in (first, second) for model, _ in built):  # else they are what it returns
         assert all(same(model.state_dict(), born) for model, born in built), "a teacher changed"

@@ -5,6 +5,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.metadata import distribution, packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def sources_of(nodes: Mapping[str, Any], *, own: bool = False, files: bool = Tru
     for name, node in nodes.items():
         for path, value in leaves(node, name):
             if path.endswith("._target_"):
-                if (module := module_of(value)) is None or is_installed(module):
+                if (module := module_of(value)) is None:
                     continue
                 if (own and path == f"{name}._target_") or not is_ours(module):
                     found[module] = module_hash(module)
@@ -55,11 +56,6 @@ def module_of(target: str) -> str | None:
     parts = target.split(".")
     starts = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
     return next((start for start in starts if found_file(start).suffix == ".py"), None)
-
-
-def is_installed(module: str) -> bool:
-    """Return whether a module belongs to an installed package; its code does not count."""
-    return "site-packages" in found_file(module.partition(".")[0]).parts
 
 
 @cache
@@ -92,11 +88,16 @@ def is_ours(module: str) -> bool:
 def module_hash(name: str) -> str:
     """Return a hash of a module and of all beside it that it rests on by its imports, of ours without `SHARED`.
 
-    Of a package of others all files count. Comments, docstrings and layout do not. Empty for a module without a file.
+    Of a package of others all files count, of an installed one all that were installed with it. Comments, docstrings
+    and layout do not. Empty for a module without a file.
     """
     path = found_file(name)
     if path.suffix != ".py":
         return ""
+    if "site-packages" in path.parts:  # its neighbours are other people's packages
+        together = [distribution(each) for each in packages_distributions().get(name.partition(".")[0], ())]
+        installed = [at for one in together for at in one.files or () if at.suffix == ".py"]
+        return joint_hash({str(at): plain_code(Path(at.locate())) for at in installed} or {name: plain_code(path)})
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     root, top = path.parent, found_file(name.partition(".")[0])
     if top.name == "__init__.py" and not is_ours(name):

@@ -72,7 +72,7 @@ def test_files_that_options_name_count_by_their_content(folder):
 
 
 def test_of_this_project_the_method_counts_and_of_others_all_code(folder):
-    recipe = {"_target_": "methods.training.Recipe.constant", "optimizer": {"_target_": "torch.optim.SGD"}}
+    recipe = {"_target_": "methods.training.Recipe.constant"}
     assert set(hash_of({"_target_": "methods.finetune.Finetune", "recipe": recipe})) == {"methods.finetune"}
     assert set(hash_of({"_target_": "methods.finetune.Finetune", "recipe": {"_target_": "mine.Mine"}})) == {
         "methods.finetune", "mine"
@@ -93,6 +93,26 @@ def test_all_code_of_a_plug_in_counts_and_that_of_this_repository_outside_the_su
     (package / "parts" / "far.py").write_text("{{ a template }} of = no code\n")
     assert hash_of({"_target_": "theirs.mine.Mine"}) != second
     assert set(sources.sources_of({"task": {"_target_": "scripts.speed.main"}})) == {"scripts.speed"}
+
+
+def test_an_installed_plug_in_counts_with_all_that_was_installed_with_it(tmp_path, monkeypatch):
+    site = tmp_path / "site-packages"
+    about = site / "mine-1.0.dist-info"
+    about.mkdir(parents=True)
+    (site / "mine.py").write_text(METHOD)
+    (site / "mine_parts.py").write_text("FACTOR = 2.0\n")
+    (site / "torch.py").write_text("the package of somebody else")
+    monkeypatch.syspath_prepend(site)
+    alone = hash_of({"_target_": "mine.Mine"})
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (about / "RECORD").write_text("mine.py,,\nmine_parts.py,,\nmine-1.0.dist-info/METADATA,,\n")
+    first = hash_of({"_target_": "mine.Mine"})
+    assert set(first) == set(alone) == {"mine"}
+    (site / "mine_parts.py").write_text("FACTOR = 3.0\n")
+    second = hash_of({"_target_": "mine.Mine"})
+    assert len({*alone.values(), *first.values(), *second.values()}) == 3
+    (site / "torch.py").write_text("another version")
+    assert hash_of({"_target_": "mine.Mine"}) == second
 
 
 def test_a_checkout_behind_a_link_is_this_project_too(tmp_path):

@@ -23,7 +23,7 @@ from tests.methods.helpers import (
 )
 
 TASKS = {"class": "paper", "subclass": "strict", "random": "paper", "confusion": "strict"}  # with a protocol for each
-UNCHANGED = {*(("baseline", task) for task in TASKS), ("lfssd", "confusion")}  # of four images LFSSD's α selects nothing
+UNCHANGED = {*(("baseline", task) for task in TASKS), ("lfssd", "confusion")}  # LFSSD selects nothing here
 
 
 def without_test(split: ForgetSplit) -> ForgetSplit:

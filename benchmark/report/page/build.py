@@ -14,12 +14,12 @@ from benchmark.cli import counted
 from benchmark.report.page import pictures, tables
 from benchmark.report.page.folders import Folder, folders_of
 from benchmark.report.page.markup import markdown, region, typeset
-from benchmark.report.page.records import heads, rows_of, text_of
+from benchmark.report.page.records import heads, rows_of
 from benchmark.report.query import RESULTS, read_memory, write_files
 from benchmark.report.typeset import Grid
 
 PAGE, HERE = "index.html", Path(__file__).parent
-MOST_BYTES = 3_000_000
+MOST_BYTES = 3_500_000
 MOST_ROWS = 500  # of a CSV file on the page; a longer one is a link
 BEST_PROFILES = ("narrow", "full")  # the finding is the answer of the first that is there
 SECTIONS = {
@@ -117,7 +117,7 @@ def render(values: Mapping[str, object], shown: Sequence[Picture]) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters |= {"typeset": typeset, "region": region, "text": text_of}
+    environment.filters |= {"typeset": typeset, "region": region}
     style, script = ((HERE / name).read_text("utf-8") for name in ("style.css", "page.js"))
     style += pictures.dark_rules([picture.path for picture in shown])
     policy = f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; img-src data:"

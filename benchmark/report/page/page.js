@@ -82,11 +82,15 @@ function show(row) {
   });
   const facts = make("p", ...copy(row.querySelector("details p")));
   const parts = [];
-  for (const link of facts.querySelectorAll("a")) {
+  const links = [...facts.querySelectorAll("a")];
+  for (const link of links) {
     const part = document.getElementById(link.hash.slice(1));
-    parts.push(make("h3", part.querySelector("summary").textContent), make("pre", part.querySelector("pre").textContent));
-    link.replaceWith(link.textContent);
+    const [name, content] = part.children;
+    const more = content.querySelectorAll("a"); // a setting names other parts
+    links.push(...more);
+    if (!more.length) parts.push(make("h3", name.textContent), make("pre", content.textContent));
   }
+  for (const link of facts.querySelectorAll("a")) link.replaceWith(link.textContent);
   document.getElementById("record-title").textContent = `Record ${row.querySelector("a").textContent}`;
   body.replaceChildren(list, facts, ...parts);
   if (!dialog.open) dialog.showModal();

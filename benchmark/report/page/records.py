@@ -33,15 +33,17 @@ class Parts:
     """Texts that several records share, each with a number and an id."""
 
     def __init__(self) -> None:
-        self.numbers: dict[tuple[str, str], int] = {}
+        self.numbers: dict[tuple[str, Markup], int] = {}
 
     def link(self, kind: str, values: Mapping[str, Any]) -> Markup:
         """Return a link to the text of `values`."""
-        key = kind, lines(flatten(values))
-        number = self.numbers.setdefault(key, 1 + len(self.numbers))
+        return self.link_to(kind, text_of(lines(flatten(values))))
+
+    def link_to(self, kind: str, content: Markup) -> Markup:
+        number = self.numbers.setdefault((kind, content), 1 + len(self.numbers))
         return LINK.format(f"p{number}", kind)
 
-    def listed(self) -> list[tuple[int, str, str]]:
+    def listed(self) -> list[tuple[int, str, Markup]]:
         """Return (number, kind, text), the kinds one after the other."""
         found = [(number, kind, text) for (kind, text), number in self.numbers.items()]
         return sorted(found, key=lambda part: (part[1], part[0]))
@@ -91,15 +93,16 @@ def facts(record: RunRecord, parts: Parts) -> Markup:
     whole, provenance = record.scientific or {}, dict(record.provenance)
     finished = provenance.pop("finished", "unknown")
     request = {"task": whole["task"]} if "task" in whole else {}
+    common = [parts.link("environment", provenance)]  # few combinations
+    if whole:
+        common.append(parts.link("metrics", {"metric": whole["metric"]}))
+        common.append(parts.link("options", {name: value for name, value in whole.items() if name not in APART}))
     links = [
-        parts.link("environment", provenance),
         parts.link("method", {"label": record.labels["method"], **record.hyperparameters}),
         parts.link("original", record.original),
         parts.link("data", {"fingerprint": record.data_fingerprint, **record.sizes, **request}),
+        parts.link_to("setting", Markup(" ").join(common)),
     ]
-    if whole:
-        links.append(parts.link("metrics", {"metric": whole["metric"]}))
-        links.append(parts.link("setting", {name: value for name, value in whole.items() if name not in APART}))
     texts = {
         "Not run": record.skipped,
         "Other metrics": ", ".join(shown),

@@ -93,7 +93,7 @@ def facts(record: RunRecord, parts: Parts) -> Markup:
     whole, provenance = record.scientific or {}, dict(record.provenance)
     finished = provenance.pop("finished", "unknown")
     request = {"task": whole["task"]} if "task" in whole else {}
-    common = [parts.link("environment", provenance)]  # few combinations
+    common = [parts.link("environment", provenance)]  # in few combinations
     if whole:
         common.append(parts.link("metrics", {"metric": whole["metric"]}))
         common.append(parts.link("options", {name: value for name, value in whole.items() if name not in APART}))

@@ -88,8 +88,8 @@ def is_ours(module: str) -> bool:
 def module_hash(name: str) -> str:
     """Return a hash of a module and of all beside it that it rests on by its imports, of ours without `SHARED`.
 
-    Of a package of others all files count, of an installed one all that were installed with it. Comments, docstrings
-    and layout do not. Empty for a module without a file.
+    Of a package of others all files count. Comments, docstrings and layout do not. Of an installed one all that was
+    installed with it counts, as it is: that can be a large library. Empty for a module without a file.
     """
     path = found_file(name)
     if path.suffix != ".py":
@@ -97,7 +97,7 @@ def module_hash(name: str) -> str:
     if "site-packages" in path.parts:  # its neighbours are other people's packages
         together = [distribution(each) for each in packages_distributions().get(name.partition(".")[0], ())]
         installed = [at for one in together for at in one.files or () if at.suffix == ".py"]
-        return joint_hash({str(at): plain_code(Path(at.locate())) for at in installed} or {name: plain_code(path)})
+        return joint_hash({str(at): content_of(Path(at.locate())) for at in installed} or {name: content_of(path)})
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     root, top = path.parent, found_file(name.partition(".")[0])
     if top.name == "__init__.py" and not is_ours(name):

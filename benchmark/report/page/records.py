@@ -40,6 +40,7 @@ class Parts:
         return self.link_to(kind, text_of(lines(flatten(values))))
 
     def link_to(self, kind: str, content: Markup) -> Markup:
+        """Return a link to `content`, which may hold links to other parts."""
         number = self.numbers.setdefault((kind, content), 1 + len(self.numbers))
         return LINK.format(f"p{number}", kind)
 
@@ -93,7 +94,7 @@ def facts(record: RunRecord, parts: Parts) -> Markup:
     whole, provenance = record.scientific or {}, dict(record.provenance)
     finished = provenance.pop("finished", "unknown")
     request = {"task": whole["task"]} if "task" in whole else {}
-    common = [parts.link("environment", provenance)]  # in few combinations
+    common = [parts.link("environment", provenance)]  # one setting stands for hundreds of records
     if whole:
         common.append(parts.link("metrics", {"metric": whole["metric"]}))
         common.append(parts.link("options", {name: value for name, value in whole.items() if name not in APART}))
